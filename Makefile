@@ -1,0 +1,33 @@
+# make demo: install into .venv and run DPU, RPU and full updating on the bundled digits.
+# make test: install into .venv and run every test.  make fast: leave the slow tests out.
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO_FLAGS := --model mlp --dataset digits --hidden_sizes 128 128 --num_epochs 20 --seed 1
+
+.PHONY: demo test fast clean
+
+demo: .venv/.installed
+	$(BIN)/python multiround_dpu.py --mode dpu --updating_ratio 0.05 $(DEMO_FLAGS)
+	$(BIN)/python multiround_rpu.py --mode rpu --updating_ratio 0.05 $(DEMO_FLAGS)
+	$(BIN)/python multiround_fu.py --mode same_init $(DEMO_FLAGS)
+
+test: .venv/.installed-dev
+	$(BIN)/python -m pytest
+
+fast: .venv/.installed-dev
+	$(BIN)/python -m pytest -m "not slow"
+
+clean:
+	rm -rf .venv
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("python3 is too old: 3.10 or newer is needed" if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv .venv
+
+.venv/.installed: requirements.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+.venv/.installed-dev: requirements.txt requirements-dev.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch .venv/.installed $@
