@@ -1,0 +1,1 @@
+"""Samples: where they come from, when they arrive, and how they reach the network."""

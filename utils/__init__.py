@@ -1,0 +1,1 @@
+"""Deep Partial Updating: the algorithm, the rounds, and what they leave behind."""
