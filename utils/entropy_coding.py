@@ -1,0 +1,175 @@
+"""Streams of entropy-coded numbers, and the integer probability tables that encoder and decoder share.
+
+A `StreamWriter` and a `StreamReader` have the same methods; each returns the numbers that went through. So one
+function describes both directions: the writer is handed the numbers, the reader None. Probabilities are integers
+looked up in tables made with exactly rounded decimal arithmetic, hence the same on every machine.
+See docs/update_format.md.
+"""
+
+from __future__ import annotations
+
+from decimal import Context, Decimal
+
+import constriction
+import numpy as np
+
+SENTINEL = 0xA5D3  # ends every stream
+LOGIT_ONE = 256  # one unit of log2 odds
+LOGIT_MAX = 20 * LOGIT_ONE
+
+_range_coder = constriction.stream.queue
+_uniform = constriction.stream.model.Uniform()
+_categorical = constriction.stream.model.Categorical(perfect=False)
+
+
+class UpdateFormatError(ValueError):
+    """A message that cannot be applied; the text names the reason. The node is what it was before."""
+
+
+def _probability_table() -> np.ndarray:
+    """(2 * LOGIT_MAX + 1, 2) frequencies of 0 and 1, out of 2^24, by log2 odds in 1/256."""
+    exact = Context(prec=40)
+    ln2 = exact.ln(Decimal(2))
+    powers = [exact.exp(exact.multiply(ln2, Decimal(i) / LOGIT_ONE)) for i in range(LOGIT_ONE)]
+    ones = []
+    for logit in range(LOGIT_MAX + 1):
+        odds = powers[logit % LOGIT_ONE] * 2 ** (logit // LOGIT_ONE)
+        ones.append(int(exact.divide(odds * 2**24, 1 + odds).to_integral_value()))
+    upper = np.array(ones)
+    p = np.concatenate([2**24 - upper[:0:-1], upper])
+    return np.stack([2**24 - p, p], axis=1).astype(np.float32)
+
+
+def _log2_table() -> np.ndarray:
+    """round(256 * log2(1 + (i + 0.5) / 256)) for i in 0..255."""
+    exact = Context(prec=40)
+    ln2 = exact.ln(Decimal(2))
+    logs = [exact.ln(1 + (Decimal(i) + Decimal("0.5")) / 256) / ln2 for i in range(256)]
+    return np.array([int((LOGIT_ONE * log).to_integral_value()) for log in logs])
+
+
+PROBABILITIES = _probability_table()
+_LOG2 = _log2_table()
+
+
+def log2_fixed(x: np.ndarray | int) -> np.ndarray:
+    """log2 of positive integers in units of 1/256, by table: no rounding that could differ between machines."""
+    mantissa, exponent = np.frexp(np.asarray(x, dtype=np.float64))
+    return LOGIT_ONE * (exponent.astype(np.int64) - 1) + _LOG2[(mantissa * 512).astype(np.int64) - 256]
+
+
+class StreamWriter:
+    """Collects numbers into a range-coder stream."""
+
+    def __init__(self):
+        self._coder = _range_coder.RangeEncoder()
+
+    def bits(self, logits: np.ndarray, bits: np.ndarray) -> np.ndarray:
+        """Code bits whose log2 odds of being 1 are logits / 256."""
+        if len(bits):
+            self._coder.encode(bits.astype(np.int32), _categorical, PROBABILITIES[_table_row(logits)])
+        return bits
+
+    def symbols(self, frequencies: np.ndarray, symbols: np.ndarray) -> np.ndarray:
+        """Code numbers below A; `frequencies` is (len(symbols), A) float32, positive."""
+        self._coder.encode(symbols.astype(np.int32), _categorical, frequencies)
+        return symbols
+
+    def raw(self, widths: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Code numbers of the given widths, 0..32 bits, as they are."""
+        values = np.asarray(values, dtype=np.int64)
+        for low in (0, 16):
+            part, some = _raw_part(widths, low)
+            if some.any():
+                size = np.int32(1) << part[some]
+                self._coder.encode((values[some] >> low & size - 1).astype(np.int32), _uniform, size)
+        return values
+
+    def finish(self) -> bytes:
+        self.raw(np.array([16]), np.array([SENTINEL]))
+        words = self._coder.get_compressed().astype("<u4")
+        return np.trim_zeros(words, "b").tobytes()
+
+
+class StreamReader:
+    """Reads back what a StreamWriter wrote. Raises UpdateFormatError where the stream cannot be right."""
+
+    def __init__(self, data: bytes, name: str):
+        self._name = name
+        words = np.frombuffer(data[: len(data) // 4 * 4], dtype="<u4").astype(np.uint32)
+        if len(data) % 4 or (len(words) and words[-1] == 0):
+            raise UpdateFormatError(f"the {name} section has no valid length ({len(data)} bytes)")
+        self._coder = _range_coder.RangeDecoder(words)
+
+    def _decode(self, model, parameters: np.ndarray) -> np.ndarray:
+        try:
+            return self._coder.decode(model, parameters)
+        except AssertionError:
+            raise UpdateFormatError(f"the {self._name} section holds an invalid code") from None
+
+    def bits(self, logits: np.ndarray, bits: None = None) -> np.ndarray:
+        if not len(logits):
+            return np.zeros(0, dtype=bool)
+        return self._decode(_categorical, PROBABILITIES[_table_row(logits)]).astype(bool)
+
+    def symbols(self, frequencies: np.ndarray, symbols: None = None) -> np.ndarray:
+        return self._decode(_categorical, frequencies).astype(np.int64)
+
+    def raw(self, widths: np.ndarray, values: None = None) -> np.ndarray:
+        decoded = np.zeros(len(widths), dtype=np.int64)
+        for low in (0, 16):
+            part, some = _raw_part(widths, low)
+            if some.any():
+                decoded[some] |= self._decode(_uniform, np.int32(1) << part[some]).astype(np.int64) << low
+        return decoded
+
+    def finish(self) -> None:
+        if self.raw(np.array([16]))[0] != SENTINEL or not self._coder.maybe_exhausted():
+            raise UpdateFormatError(f"the {self._name} section ends early or late")
+
+
+def _table_row(logits: np.ndarray) -> np.ndarray:
+    return np.clip(logits, -LOGIT_MAX, LOGIT_MAX) + LOGIT_MAX
+
+
+def _raw_part(widths: np.ndarray, low: int) -> tuple[np.ndarray, np.ndarray]:
+    part = np.clip(np.asarray(widths) - low, 0, 16).astype(np.int32)
+    return part, part > 0
+
+
+class SymbolModel:
+    """Adaptive frequencies of numbers below `alphabet`, in contexts that borrow from their group and from all.
+
+    A context is `group * subgroups + subgroup`. Coding goes in blocks that grow by a half each: frequencies stand
+    still within a block, so that encoder and decoder work on whole arrays.
+    """
+
+    BORROW = 16  # a parent's frequencies count as a quarter of this many observations
+
+    def __init__(self, alphabet: int, groups: int = 1, subgroups: int = 1):
+        self._counts = [np.zeros((n, alphabet), dtype=np.int64) for n in (1, groups, groups * subgroups)]
+
+    def _frequencies(self) -> np.ndarray:
+        alphabet = self._counts[0].shape[1]
+        frequencies, weight = np.full((1, alphabet), 2**20 // alphabet, dtype=np.int64), alphabet
+        for counts in self._counts:
+            parent = np.repeat(frequencies, len(counts) // len(frequencies), axis=0)
+            totals = counts.sum(axis=1, keepdims=True)
+            frequencies = ((counts << 22) + weight * parent) // (4 * totals + weight)
+            weight = self.BORROW
+        return (frequencies + 1).astype(np.float32)
+
+    def code(self, coder, contexts: np.ndarray, symbols: np.ndarray | None) -> np.ndarray:
+        """Pass one number for each context through `coder`; return the numbers."""
+        subgroups = len(self._counts[2]) // len(self._counts[1])
+        coded, start, size = [np.zeros(0, dtype=np.int64)], 0, 16
+        while start < len(contexts):
+            block = slice(start, start + size)
+            context = contexts[block]
+            given = None if symbols is None else symbols[block]
+            seen = coder.symbols(self._frequencies()[context], given)
+            for counts, row in zip(self._counts, (0 * context, context // subgroups, context)):
+                counts += np.bincount(row * counts.shape[1] + seen, minlength=counts.size).reshape(counts.shape)
+            coded.append(seen)
+            start, size = start + size, min(size * 3 // 2, 1 << 15)
+        return np.concatenate(coded)

@@ -1,0 +1,126 @@
+"""Where the updated weights are: the positions section of a message, and the random mask that needs none.
+
+Per layer the encoder picks the cheapest of three ways: independent bits of the layer's density (a random mask has no
+better code), the context model with its default effect weights, or with effect weights of its own.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from utils.entropy_coding import SymbolModel, UpdateFormatError
+from utils.position_fit import code_length, fit_effect_weights
+from utils.position_model import DEFAULT_WEIGHTS, NUM_EFFECTS, LayerWalk, geometries, mask_passes
+from utils.schema import Schema
+
+PLAIN, DEFAULT, FITTED = range(3)
+_COUNT_ALPHABET = 64  # twice the bit length of a count, plus whether the unselected are counted
+_EFFECT_BITS = 8
+
+
+def random_mask(layer_sizes: list[int], updating_ratio: float, seed: int) -> np.ndarray:
+    """RPU's mask, the same on server and edge: sorted indices of round(k n_l) weights of each layer l.
+
+    Draws from numpy's RandomState, whose stream is frozen across versions (NEP 19).
+    """
+    generator, start, selected = np.random.RandomState(seed), 0, [np.zeros(0, dtype=np.int64)]
+    for size in layer_sizes:
+        count = round(updating_ratio * size)
+        selected.append(start + np.sort(generator.permutation(size)[:count]))
+        start += size
+    return np.concatenate(selected)
+
+
+def code_counts(coder, schema: Schema, counts: np.ndarray | None) -> np.ndarray:
+    """How many weights of each layer are selected."""
+    sizes = np.array([layer.size for layer in schema.layers], dtype=np.int64)
+    symbols = smaller = None
+    if counts is not None:
+        flipped = 2 * counts > sizes
+        smaller = np.where(flipped, sizes - counts, counts)
+        symbols = 2 * np.frexp(smaller.astype(np.float64))[1] + flipped
+    symbols = SymbolModel(_COUNT_ALPHABET).code(coder, np.zeros(len(sizes), dtype=np.int64), symbols)
+    length = symbols // 2
+    widths = np.maximum(length - 1, 0)
+    low = coder.raw(widths, None if smaller is None else smaller & (1 << widths) - 1)
+    smaller = np.where(length > 0, low + (1 << widths), 0)
+    if (2 * smaller > sizes).any():
+        raise UpdateFormatError("more weights are selected than a layer has")
+    return np.where(symbols % 2, sizes - smaller, smaller)
+
+
+def code_mask(coder, schema: Schema, changed: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    """Pass a mask over all weights, (I,) bool, through `coder`; return it.
+
+    `changed` says which weights of the base state differ from the initial ones.
+    """
+    layers, shapes = schema.layers, geometries(schema)
+    given = [None] * len(layers) if mask is None else [mask[layer.part] for layer in layers]
+    counts = code_counts(coder, schema, None if mask is None else np.array([part.sum() for part in given], dtype=np.int64))
+    walks = [i for i, layer in enumerate(layers) if 0 < counts[i] < layer.size]
+    plans = {i: None for i in walks}
+    if mask is not None:
+        previous = None
+        for i, layer in enumerate(layers):
+            if i in plans:
+                plans[i] = _Plan(shapes[i], given[i], previous, changed[layer.part])
+            previous = given[i].reshape(shapes[i].rows, -1).sum(axis=1)
+
+    methods = None if mask is None else np.array([plans[i].method for i in walks], dtype=np.int64)
+    methods = SymbolModel(3).code(coder, np.zeros(len(walks), dtype=np.int64), methods)
+    fitted = [i for i, method in zip(walks, methods) if method == FITTED]
+    own = None if mask is None else np.array([plans[i].weights for i in fitted], dtype=np.int64).reshape(-1) + 128
+    own = coder.raw(np.full(len(fitted) * NUM_EFFECTS, _EFFECT_BITS), own).reshape(-1, NUM_EFFECTS) - 128
+    weights = {i: (0 * DEFAULT_WEIGHTS, DEFAULT_WEIGHTS, None)[method] for i, method in zip(walks, methods)}
+    weights.update(zip(fitted, own))
+
+    coded, previous = [np.zeros(0, dtype=bool)], None
+    for i, layer in enumerate(layers):
+        if i not in plans:
+            part = np.full(layer.size, counts[i] > 0)
+        elif mask is not None:
+            part = plans[i].replay(coder)
+        else:
+            walk, flipped = _walk(shapes[i], counts[i], previous, changed[layer.part])
+            part = mask_passes(walk, weights[i], coder, None) ^ flipped
+            if part.sum() != counts[i]:
+                raise UpdateFormatError(f"{part.sum()} weights are selected where {counts[i]} were announced")
+        previous = part.reshape(shapes[i].rows, -1).sum(axis=1)
+        coded.append(part)
+    return np.concatenate(coded)
+
+
+def _walk(shape, count: int, previous, changed) -> tuple[LayerWalk, bool]:
+    """A walk over the selected weights or, where these are the majority, over the others."""
+    size = shape.rows * shape.width
+    flipped = bool(2 * count > size)
+    return LayerWalk(shape, int(size - count if flipped else count), previous, changed), flipped
+
+
+class _Plan:
+    """The encoder's choice for one layer. Records the coding, so that it can be compared and then sent."""
+
+    def __init__(self, shape, mask: np.ndarray, previous, changed: np.ndarray):
+        self.mask, self._recorded = mask, []
+        walk, flipped = _walk(shape, int(mask.sum()), previous, changed)
+        fitted, gain = fit_effect_weights(walk, mask ^ flipped)
+        self.method = FITTED if gain > NUM_EFFECTS * _EFFECT_BITS + 2 else DEFAULT
+        self.weights = fitted if self.method == FITTED else DEFAULT_WEIGHTS
+        walk, flipped = _walk(shape, int(mask.sum()), previous, changed)
+        mask_passes(walk, self.weights, self, mask ^ flipped)
+        length = sum(code_length(logits, bits) for logits, bits in self._recorded)
+        length += NUM_EFFECTS * _EFFECT_BITS * (self.method == FITTED)
+        plain = code_length(np.array([walk.level]), np.array([False])) * (walk.size - walk.count)
+        plain += code_length(np.array([walk.level]), np.array([True])) * walk.count
+        if length >= plain:
+            self.method = PLAIN
+            self._recorded = [(np.full(len(bits), walk.level), bits) for _, bits in self._recorded]
+
+    def bits(self, logits: np.ndarray, bits: np.ndarray) -> np.ndarray:
+        self._recorded.append((np.clip(logits, -(1 << 15), (1 << 15) - 1).astype(np.int16), bits))
+        return bits
+
+    def replay(self, coder) -> np.ndarray:
+        for logits, bits in self._recorded:
+            coder.bits(logits.astype(np.int64), bits)
+        return self.mask

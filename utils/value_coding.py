@@ -1,0 +1,109 @@
+"""New values of weights, biases and BatchNorm entries, given the old ones: lossless, bfloat16, or quantised.
+
+`draft_values` makes the coded form on the server and says what it decodes to; `code_values` passes it through a coder.
+Below 32 bits the *change* is coded, so that a value that hardly moves costs little; statistics are the exception:
+a variance must not become zero or negative by rounding its change, so their bfloat16 is that of the value itself.
+See docs/update_format.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from utils.entropy_coding import UpdateFormatError
+from utils.number_coding import code_bfloat16, code_floats, code_levels, from_bfloat16, to_bfloat16
+
+VALUE_BITS = (32, 16, 8, 6, 5, 4)
+STATISTICS_BITS = {32: 32, 16: 16, 8: 16, 6: 16, 5: 16, 4: 16}
+_CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
+_STEP_BITS = 15
+
+
+@dataclass
+class Place:
+    """What both sides know of the values in a section, each array of the same length."""
+
+    old: np.ndarray  # float32
+    group: np.ndarray  # values with the same group share statistics in the coder
+    tensor: np.ndarray  # which layer or entry each belongs to: these share a quantisation step
+    statistics: bool = False  # BatchNorm running mean and variance
+
+    def keep(self, kept: np.ndarray) -> Place:
+        return Place(self.old[kept], self.group[kept], self.tensor[kept], self.statistics)
+
+
+@dataclass
+class CodedValues:
+    """float32 values, or bfloat16 numbers, or levels; with the bfloat16 steps of the tensors' levels."""
+
+    numbers: np.ndarray
+    steps: np.ndarray | None = None
+
+    def keep(self, kept: np.ndarray) -> CodedValues:
+        return CodedValues(self.numbers[kept], self.steps)
+
+
+def draft_values(bits: int, place: Place, new: np.ndarray) -> tuple[CodedValues, np.ndarray]:
+    """The coded form of `new`, and the values it decodes to."""
+    if bits == 32:
+        return CodedValues(new), new
+    if bits == 16:
+        coded = CodedValues(to_bfloat16(new if place.statistics else new - place.old))
+    else:
+        change, levels = new - place.old, _levels(bits)
+        steps = np.zeros(int(place.tensor.max(initial=-1)) + 1, dtype=np.int64)
+        numbers = np.zeros(len(new), dtype=np.int64)
+        for tensor in np.flatnonzero(np.bincount(place.tensor)):
+            own = place.tensor == tensor
+            steps[tensor] = choose_step(change[own], levels)
+            numbers[own] = quantise(change[own], steps[tensor], levels)
+        coded = CodedValues(numbers, steps)
+    return coded, _decoded(bits, place, coded)
+
+
+def code_values(coder, bits: int, place: Place, coded: CodedValues | None) -> np.ndarray:
+    """Pass values through `coder`; return what they decode to."""
+    numbers = None if coded is None else coded.numbers
+    if bits == 32:
+        return code_floats(coder, place.group, place.old, numbers)
+    if bits == 16:
+        return _decoded(bits, place, CodedValues(code_bfloat16(coder, place.group, place.old, numbers)))
+    present = np.flatnonzero(np.bincount(place.tensor))
+    steps = np.zeros(int(place.tensor.max(initial=-1)) + 1, dtype=np.int64)
+    steps[present] = coder.raw(np.full(len(present), _STEP_BITS), None if coded is None else coded.steps[present])
+    if (steps >= 0x7F80).any():
+        raise UpdateFormatError("a quantisation step is not finite")
+    numbers = code_levels(coder, place.group, place.old, _levels(bits), numbers)
+    return _decoded(bits, place, CodedValues(numbers, steps))
+
+
+def choose_step(change: np.ndarray, levels: int) -> int:
+    """The bfloat16 step that quantises a tensor's change to -levels..levels with the least squared error."""
+    largest = float(np.abs(change).max(initial=0))
+    candidates = to_bfloat16(np.array(_CLIPS, dtype=np.float32) * np.float32(largest / levels))
+    errors = [np.sum((quantise(change, step, levels) * _as_float(step) - change) ** 2.0) for step in candidates]
+    return int(candidates[int(np.argmin(errors))])
+
+
+def quantise(change: np.ndarray, step: int, levels: int) -> np.ndarray:
+    """Nearest multiples of a bfloat16 step, at most `levels`; all zero when the step is."""
+    if step == 0:
+        return np.zeros(len(change), dtype=np.int64)
+    return np.clip(np.rint(change / np.float64(_as_float(step))), -levels, levels).astype(np.int64)
+
+
+def _decoded(bits: int, place: Place, coded: CodedValues) -> np.ndarray:
+    if bits == 16:
+        values = from_bfloat16(coded.numbers)
+        return values if place.statistics else place.old + values
+    return place.old + coded.numbers.astype(np.float32) * from_bfloat16(coded.steps)[place.tensor]
+
+
+def _levels(bits: int) -> int:
+    return (1 << bits - 1) - 1
+
+
+def _as_float(step: int) -> np.float32:
+    return from_bfloat16(np.array([step]))[0]
