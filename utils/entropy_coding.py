@@ -67,7 +67,7 @@ class StreamWriter:
     def bits(self, logits: np.ndarray, bits: np.ndarray) -> np.ndarray:
         """Code bits whose log2 odds of being 1 are logits / 256."""
         if len(bits):
-            self._coder.encode(bits.astype(np.int32), _categorical, PROBABILITIES[_table_row(logits)])
+            self._coder.encode(bits.astype(np.int32), _categorical, _bit_frequencies(logits))
         return bits
 
     def symbols(self, frequencies: np.ndarray, symbols: np.ndarray) -> np.ndarray:
@@ -110,7 +110,7 @@ class StreamReader:
     def bits(self, logits: np.ndarray, bits: None = None) -> np.ndarray:
         if not len(logits):
             return np.zeros(0, dtype=bool)
-        return self._decode(_categorical, PROBABILITIES[_table_row(logits)]).astype(bool)
+        return self._decode(_categorical, _bit_frequencies(logits)).astype(bool)
 
     def symbols(self, frequencies: np.ndarray, symbols: None = None) -> np.ndarray:
         return self._decode(_categorical, frequencies).astype(np.int64)
@@ -128,8 +128,8 @@ class StreamReader:
             raise UpdateFormatError(f"the {self._name} section ends early or late")
 
 
-def _table_row(logits: np.ndarray) -> np.ndarray:
-    return np.clip(logits, -LOGIT_MAX, LOGIT_MAX) + LOGIT_MAX
+def _bit_frequencies(logits: np.ndarray) -> np.ndarray:
+    return PROBABILITIES.take(logits + LOGIT_MAX, axis=0, mode="clip")
 
 
 def _raw_part(widths: np.ndarray, low: int) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from utils.entropy_coding import SymbolModel, UpdateFormatError
 from utils.position_fit import code_length, fit_effect_weights
-from utils.position_model import DEFAULT_WEIGHTS, NUM_EFFECTS, LayerWalk, geometries, mask_passes
+from utils.position_model import DEFAULT_WEIGHTS, NUM_EFFECTS, LayerState, geometries, mask_passes
 from utils.schema import Schema
 
 PLAIN, DEFAULT, FITTED = range(3)
@@ -81,8 +81,8 @@ def code_mask(coder, schema: Schema, changed: np.ndarray, mask: np.ndarray | Non
         elif mask is not None:
             part = plans[i].replay(coder)
         else:
-            walk, flipped = _walk(shapes[i], counts[i], previous, changed[layer.part])
-            part = mask_passes(walk, weights[i], coder, None) ^ flipped
+            state, flipped = _start(shapes[i], counts[i], previous, changed[layer.part])
+            part = mask_passes(state, weights[i], coder, None) ^ flipped
             if part.sum() != counts[i]:
                 raise UpdateFormatError(f"{part.sum()} weights are selected where {counts[i]} were announced")
         previous = part.reshape(shapes[i].rows, -1).sum(axis=1)
@@ -90,11 +90,11 @@ def code_mask(coder, schema: Schema, changed: np.ndarray, mask: np.ndarray | Non
     return np.concatenate(coded)
 
 
-def _walk(shape, count: int, previous, changed) -> tuple[LayerWalk, bool]:
-    """A walk over the selected weights or, where these are the majority, over the others."""
-    size = shape.rows * shape.width
+def _start(shape, count: int, previous, changed) -> tuple[LayerState, bool]:
+    """Ready to walk over the selected weights or, where these are the majority, over the others."""
+    size = shape.size
     flipped = bool(2 * count > size)
-    return LayerWalk(shape, int(size - count if flipped else count), previous, changed), flipped
+    return LayerState(shape, int(size - count if flipped else count), previous, changed), flipped
 
 
 class _Plan:
@@ -102,19 +102,19 @@ class _Plan:
 
     def __init__(self, shape, mask: np.ndarray, previous, changed: np.ndarray):
         self.mask, self._recorded = mask, []
-        walk, flipped = _walk(shape, int(mask.sum()), previous, changed)
-        fitted, gain = fit_effect_weights(walk, mask ^ flipped)
+        state, flipped = _start(shape, int(mask.sum()), previous, changed)
+        fitted, gain = fit_effect_weights(state, mask ^ flipped)
         self.method = FITTED if gain > NUM_EFFECTS * _EFFECT_BITS + 2 else DEFAULT
         self.weights = fitted if self.method == FITTED else DEFAULT_WEIGHTS
-        walk, flipped = _walk(shape, int(mask.sum()), previous, changed)
-        mask_passes(walk, self.weights, self, mask ^ flipped)
+        state, flipped = _start(shape, int(mask.sum()), previous, changed)
+        mask_passes(state, self.weights, self, mask ^ flipped)
         length = sum(code_length(logits, bits) for logits, bits in self._recorded)
         length += NUM_EFFECTS * _EFFECT_BITS * (self.method == FITTED)
-        plain = code_length(np.array([walk.level]), np.array([False])) * (walk.size - walk.count)
-        plain += code_length(np.array([walk.level]), np.array([True])) * walk.count
+        plain = code_length(np.array([state.level]), np.array([False])) * (shape.size - state.count)
+        plain += code_length(np.array([state.level]), np.array([True])) * state.count
         if length >= plain:
             self.method = PLAIN
-            self._recorded = [(np.full(len(bits), walk.level), bits) for _, bits in self._recorded]
+            self._recorded = [(np.full(len(bits), state.level), bits) for _, bits in self._recorded]
 
     def bits(self, logits: np.ndarray, bits: np.ndarray) -> np.ndarray:
         self._recorded.append((np.clip(logits, -(1 << 15), (1 << 15) - 1).astype(np.int16), bits))

@@ -1,15 +1,18 @@
-"""Which weights a message updates: a context model of the mask.
+"""A context model of which weights of a layer are selected.
 
-The selected weights of a layer cluster by output neuron (row), input (column), kernel, and kernel position; weights
+The selected weights cluster by output neuron (row), input (column), kernel, and kernel position; weights
 that changed before change again; and the neurons that a layer updates are the inputs that the next one updates.
 Each of these is an *effect*: the log ratio of the weights seen selected to those expected, so far. The log odds of
 a weight are the layer's density plus the weighted effects. A layer is walked in 18 passes that spread evenly
-over it, each coded as whole arrays with the effects of the passes before. See docs/update_format.md.
+over it, each coded as whole arrays with the effects of the passes before. All arithmetic is in integers.
+See docs/update_format.md.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -18,12 +21,15 @@ from utils.schema import Schema
 
 CLASSES = 64  # weight j of row r is in class (23 j + 37 r) mod 64
 PASS_ENDS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 18, 22, 27, 33, 41, 51, 64)
+PASS_STARTS = (0,) + PASS_ENDS[:-1]
 WEIGHT_ONE = 16  # effect weights are signed bytes, in sixteenths
 NUM_EFFECTS = 7  # level, row, column, kernel, kernel position, previous layer, changed before
 DEFAULT_WEIGHTS = np.array([0, 19, 17, 14, 4, 3, 8])
+_CACHED_SIZE = 1 << 16  # the passes of layers up to this size are remembered: most networks repeat a few shapes
+_CLASS_OF = (23 * np.arange(CLASSES)[:, None] + 37 * np.arange(CLASSES)) % CLASSES  # [j mod 64, r mod 64]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Geometry:
     """A layer seen as rows (outputs) x columns (inputs) x kernel positions."""
 
@@ -34,6 +40,10 @@ class Geometry:
     @property
     def width(self) -> int:
         return self.columns * self.kernel
+
+    @property
+    def size(self) -> int:
+        return self.rows * self.width
 
 
 def geometries(schema: Schema) -> list[Geometry]:
@@ -49,102 +59,121 @@ def geometries(schema: Schema) -> list[Geometry]:
     return seen
 
 
-def ratio_effect(count, total, part, whole) -> np.ndarray:
-    """log2 of (count + 1/4) / (expected + 1/4), where `total` of `whole` are selected and `part` were seen."""
-    return log2_fixed((4 * count + 1) * whole) - log2_fixed(4 * part * total + whole)
+@dataclass(frozen=True)
+class Pass:
+    """Some weights of a layer, in coding order, and how much of their surroundings the passes before have shown."""
+
+    flat: np.ndarray
+    row: np.ndarray
+    column: np.ndarray
+    position: np.ndarray  # in the kernel
+    kernel_seen: np.ndarray  # weights seen of the kernel that each belongs to
+    seen: np.ndarray  # weights seen by row, column, kernel position: (rows + columns + kernel,)
 
 
-class LayerWalk:
-    """The passes over one layer: which weights each visits, and the effects known when it begins."""
+def make_pass(geometry: Geometry, start: int, row: np.ndarray, j: np.ndarray) -> Pass:
+    """The weights at places j of the given rows, once the classes below `start` were coded."""
+    g, below = geometry, _CLASS_OF < start
+    column, position = (j, 0 * j) if g.kernel == 1 else np.divmod(j, g.kernel)
+    all_j = np.arange(g.width) % CLASSES
+    by_j = (below @ np.bincount(np.arange(g.rows) % CLASSES, minlength=CLASSES))[all_j].reshape(g.columns, g.kernel)
+    by_row = (np.bincount(all_j, minlength=CLASSES) @ below)[np.arange(g.rows) % CLASSES]
+    kernel_seen = position
+    if g.kernel > 1:
+        table = below[np.arange(CLASSES * g.kernel) % CLASSES].reshape(CLASSES, g.kernel, CLASSES).sum(axis=1)
+        kernel_seen = table.reshape(-1)[(column & CLASSES - 1) * CLASSES + (row & CLASSES - 1)]
+    seen = np.concatenate([by_row, by_j.sum(axis=1), by_j.sum(axis=0)])
+    return Pass(row * g.width + j, row, column, position, kernel_seen, seen)
+
+
+def passes(geometry: Geometry) -> Iterator[Pass]:
+    """The 18 passes over a layer. Within a pass: class by class, row by row, from left to right."""
+    if geometry.size <= _CACHED_SIZE:
+        return iter(_remembered_passes(geometry))
+    return _passes(geometry)
+
+
+def _passes(geometry: Geometry) -> Iterator[Pass]:
+    rows, steps = np.arange(geometry.rows), np.arange(0, geometry.width, CLASSES)
+    for start, end in zip(PASS_STARTS, PASS_ENDS):
+        j = (39 * (np.arange(start, end)[:, None] - 37 * rows) % CLASSES)[:, :, None] + steps  # 39 * 23 = 1 mod 64
+        inside = j < geometry.width
+        row = np.broadcast_to(rows[:, None], j.shape)[inside]
+        yield make_pass(geometry, start, row, j[inside])
+
+
+@lru_cache(maxsize=32)
+def _remembered_passes(geometry: Geometry) -> tuple[Pass, ...]:
+    return tuple(_passes(geometry))
+
+
+class LayerState:
+    """What coder and decoder know of a layer's mask while they walk over it.
+
+    count: selected weights of the layer. previous: selected weights by row of the layer before, or None.
+    changed: which weights of the base state differ from the initial ones.
+    """
 
     def __init__(self, geometry: Geometry, count: int, previous: np.ndarray | None, changed: np.ndarray):
-        g, self.geometry, self.count, self.size = geometry, geometry, count, geometry.rows * geometry.width
-        self.level = int(log2_fixed(max(count, 1)) - log2_fixed(max(self.size - count, 1)))
+        g = self.geometry = geometry
+        self.count = count
+        self.level = int(log2_fixed(count) - log2_fixed(g.size - count))
         self.previous = np.zeros(g.columns, dtype=np.int64)
         if previous is not None and len(previous) == g.columns:
-            self.previous = ratio_effect(previous, previous.sum(), 1, g.columns)
-        self.changed = changed if changed.any() and not changed.all() else None
-        self.j_column = np.arange(g.width) // g.kernel
-        self.j_kernel = np.arange(g.width) % g.kernel
-        self.selected = [np.zeros(n, dtype=np.int64) for n in (g.rows, g.columns, g.rows * g.columns, g.kernel, 2)]
-        self.seen_changed = np.zeros(2, dtype=np.int64)
-        self._row_residues = np.bincount(np.arange(g.rows) % CLASSES, minlength=CLASSES)
-        self._j_residues = np.bincount(np.arange(g.width) % CLASSES, minlength=CLASSES)
-        self._classes = (23 * np.arange(CLASSES)[:, None] + 37 * np.arange(CLASSES)) % CLASSES
+            self.previous = self._effect(previous, previous.sum(), 1, g.columns)
+        self.changed = changed.astype(np.intp) if changed.any() and not changed.all() else None
+        kernel = np.arange(g.kernel + 1)
+        self.kernel_effect = self._effect(kernel, count, kernel[:, None], g.size).reshape(-1)  # [seen, selected]
+        self.selected = np.zeros(g.rows + g.columns + g.kernel, dtype=np.int64)
+        self.kernel_selected = np.zeros(g.rows * g.columns if g.kernel > 1 else 0, dtype=np.int64)
+        self.changed_selected = np.zeros(2, dtype=np.int64)
+        self.changed_seen = np.zeros(2, dtype=np.int64)
 
-    def members(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and in-row places of the weights in classes first..last-1: class by class, row by row."""
-        g, rows, places = self.geometry, [], []
-        row = np.arange(g.rows)
-        steps = np.arange(0, g.width, CLASSES)
-        for c in range(first, last):
-            place = (39 * (c - 37 * row) % CLASSES)[:, None] + steps  # 39 * 23 = 1 mod 64
-            inside = place < g.width
-            rows.append(np.broadcast_to(row[:, None], place.shape)[inside])
-            places.append(place[inside])
-        return np.concatenate(rows), np.concatenate(places)
+    @staticmethod
+    def _effect(selected, total, seen, size) -> np.ndarray:
+        """log2 of (selected + 1/4) / (expected + 1/4), when `total` of `size` weights are selected."""
+        return log2_fixed((4 * selected + 1) * size) - log2_fixed(4 * seen * total + size)
 
-    def effects(self, end: int) -> list[np.ndarray]:
-        """Per row, column, kernel, kernel position, column (from the previous layer), and changed flag."""
-        g, c, n = self.geometry, self.count, self.size
-        below = self._classes < end  # [j mod 64, row mod 64]
-        by_place = (below @ self._row_residues)[np.arange(g.width) % CLASSES]
-        seen_row = (self._j_residues @ below)[np.arange(g.rows) % CLASSES]
-        seen_column = by_place.reshape(g.columns, g.kernel).sum(axis=1)
-        kernel = np.zeros(1, dtype=np.int64)
-        if g.kernel > 1:
-            residue = np.arange(min(g.columns, CLASSES) * g.kernel) % CLASSES
-            seen = below[residue].reshape(-1, g.kernel, CLASSES).sum(axis=1)  # [column mod 64, row mod 64]
-            seen = seen[np.arange(g.columns) % CLASSES][:, np.arange(g.rows) % CLASSES].T
-            kernel = ratio_effect(self.selected[2], c, seen.reshape(-1), n)
-        by_kernel = by_place.reshape(g.columns, g.kernel).sum(axis=0)
-        return [
-            ratio_effect(self.selected[0], c, seen_row, n),
-            ratio_effect(self.selected[1], c, seen_column, n),
-            kernel,
-            ratio_effect(self.selected[3], c, by_kernel, n),
-            self.previous,
-            ratio_effect(self.selected[4], c, self.seen_changed, n),
-        ]
-
-    def logits(self, weights: np.ndarray, end: int, rows: np.ndarray, places: np.ndarray) -> np.ndarray:
-        """Log2 odds, in 1/256, of the given weights; `end` is the number of classes seen."""
+    def effects(self, p: Pass) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        """By number, each effect that this layer has, in 1/256: its values, and which one each weight of a pass has."""
         g = self.geometry
-        row, column, kernel, position, previous, changed = (
-            weight * effect // WEIGHT_ONE for weight, effect in zip(weights[1:], self.effects(end))
-        )
-        plane = (row[:, None] + (column + previous)[None, :]).reshape(-1)
-        level = self.level + int(weights[0]) * LOGIT_ONE // WEIGHT_ONE
-        if g.kernel == 1:
-            logits = plane[rows * g.columns + places] + level
-        else:
-            logits = (plane + kernel)[rows * g.columns + self.j_column[places]]
-            logits += (position + level)[self.j_kernel[places]]
+        by_axis = self._effect(self.selected, self.count, p.seen, g.size)
+        row, column, position = np.split(by_axis, (g.rows, g.rows + g.columns))
+        effects = {1: (row, p.row), 2: (column, p.column), 5: (self.previous, p.column)}
+        if g.kernel > 1:
+            state = p.kernel_seen * (g.kernel + 1) + self.kernel_selected[p.row * g.columns + p.column]
+            effects |= {3: (self.kernel_effect, state), 4: (position, p.position)}
         if self.changed is not None:
-            logits += changed[self.changed[rows * g.width + places].astype(np.intp)]
+            by_flag = self._effect(self.changed_selected, self.count, self.changed_seen, g.size)
+            effects[6] = (by_flag, self.changed[p.flat])
+        return effects
+
+    def logits(self, weights: np.ndarray, p: Pass) -> np.ndarray:
+        """Log2 odds, in 1/256, that the weights of a pass are selected."""
+        logits, level = 0, self.level + int(weights[0]) * LOGIT_ONE // WEIGHT_ONE
+        for number, (values, which) in self.effects(p).items():
+            logits += (level + int(weights[number]) * values // WEIGHT_ONE).take(which)
+            level = 0
         return logits
 
-    def learn(self, rows: np.ndarray, places: np.ndarray, bits: np.ndarray) -> None:
+    def learn(self, p: Pass, bits: np.ndarray) -> None:
         """Count what a pass has shown."""
-        g = self.geometry
-        r, j = rows[bits], places[bits]
-        column, kernel = self.j_column[j], self.j_kernel[j]
-        indices = [r, column, r * g.columns + column, kernel]
+        g, ones = self.geometry, np.flatnonzero(bits)
+        row, column, position = p.row[ones], p.column[ones], p.position[ones]
+        index = np.concatenate([row, g.rows + column, g.rows + g.columns + position])
+        self.selected += np.bincount(index, minlength=len(self.selected))
+        if g.kernel > 1:
+            np.add.at(self.kernel_selected, row * g.columns + column, 1)
         if self.changed is not None:
-            indices.append(self.changed[r * g.width + j].astype(np.intp))
-            flags = self.changed[rows * g.width + places]
-            self.seen_changed += np.bincount(flags, minlength=2)
-        for counts, index in zip(self.selected, indices):
-            counts += np.bincount(index, minlength=len(counts))
+            changed = self.changed[p.flat]
+            self.changed_seen += np.bincount(changed, minlength=2)
+            self.changed_selected += np.bincount(changed[ones], minlength=2)
 
 
-def mask_passes(walk: LayerWalk, weights: np.ndarray, coder, mask: np.ndarray | None) -> np.ndarray:
+def mask_passes(state: LayerState, weights: np.ndarray, coder, mask: np.ndarray | None) -> np.ndarray:
     """Pass the mask of one layer through `coder`; return it."""
-    coded = np.zeros(walk.size, dtype=bool)
-    for start, end in zip((0,) + PASS_ENDS[:-1], PASS_ENDS):
-        rows, places = walk.members(start, end)
-        flat = rows * walk.geometry.width + places
-        logits = walk.logits(weights, start, rows, places)
-        coded[flat] = bits = coder.bits(logits, None if mask is None else mask[flat])
-        walk.learn(rows, places, bits)
+    coded = np.zeros(state.geometry.size, dtype=bool)
+    for p in passes(state.geometry):
+        coded[p.flat] = bits = coder.bits(state.logits(weights, p), None if mask is None else mask[p.flat])
+        state.learn(p, bits)
     return coded
