@@ -140,23 +140,29 @@ def _raw_part(widths: np.ndarray, low: int) -> tuple[np.ndarray, np.ndarray]:
 class SymbolModel:
     """Adaptive frequencies of numbers below `alphabet`, in contexts that borrow from their group and from all.
 
-    A context is `group * subgroups + subgroup`. Coding goes in blocks that grow by a half each: frequencies stand
-    still within a block, so that encoder and decoder work on whole arrays.
+    A context is `group * subgroups + subgroup`. `classes`, a class for each number, tells which numbers are likely
+    to be as frequent as each other. Coding goes in blocks that grow by a half each: frequencies stand still within
+    a block, so that encoder and decoder work on whole arrays.
     """
 
-    BORROW = 16  # a parent's frequencies count as a quarter of this many observations
+    BORROW = 256  # a parent's frequencies count as 64 observations
 
-    def __init__(self, alphabet: int, groups: int = 1, subgroups: int = 1):
+    def __init__(self, alphabet: int, groups: int = 1, subgroups: int = 1, classes: np.ndarray | None = None):
         self._counts = [np.zeros((n, alphabet), dtype=np.int64) for n in (1, groups, groups * subgroups)]
+        self._classes = np.zeros(alphabet, dtype=np.intp) if classes is None else classes
+        self._class_sizes = np.bincount(self._classes)
 
     def _frequencies(self) -> np.ndarray:
-        alphabet = self._counts[0].shape[1]
-        frequencies, weight = np.full((1, alphabet), 2**20 // alphabet, dtype=np.int64), alphabet
+        """(contexts, alphabet) positive integers; every step divides integers, rounding down."""
+        seen, alphabet = self._counts[0][0], len(self._classes)
+        in_class = np.zeros(len(self._class_sizes), dtype=np.int64)
+        np.add.at(in_class, self._classes, seen)
+        share = (in_class << 22) // np.maximum(self._class_sizes, 1)
+        frequencies = ((share + (1 << 20)) // (4 * seen.sum() + alphabet))[self._classes][None, :]
         for counts in self._counts:
             parent = np.repeat(frequencies, len(counts) // len(frequencies), axis=0)
             totals = counts.sum(axis=1, keepdims=True)
-            frequencies = ((counts << 22) + weight * parent) // (4 * totals + weight)
-            weight = self.BORROW
+            frequencies = ((counts << 22) + self.BORROW * parent) // (4 * totals + self.BORROW)
         return (frequencies + 1).astype(np.float32)
 
     def code(self, coder, contexts: np.ndarray, symbols: np.ndarray | None) -> np.ndarray:

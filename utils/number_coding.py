@@ -129,6 +129,9 @@ def code_bfloat16(coder, groups: np.ndarray, old: np.ndarray, half: np.ndarray |
 def code_levels(coder, groups: np.ndarray, old: np.ndarray, levels: int, q: np.ndarray | None) -> np.ndarray:
     """Quantised changes, -levels..levels; their sign is coded against the old value's."""
     sign = 1 - 2 * (old.view(np.uint32).astype(np.int64) >> 31)
-    model = SymbolModel(2 * levels + 1, num_groups(groups), _MAGNITUDES)
+    size = np.abs(np.arange(-levels, levels + 1))
+    octave = np.frexp(size.astype(np.float64))[1]
+    classes = 2 * octave + (size >> np.maximum(octave - 2, 0) & 1)  # half octaves; either sign
+    model = SymbolModel(2 * levels + 1, num_groups(groups), _MAGNITUDES, classes)
     symbols = model.code(coder, contexts(groups, old), None if q is None else q * sign + levels)
     return (symbols - levels) * sign

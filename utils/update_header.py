@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 
 from utils.entropy_coding import UpdateFormatError
 from utils.value_coding import VALUE_BITS
@@ -114,3 +115,11 @@ def checksum(message: bytes) -> bytes:
 
 def _digest(data: bytes, key: bytes | None = None) -> bytes:
     return hashlib.blake2b(data, digest_size=_DIGEST, key=key or b"").digest()
+
+
+def read_sign_key(path: str | Path) -> bytes:
+    """The key in a file, of any length: 32 bytes that BLAKE2b makes of its content. Raises ValueError if empty."""
+    content = Path(path).read_bytes()
+    if not content.strip():
+        raise ValueError(f"{path}: an empty file is no key")
+    return hashlib.blake2b(content, digest_size=32).digest()

@@ -17,7 +17,7 @@ from utils.number_coding import code_bfloat16, code_floats, code_levels, from_bf
 
 VALUE_BITS = (32, 16, 8, 6, 5, 4)
 STATISTICS_BITS = {32: 32, 16: 16, 8: 16, 6: 16, 5: 16, 4: 16}
-_CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
+_CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25)
 _STEP_BITS = 15
 
 

@@ -1,0 +1,134 @@
+"""The edge node as a program. Needs numpy and `constriction`, no torch.
+
+    python -m utils.edge init   --initial RUN/initial.safetensors --out node.safetensors
+    python -m utils.edge apply  --node node.safetensors RUN/updates/round_003.dpu ...
+    python -m utils.edge show   RUN/updates/round_003.dpu [--node node.safetensors]
+    python -m utils.edge replay RUN [--out node.safetensors]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from utils.edge_node import EdgeNode
+from utils.edge_report import REPLAY_HEADER, describe, replay_row, table
+from utils.message import UpdateFormatError, layer_counts, unpack_message
+from utils.state_file import read_schema, read_state, read_tensors
+from utils.update_header import read_sign_key
+
+__all__ = ["EdgeNode", "main"]
+
+
+class _Refused(Exception):
+    """What goes to stderr, in one line."""
+
+
+def init(args: argparse.Namespace) -> None:
+    """Make a node file of the initial network."""
+    if args.out.exists():
+        raise _Refused(f"{args.out} exists; remove it, or choose another --out")
+    EdgeNode(*read_state(args.initial)).save(args.out)
+    print(f"{args.out}: an edge node with the initial network of {args.initial}")
+
+
+def apply(args: argparse.Namespace) -> None:
+    """Apply messages to a node file, in the given order; stop at the first that is refused."""
+    node = EdgeNode.load(args.node, key=_key(args))
+    for path in args.messages:
+        update = _receive(node, path)
+        state = "serving" if update.header.serve else "standing by"
+        print(f"{path}: applied, round {update.header.round}, {update.selected.size:,} weights, {state}")
+
+
+def show(args: argparse.Namespace) -> None:
+    """Print a readable account of each message."""
+    for path in args.messages:
+        data = path.read_bytes()
+        schema_file = args.node or path.resolve().parent.parent / "initial.safetensors"
+        try:
+            header, _ = unpack_message(data)
+            schema = counts = None
+            if args.node or schema_file.exists():
+                schema = read_schema(schema_file, read_tensors(schema_file)[1])
+                counts = layer_counts(data, schema)
+        except UpdateFormatError as error:
+            raise _Refused(f"{path}: {error}") from None
+        print(f"{path}\n{describe(header, schema, counts)}\n")
+        if schema is None:
+            print("  Weights by layer need the network: add --node NODE.\n")
+
+
+def replay(args: argparse.Namespace) -> None:
+    """Rebuild the node from a run's initial network and all its messages; every fingerprint is checked."""
+    messages = sorted((args.run / "updates").glob("round_*.dpu"))
+    node = EdgeNode(*read_state(args.run / "initial.safetensors"), key=_key(args))
+    rows = [REPLAY_HEADER]
+    for path in messages:
+        update = _receive(node, path)
+        rows.append(replay_row(path.name, update.header, update.selected.size))
+    print(table(rows, "<>>><<"))
+    total = sum(path.stat().st_size for path in messages)
+    print(f"{len(messages)} messages, {total:,} bytes, all fingerprints right; the line is {node.fingerprint.hex()}")
+    if args.out is not None:
+        node.save(args.out)
+
+
+def _receive(node: EdgeNode, path: Path):
+    try:
+        return node.receive(path.read_bytes())
+    except UpdateFormatError as error:
+        raise _Refused(f"{path}: {error}") from None
+
+
+def _key(args: argparse.Namespace) -> bytes | None:
+    return None if args.sign_key is None else read_sign_key(args.sign_key)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise _Refused(f"{message} (see {self.prog} -h)")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m utils.edge", description="An edge node that update messages keep up to date.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(function, **files):
+        sub = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__)
+        sub.set_defaults(function=function)
+        for flag, (required, help_) in files.items():
+            sub.add_argument(f"--{flag}", type=Path, required=required, metavar="FILE", help=help_)
+        return sub
+
+    sign_key = (False, "accept only messages that are signed with the key in this file")
+    command(
+        init,
+        initial=(True, "the initial network, which a run writes as initial.safetensors"),
+        out=(True, "the node file to make"),
+    )
+    sub = command(apply, node=(True, "the node file; replaced atomically"), sign_key=sign_key)
+    sub.add_argument("messages", type=Path, nargs="+", metavar="FILE.dpu")
+    sub = command(show, node=(False, "a node, or initial.safetensors, of the same network; default: the run's own"))
+    sub.add_argument("messages", type=Path, nargs="+", metavar="FILE.dpu")
+    sub = command(replay, out=(False, "write the rebuilt node here"), sign_key=sign_key)
+    sub.add_argument("run", type=Path, metavar="RUN_FOLDER")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    try:
+        args = build_parser().parse_args(argv)
+        args.function(args)
+    except (_Refused, ValueError) as error:
+        print(f"edge: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"edge: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

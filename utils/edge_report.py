@@ -1,0 +1,64 @@
+"""Readable accounts of update messages, for `python -m utils.edge show` and `replay`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from utils.message import Header, Schema
+
+_PARTS = {"header_bytes": "header", "index_bytes": "positions", "value_bytes": "values", "rest_bytes": "rest"}
+_MODES = {
+    "sparse": "sparse: the positions of updated weights are coded",
+    "random": "random: the positions follow from a seed",
+    "dense": "dense: all weights",
+    "pruned": "pruned: nonzero weights and their positions, all others become zero",
+}
+
+
+def table(rows: list[tuple], align: str) -> str:
+    """Rows of cells as aligned text; `align` has < or > for each column."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(align))]
+    lines = ["  ".join(f"{cell:{a}{w}}" for cell, a, w in zip(row, align, widths)).rstrip() for row in cells]
+    return "\n".join("  " + line for line in lines)
+
+
+def describe(header: Header, schema: Schema | None, counts: np.ndarray | None) -> str:
+    """A message in words: what it does, its size by part and, given the network, its weights by layer."""
+    bits = "32 bits, lossless" if header.value_bits == 32 else f"{header.value_bits} bits"
+    base = "the initial weights (re-initialisation)" if header.reinitialize else "the state of the last message"
+    facts = [
+        ("round", header.round),
+        ("mode", _MODES[header.mode]),
+        ("values", bits),
+        ("builds on", f"{base}, fingerprint {header.base_fingerprint.hex()}"),
+        ("leads to", f"fingerprint {header.result_fingerprint.hex()}"),
+        ("afterwards", "the result is served" if header.serve else "the result stands by; the edge serves what it served"),
+        ("signed", "yes" if header.signed else "no"),
+        ("network", f"schema {header.schema_fingerprint.hex()}"),
+    ]
+    total = header.message_bytes
+    parts = [("part", "bytes", "share")]
+    parts += [(_PARTS[name], f"{size:,}", f"{size / total:.1%}") for name, size in header.sizes.items()]
+    parts.append(("total", f"{total:,}", "100.0%"))
+    text = [table(facts, "<<"), table(parts, "<>>")]
+    if schema is not None:
+        rows = [("layer", "shape", "weights", "sent", "share")]
+        for layer, count in zip(schema.layers, counts):
+            shape = "x".join(map(str, layer.shape))
+            rows.append((layer.name, shape, f"{layer.size:,}", f"{count:,}", f"{count / layer.size:.2%}"))
+        weights = schema.num_weights
+        rows.append(("all layers", "", f"{weights:,}", f"{counts.sum():,}", f"{counts.sum() / max(weights, 1):.2%}"))
+        rows.append(("rest and statistics", "", f"{schema.num_rest + schema.num_buffers:,}", "all", "100.00%"))
+        text.append(table(rows, "<<>>>"))
+    return "\n\n".join(text)
+
+
+def replay_row(name: str, header: Header, selected: int) -> tuple:
+    """One line of a replay."""
+    notes = ["re-initialised"] * header.reinitialize + ["standby"] * (not header.serve)
+    fingerprint = header.result_fingerprint.hex()
+    return name, header.round, f"{selected:,}", f"{header.message_bytes:,}", fingerprint, ", ".join(notes) or "served"
+
+
+REPLAY_HEADER = ("message", "round", "weights", "bytes", "fingerprint, checked", "")

@@ -1,0 +1,102 @@
+"""Network states as safetensors files, read and written with numpy and json alone.
+
+The format: u64 little-endian length of a JSON header, the header (for each tensor dtype, shape and data offsets; text
+under `__metadata__`), then the tensors' little-endian bytes. Any safetensors program reads these files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from utils.schema import Schema
+
+_MAX_HEADER = 100 << 20  # as in the safetensors library
+
+
+def write_tensors(path: str | Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    """Write float32 tensors. Atomic: after a power cut `path` holds the old content or the new, never a mixture."""
+    path, header, offset = Path(path), {"__metadata__": metadata}, 0
+    for name, tensor in tensors.items():
+        end = offset + tensor.size * 4
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    beside = path.with_name(path.name + ".tmp")
+    with open(beside, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors.values():
+            file.write(memoryview(np.ascontiguousarray(tensor, dtype="<f4")).cast("B"))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+    if hasattr(os, "O_DIRECTORY"):  # make the rename itself durable
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Read a file of float32 tensors: the tensors by name, and the metadata. Raises ValueError if it is not one."""
+    data = Path(path).read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or length > min(len(data) - 8, _MAX_HEADER):
+        raise ValueError(f"{path}: not a safetensors file, or a truncated one")
+    try:
+        header = json.loads(data[8 : 8 + length])
+        metadata = header.pop("__metadata__", {})
+        tensors, end = {}, 0
+        for name, info in header.items():
+            start, end = info["data_offsets"]
+            if info["dtype"] != "F32" or end - start != 4 * int(np.prod(info["shape"])) or start < 0:
+                raise ValueError(f"tensor {name!r}")
+            values = np.frombuffer(data, dtype="<f4", count=(end - start) // 4, offset=8 + length + start)
+            tensors[name] = values.astype(np.float32).reshape(info["shape"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: damaged safetensors file ({error})") from None
+    return tensors, metadata
+
+
+def split_state(schema: Schema, state: np.ndarray, prefix: str = "") -> dict[str, np.ndarray]:
+    """The entries of a state vector by name."""
+    return {prefix + entry.name: state[entry.part].reshape(entry.shape) for entry in schema.entries}
+
+
+def join_state(schema: Schema, tensors: dict[str, np.ndarray], prefix: str = "") -> np.ndarray:
+    """The state vector of named entries. Raises ValueError if one is missing or has another shape."""
+    for entry in schema.entries:
+        if prefix + entry.name not in tensors:
+            raise ValueError(f"tensor {prefix + entry.name!r} is missing")
+        if tensors[prefix + entry.name].shape != entry.shape:
+            raise ValueError(f"tensor {prefix + entry.name!r} has another shape than the schema")
+    parts = [tensors[prefix + entry.name].reshape(-1) for entry in schema.entries]
+    return np.concatenate([np.zeros(0, dtype=np.float32), *parts])
+
+
+def write_state(path: str | Path, schema: Schema, state: np.ndarray) -> None:
+    """Write one network state with its schema, as a device is shipped with it (`initial.safetensors`)."""
+    write_tensors(path, split_state(schema, state), {"schema": json.dumps(schema.to_plain())})
+
+
+def read_state(path: str | Path) -> tuple[Schema, np.ndarray]:
+    """Read what `write_state` wrote."""
+    tensors, metadata = read_tensors(path)
+    schema = read_schema(path, metadata)
+    try:
+        return schema, join_state(schema, tensors)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def read_schema(path: str | Path, metadata: dict[str, str]) -> Schema:
+    """The schema in a file's metadata."""
+    try:
+        return Schema(json.loads(metadata["schema"]))
+    except (KeyError, ValueError, TypeError):
+        raise ValueError(f"{path}: holds no network schema") from None
