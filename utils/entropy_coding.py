@@ -13,7 +13,6 @@ from decimal import Context, Decimal
 import constriction
 import numpy as np
 
-SENTINEL = 0xA5D3  # ends every stream
 LOGIT_ONE = 256  # one unit of log2 odds
 LOGIT_MAX = 20 * LOGIT_ONE
 
@@ -62,79 +61,65 @@ class StreamWriter:
     """Collects numbers into a range-coder stream."""
 
     def __init__(self):
-        self._coder = _range_coder.RangeEncoder()
+        self._encoder = _range_coder.RangeEncoder()
 
-    def bits(self, logits: np.ndarray, bits: np.ndarray) -> np.ndarray:
+    def bits(self, logits: np.ndarray, bits: np.ndarray | None) -> np.ndarray:
         """Code bits whose log2 odds of being 1 are logits / 256."""
-        if len(bits):
-            self._coder.encode(bits.astype(np.int32), _categorical, _bit_frequencies(logits))
-        return bits
+        return self.symbols(_bit_frequencies(logits), bits).astype(bool)
 
-    def symbols(self, frequencies: np.ndarray, symbols: np.ndarray) -> np.ndarray:
+    def symbols(self, frequencies: np.ndarray, symbols: np.ndarray | None) -> np.ndarray:
         """Code numbers below A; `frequencies` is (len(symbols), A) float32, positive."""
-        self._coder.encode(symbols.astype(np.int32), _categorical, frequencies)
-        return symbols
+        return self._through(_categorical, frequencies, symbols) if len(frequencies) else np.zeros(0, dtype=np.int32)
 
-    def raw(self, widths: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Code numbers of the given widths, 0..32 bits, as they are."""
-        values = np.asarray(values, dtype=np.int64)
+    def raw(self, widths: np.ndarray, values: np.ndarray | None) -> np.ndarray:
+        """Code numbers of the given widths, 0 to 32 bits, as they are."""
+        coded = np.zeros(len(widths), dtype=np.int64)
         for low in (0, 16):
-            part, some = _raw_part(widths, low)
-            if some.any():
-                size = np.int32(1) << part[some]
-                self._coder.encode((values[some] >> low & size - 1).astype(np.int32), _uniform, size)
-        return values
+            part = np.clip(widths - low, 0, 16)
+            some = np.flatnonzero(part)
+            if len(some):
+                size = np.int32(1) << part[some].astype(np.int32)
+                given = None if values is None else values[some] >> low & size - 1
+                coded[some] |= self._through(_uniform, size, given).astype(np.int64) << low
+        return coded
+
+    def _through(self, model, parameters: np.ndarray, numbers: np.ndarray | None) -> np.ndarray:
+        numbers = numbers.astype(np.int32)
+        self._encoder.encode(numbers, model, parameters)
+        return numbers
 
     def finish(self) -> bytes:
-        self.raw(np.array([16]), np.array([SENTINEL]))
-        words = self._coder.get_compressed().astype("<u4")
-        return np.trim_zeros(words, "b").tobytes()
+        return self._encoder.get_compressed().astype("<u4").tobytes()
 
 
-class StreamReader:
-    """Reads back what a StreamWriter wrote. Raises UpdateFormatError where the stream cannot be right."""
+class StreamReader(StreamWriter):
+    """Reads back what a StreamWriter wrote. Raises UpdateFormatError where the stream cannot be right.
+
+    It writes what it reads, too: a stream is right if, and only if, the same bytes come out. Nothing less would tell
+    that it ends early or late.
+    """
 
     def __init__(self, data: bytes, name: str):
-        self._name = name
-        words = np.frombuffer(data[: len(data) // 4 * 4], dtype="<u4").astype(np.uint32)
-        if len(data) % 4 or (len(words) and words[-1] == 0):
-            raise UpdateFormatError(f"the {name} section has no valid length ({len(data)} bytes)")
-        self._coder = _range_coder.RangeDecoder(words)
+        super().__init__()
+        self._data, self._name = data, name
+        if len(data) % 4:
+            raise UpdateFormatError(f"the {name} section has {len(data)} bytes, not a multiple of 4")
+        self._decoder = _range_coder.RangeDecoder(np.frombuffer(data, dtype="<u4").astype(np.uint32))
 
-    def _decode(self, model, parameters: np.ndarray) -> np.ndarray:
+    def _through(self, model, parameters: np.ndarray, numbers: None) -> np.ndarray:
         try:
-            return self._coder.decode(model, parameters)
+            numbers = self._decoder.decode(model, parameters)
         except AssertionError:
             raise UpdateFormatError(f"the {self._name} section holds an invalid code") from None
-
-    def bits(self, logits: np.ndarray, bits: None = None) -> np.ndarray:
-        if not len(logits):
-            return np.zeros(0, dtype=bool)
-        return self._decode(_categorical, _bit_frequencies(logits)).astype(bool)
-
-    def symbols(self, frequencies: np.ndarray, symbols: None = None) -> np.ndarray:
-        return self._decode(_categorical, frequencies).astype(np.int64)
-
-    def raw(self, widths: np.ndarray, values: None = None) -> np.ndarray:
-        decoded = np.zeros(len(widths), dtype=np.int64)
-        for low in (0, 16):
-            part, some = _raw_part(widths, low)
-            if some.any():
-                decoded[some] |= self._decode(_uniform, np.int32(1) << part[some]).astype(np.int64) << low
-        return decoded
+        return super()._through(model, parameters, numbers)
 
     def finish(self) -> None:
-        if self.raw(np.array([16]))[0] != SENTINEL or not self._coder.maybe_exhausted():
+        if super().finish() != self._data:
             raise UpdateFormatError(f"the {self._name} section ends early or late")
 
 
 def _bit_frequencies(logits: np.ndarray) -> np.ndarray:
     return PROBABILITIES.take(logits + LOGIT_MAX, axis=0, mode="clip")
-
-
-def _raw_part(widths: np.ndarray, low: int) -> tuple[np.ndarray, np.ndarray]:
-    part = np.clip(np.asarray(widths) - low, 0, 16).astype(np.int32)
-    return part, part > 0
 
 
 class SymbolModel:
@@ -176,6 +161,6 @@ class SymbolModel:
             seen = coder.symbols(self._frequencies()[context], given)
             for counts, row in zip(self._counts, (0 * context, context // subgroups, context)):
                 counts += np.bincount(row * counts.shape[1] + seen, minlength=counts.size).reshape(counts.shape)
-            coded.append(seen)
+            coded.append(seen.astype(np.int64))
             start, size = start + size, min(size * 3 // 2, 1 << 15)
         return np.concatenate(coded)

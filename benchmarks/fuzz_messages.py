@@ -1,0 +1,128 @@
+"""Give an edge node mutated and random messages: `python -m benchmarks.fuzz_messages --count 100000`.
+
+Half of the messages get a right checksum. The node must refuse each, or end with the state whose fingerprint the message
+promises; a refusal must leave it bit for bit what it was. No other exception may come out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from utils.edge_node import EdgeNode
+from utils.message import MODES, VALUE_BITS, Schema, UpdateFormatError, encode_update, random_mask, unpack_message
+
+HEADER = 69
+
+
+@dataclass
+class Outcome:
+    refused: int = 0
+    applied: int = 0
+    slowest: float = 0.0
+    reasons: dict[str, int] = field(default_factory=dict)
+
+
+def material() -> tuple[Schema, np.ndarray, np.ndarray, list[bytes]]:
+    """A network, its initial state and line, and a valid message of every mode and number of value bits."""
+    schema = Schema([
+        ("conv.weight", "weight", (6, 4, 3, 3)), ("fc.weight", "weight", (8, 24)), ("out.weight", "weight", (3, 8)),
+        ("conv.bias", "rest", (6,)), ("bn.running_var", "buffer", (6,)),
+    ])  # fmt: skip
+    rng, w = np.random.RandomState(0), schema.num_weights
+    initial = rng.standard_normal(schema.size).astype(np.float32)
+    line = np.where(rng.random_sample(schema.size) < 0.2, initial + np.float32(0.1), initial)
+    messages = []
+    for mode in MODES:
+        for bits in VALUE_BITS:
+            new = line + np.float32(0.1) * rng.standard_normal(schema.size).astype(np.float32)
+            chosen = rng.random_sample(w) < 0.2
+            options = {}
+            if mode == "random":
+                options = {"mask_seed": 5, "updating_ratio": 0.2}
+                chosen[:] = False
+                chosen[random_mask([layer.size for layer in schema.layers], 0.2, 5)] = True
+            if mode != "dense":
+                new[:w] = np.where(chosen, new[:w], 0 if mode == "pruned" else line[:w])
+            messages.append(encode_update(line, new, schema, mode=mode, value_bits=bits, round=1, initial=initial, **options))
+    return schema, initial, line, messages
+
+
+def mutate(data: bytes, others: list[bytes], rng: np.random.RandomState) -> bytes:
+    """A message with bits flipped, bytes changed, removed, repeated or exchanged, or one made of random bytes."""
+    raw, kind = bytearray(data), rng.randint(8)
+    body = HEADER + rng.randint(max(len(raw) - HEADER - 16, 1))
+    if kind == 0:  # random bytes behind a right or a random header
+        return bytes(raw[: HEADER * rng.randint(2)]) + rng.bytes(rng.randint(400))
+    if kind <= 3:
+        for _ in range(1 + rng.randint(3)):
+            raw[rng.randint(len(raw)) if kind == 1 else HEADER + rng.randint(len(raw) - HEADER - 16)] ^= 1 << rng.randint(8)
+    elif kind == 4:
+        raw[body : body + rng.randint(40)] = rng.bytes(rng.randint(40))
+    elif kind == 5:  # another value in the header
+        field_ = [(4, 5), (5, 6), (6, 7), (7, 8), (8, 9), (9, 13), (53, 61), (61, 65), (65, 69)][rng.randint(9)]
+        raw[slice(*field_)] = rng.bytes(field_[1] - field_[0]) if rng.randint(2) else int(rng.randint(9)).to_bytes(
+            field_[1] - field_[0], "little"
+        )
+    elif kind == 6:  # the end of another message
+        other = others[rng.randint(len(others))]
+        raw[body:] = other[min(body, len(other)) :]
+    else:
+        raw[HEADER:] = rng.bytes(len(raw) - HEADER)
+    return bytes(raw)
+
+
+def seal(data: bytes, rng: np.random.RandomState) -> bytes:
+    """Make checksum and, mostly, the body length right, so that what is wrong must be found by the decoder itself."""
+    raw = bytearray(data)
+    if len(raw) < HEADER + 16:
+        return data
+    if rng.randint(4):
+        raw[53:61] = (len(raw) - HEADER - 16).to_bytes(8, "little")
+    return bytes(raw[:-16]) + hashlib.blake2b(raw[:-16], digest_size=16).digest()
+
+
+def fuzz(count: int, seed: int = 0) -> Outcome:
+    """Raises AssertionError if a message has an effect that it must not have."""
+    schema, initial, line, messages = material()
+    rng, outcome = np.random.RandomState(seed), Outcome()
+    for i in range(count):
+        data = mutate(messages[rng.randint(len(messages))], messages, rng)
+        if i % 2:
+            data = seal(data, rng)
+        node = EdgeNode(schema, initial)
+        node.line = node.serving = line
+        start = time.perf_counter()
+        try:
+            node.receive(data)
+            promised = unpack_message(data)[0].result_fingerprint
+            assert node.fingerprint == promised, f"message {i}: another state than promised"
+            outcome.applied += 1
+        except UpdateFormatError as error:
+            assert node.line is line and node.serving is line and node.round == -1 and not node.applied
+            reason = str(error).translate({ord(digit): None for digit in "0123456789"})
+            outcome.reasons[reason] = outcome.reasons.get(reason, 0) + 1
+            outcome.refused += 1
+        outcome.slowest = max(outcome.slowest, time.perf_counter() - start)
+    return outcome
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    start = time.perf_counter()
+    outcome = fuzz(args.count, args.seed)
+    print(f"{args.count:,} messages in {time.perf_counter() - start:.0f} s: {outcome.refused:,} refused, "
+          f"{outcome.applied:,} applied with the promised fingerprint; the slowest took {outcome.slowest * 1000:.0f} ms")  # fmt: skip
+    for reason, number in sorted(outcome.reasons.items(), key=lambda item: -item[1]):
+        print(f"  {number:7,}  {reason}")
+
+
+if __name__ == "__main__":
+    main()
