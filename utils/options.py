@@ -1,0 +1,199 @@
+"""The command line of the three scripts: arguments in groups, their defaults, and the check of every value."""
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from utils.recipes import DEFAULTS
+
+MODELS = tuple(DEFAULTS)
+TWO_STEP_MODES = ("dpu", "gcpu", "lcpu", "pruning")
+DATASETS = ("mnist", "cifar10", "cifar100", "imagenet", "digits")
+
+
+class UsageError(Exception):
+    """Something that the user gave cannot be used; the message names flag, value and way out in one line."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line on stderr."""
+
+    def error(self, message: str) -> NoReturn:
+        hint = f"; {self.prog} -h lists what it takes" if message.startswith("unrecognized") else ""
+        self.exit(2, f"{self.prog}: error: {message}{hint}\n")
+
+
+def build_parser(prog: str, description: str, modes: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the parser of one script; `modes` are its methods, the first one the default."""
+    parser = Parser(
+        prog=prog,
+        description=description,
+        allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+
+    def flag(group, name, kind=None, default=None, **more):
+        group.add_argument(name, type=kind, default=default, **more)
+
+    def switch(group, name, text):
+        group.add_argument(name, action="store_true", default=False, help=text)
+
+    g = parser.add_argument_group("data")
+    sources = f"{', '.join(DATASETS)}, or the path of a .npz file or an image folder"
+    flag(g, "--dataset", default="mnist", help=sources)
+    flag(g, "--dataset_dir", Path, Path("data/downloads"), help="where the files of named data sets lie")
+    flag(g, "--dataset_size_init", _whole(1), help="samples in round 0 (1000, or a sixth of a small training set)")
+    flag(g, "--dataset_size_subseq", _whole(1), help="samples that arrive each further round (likewise)")
+    flag(g, "--max_rounds", _whole(1), help="stop after this many rounds (all samples)")
+    flag(g, "--val_dataset_size", _whole(1), help="test images held out for validation (3000, or 30%% of a small set)")
+    flag(g, "--augment", default="auto", choices=("auto", "on", "off"), help="random crops and flips; auto: CIFAR only")
+
+    g = parser.add_argument_group("model")
+    flag(g, "--model", default="mlp", choices=MODELS, help="network")
+    flag(g, "--hidden_sizes", _whole(1), nargs="*", help="mlp: units of the hidden layers (512 512)")
+    switch(g, "--batch_norm", "mlp: BatchNorm before each ReLU")
+
+    g = parser.add_argument_group("method")
+    flag(g, "--mode", default=modes[0], choices=modes, help="updating method")
+    by_model = ", ".join(f"{name} {row[3]}" for name, row in DEFAULTS.items())
+    if "pruning" in modes:
+        flag(g, "--pruning_ratio", _ratio, help=f"pruning: share of the weights that stay and are sent ({by_model})")
+    else:
+        flag(g, "--updating_ratio", _ratio, help=f"k, the share of the weights updated in a round ({by_model})")
+    if "dpu" in modes:
+        flag(g, "--lamda", _share, help="dpu: weight of the global contribution, 0 to 1 (0.5)")
+        switch(g, "--without_reinit", "never start again from the initial weights")
+    if "rpu" in modes:
+        switch(g, "--reinit", "start again from the initial weights when the samples have doubled")
+
+    g = parser.add_argument_group("training")
+    flag(g, "--num_epochs", _whole(1), help="epochs of each step of a round (from the paper, by model and mode)")
+    flag(g, "--lr", _positive, help="initial learning rate (from the paper, by model)")
+    flag(g, "--train_batch_size", _whole(1), 128, help="samples per training step")
+    flag(g, "--val_batch_size", _whole(1), 500, help="samples per validation batch")
+    flag(g, "--test_batch_size", _whole(1), 500, help="samples per test batch")
+    flag(g, "--seed", _whole(0), 0, help="seed of all randomness")
+
+    g = parser.add_argument_group("machine")
+    flag(g, "--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    precisions = ("fp32", "tf32", "bf16")
+    flag(g, "--precision", default="fp32", choices=precisions, help="tf32: CUDA only; bf16: autocast")
+    flag(g, "--threads", _whole(1), help="CPU threads (PyTorch's choice)")
+    flag(g, "--num_workers", _whole(0), 0, help="loader processes; data sets held in memory need none")
+
+    g = parser.add_argument_group("output")
+    folders = ("--output_dir", "--model_dir")
+    g.add_argument(*folders, type=Path, default=Path("runs"), help="where run folders are made")
+    switch(g, "--overwrite", "start anew even if the run is there, finished or not")
+    seconds = "seconds between checkpoints within a round; 0: every epoch"
+    flag(g, "--checkpoint_interval", _at_least_zero, 60.0, help=seconds)
+    switch(g, "--quiet", "no progress bars")
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse `argv` and check all that can be checked without the data; exits with status 2 on an error.
+
+    Afterwards every script's namespace has the same names: `updating_ratio` (1 for full updating), `lamda`
+    (None but for dpu) and `reinitialize`.
+    """
+    args = parser.parse_args(argv)
+    try:
+        _check(args)
+    except UsageError as error:
+        parser.error(str(error))
+    return args
+
+
+def _check(args: argparse.Namespace) -> None:
+    given = vars(args)
+    if args.model != "mlp":
+        for name in ("hidden_sizes", "batch_norm"):
+            if given[name]:
+                raise UsageError(f"--{name} is for --model mlp, not {args.model}: leave it out")
+    args.hidden_sizes = (512, 512) if args.hidden_sizes is None else tuple(args.hidden_sizes)
+
+    default_ratio = DEFAULTS[args.model][3]
+    if "pruning_ratio" in given:
+        if args.mode != "pruning" and args.pruning_ratio is not None:
+            raise UsageError(f"--pruning_ratio is for --mode pruning, not {args.mode}: leave it out")
+        ratio = given.pop("pruning_ratio") or default_ratio
+        args.updating_ratio = ratio if args.mode == "pruning" else 1.0
+    args.updating_ratio = args.updating_ratio or default_ratio
+
+    if given.get("lamda") is not None and args.mode != "dpu":
+        raise UsageError(f"--lamda is for --mode dpu; {args.mode} ignores it: leave it out")
+    args.lamda = (0.5 if args.lamda is None else args.lamda) if args.mode == "dpu" else None
+    if args.mode in ("dpu", "gcpu", "lcpu"):
+        args.reinitialize = not given.pop("without_reinit")
+    else:
+        args.reinitialize = given.pop("reinit", False)
+
+    if uses_batch_norm(args.model, args.batch_norm) and args.train_batch_size < 2:
+        raise UsageError("--train_batch_size is 1: BatchNorm needs batches of 2 or more")
+    _check_folder("--dataset_dir", args.dataset_dir)
+    _check_folder("--output_dir", args.output_dir)
+
+
+def uses_batch_norm(model: str, batch_norm: bool) -> bool:
+    """Return True if the model has BatchNorm layers, which cannot train on a batch of one sample."""
+    return model != "mlp" or batch_norm
+
+
+def _check_folder(name: str, path: Path) -> None:
+    for part in (path, *path.parents):
+        if part.exists():
+            if not part.is_dir():
+                raise UsageError(f"{name} is {path}, but {part} is a file: name a folder")
+            return
+
+
+def check_sizes(
+    size_init: int | None, size_subseq: int | None, num_train: int, batch_norm: bool
+) -> tuple[int, int]:
+    """Return the sample counts of round 0 and of each further one, defaults filled in.
+
+    Raises UsageError for a size above the training set, or too small for BatchNorm.
+    """
+    default = min(1000, math.ceil(num_train / 6))
+    sizes = []
+    for name, size in (("dataset_size_init", size_init), ("dataset_size_subseq", size_subseq)):
+        size = default if size is None else size
+        if size > num_train:
+            raise UsageError(f"--{name} is {size}, but there are {num_train} training images: give at most that")
+        sizes.append(size)
+    if batch_norm and sizes[0] < 2:
+        raise UsageError("--dataset_size_init is 1: BatchNorm needs at least 2 samples")
+    return sizes[0], sizes[1]
+
+
+def _number(kind: Callable, text: str, allowed: Callable, what: str):
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not allowed(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+    return value
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    return lambda text: _number(int, text, lambda value: value >= least, f"a whole number of at least {least}")
+
+
+def _ratio(text: str) -> float:
+    return _number(float, text, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
+
+
+def _share(text: str) -> float:
+    return _number(float, text, lambda value: 0 <= value <= 1, "a number from 0 to 1")
+
+
+def _positive(text: str) -> float:
+    return _number(float, text, lambda value: 0 < value < math.inf, "a number above 0")
+
+
+def _at_least_zero(text: str) -> float:
+    return _number(float, text, lambda value: 0 <= value < math.inf, "a number of at least 0")
