@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real data: $DPU_REAL_DATA, else ../shared/datasets beside the checkout. Skips without one."""
+    """The folder of real data: $DPU_REAL_DATA, else ../shared/datasets beside the checkout; else a skip."""
     beside = Path(__file__).resolve().parents[2] / "shared" / "datasets"
     folder = Path(os.environ.get("DPU_REAL_DATA", beside))
     if not folder.is_dir():

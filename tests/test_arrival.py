@@ -71,8 +71,8 @@ def test_global_random_state_is_neither_read_nor_changed():
 
 
 def test_fingerprint_covers_order_and_sizes():
-    fingerprints = {Arrival(*sizes, seed=seed).fingerprint
-                    for sizes in ((100, 10, 10), (100, 20, 10), (100, 10, 20), (99, 10, 10)) for seed in (0, 1)}
+    all_sizes = (100, 10, 10), (100, 20, 10), (100, 10, 20), (99, 10, 10)
+    fingerprints = {Arrival(*sizes, seed=seed).fingerprint for sizes in all_sizes for seed in (0, 1)}
     assert len(fingerprints) == 8
 
 

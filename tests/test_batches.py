@@ -50,8 +50,8 @@ def test_crop_and_flip_by_hand():
 
 
 @settings(deadline=None, max_examples=40)
-@given(count=st.integers(1, 9), channels=st.integers(1, 4), height=st.integers(1, 12), width=st.integers(1, 12),
-       seed=st.integers(0, 10**6))
+@given(count=st.integers(1, 9), channels=st.integers(1, 4), height=st.integers(1, 12),
+       width=st.integers(1, 12), seed=st.integers(0, 10**6))
 def test_crop_and_flip_equals_the_plain_one(count, channels, height, width, seed):
     images = random_images(count, channels, height, width, seed)
     draws = draw_augmentation(count, torch_generator(seed, "draws"))

@@ -1,7 +1,6 @@
 """From the values of the command line to a finished run folder."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import platform
@@ -17,6 +16,11 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
 from tqdm import tqdm
 
 from data.arrival import Arrival
@@ -278,7 +282,8 @@ def _claimed(folder: RunFolder, overwrite: bool) -> Iterator[None]:
         raise UsageError(f"--output_dir: {folder.path} cannot be written ({error.strerror}): name another") from error
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise UsageError(f"--output_dir: another process runs this in {folder.path}: wait for it") from error
         if overwrite:

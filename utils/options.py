@@ -25,70 +25,93 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}{hint}\n")
 
 
+class _HelpFormatter(argparse.HelpFormatter):
+    """Shows a default behind each help text that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        plain = action.default in (None, False, argparse.SUPPRESS)
+        return action.help if plain else f"{action.help} (default: %(default)s)"
+
+
 def build_parser(prog: str, description: str, modes: Sequence[str]) -> argparse.ArgumentParser:
     """Return the parser of one script; `modes` are its methods, the first one the default."""
     parser = Parser(
         prog=prog,
         description=description,
         allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        usage="%(prog)s [flags]",
+        formatter_class=lambda prog: _HelpFormatter(prog, max_help_position=28, width=110),
     )
 
     def flag(group, name, kind=None, default=None, **more):
-        group.add_argument(name, type=kind, default=default, **more)
+        what = {int: "N", Path: "PATH"}.get(kind, "X") if "choices" not in more else None
+        group.add_argument(name, type=kind, default=default, **{"metavar": what, **more})
 
     def switch(group, name, text):
         group.add_argument(name, action="store_true", default=False, help=text)
 
     g = parser.add_argument_group("data")
     sources = f"{', '.join(DATASETS)}, or the path of a .npz file or an image folder"
-    flag(g, "--dataset", default="mnist", help=sources)
-    flag(g, "--dataset_dir", Path, Path("data/downloads"), help="where the files of named data sets lie")
-    flag(g, "--dataset_size_init", _whole(1), help="samples in round 0 (1000, or a sixth of a small training set)")
-    flag(g, "--dataset_size_subseq", _whole(1), help="samples that arrive each further round (likewise)")
-    flag(g, "--max_rounds", _whole(1), help="stop after this many rounds (all samples)")
-    flag(g, "--val_dataset_size", _whole(1), help="test images held out for validation (3000, or 30%% of a small set)")
-    flag(g, "--augment", default="auto", choices=("auto", "on", "off"), help="random crops and flips; auto: CIFAR only")
+    flag(g, "--dataset", default="mnist", metavar="NAME", help=sources)
+    flag(g, "--dataset_dir", Path, Path("data/downloads"), help="folder of the named data sets' files")
+    size = "(default: 1000, or a sixth of a small training set)"
+    flag(g, "--dataset_size_init", _whole(1), metavar="N", help=f"samples in round 0 {size}")
+    flag(g, "--dataset_size_subseq", _whole(1), metavar="N", help=f"samples that each further round adds {size}")
+    flag(g, "--max_rounds", _whole(1), metavar="N", help="stop after N rounds (default: when all samples are there)")
+    size = "(default: 3000, or 30%% of a small test set)"
+    flag(g, "--val_dataset_size", _whole(1), metavar="N", help=f"test images held out for validation {size}")
+    augment = "random crops and flips; auto: for CIFAR"
+    flag(g, "--augment", default="auto", choices=("auto", "on", "off"), help=augment)
 
     g = parser.add_argument_group("model")
     flag(g, "--model", default="mlp", choices=MODELS, help="network")
-    flag(g, "--hidden_sizes", _whole(1), nargs="*", help="mlp: units of the hidden layers (512 512)")
+    hidden = "mlp: units of each hidden layer (default: 512 512)"
+    flag(g, "--hidden_sizes", _whole(1), nargs="*", metavar="N", help=hidden)
     switch(g, "--batch_norm", "mlp: BatchNorm before each ReLU")
 
     g = parser.add_argument_group("method")
     flag(g, "--mode", default=modes[0], choices=modes, help="updating method")
-    by_model = ", ".join(f"{name} {row[3]}" for name, row in DEFAULTS.items())
+    by_model = "(default: " + ", ".join(f"{name} {row[3]}" for name, row in DEFAULTS.items()) + ")"
     if "pruning" in modes:
-        flag(g, "--pruning_ratio", _ratio, help=f"pruning: share of the weights that stay and are sent ({by_model})")
+        ratio = f"pruning: share of the weights that stay and are sent {by_model}"
+        flag(g, "--pruning_ratio", _ratio, metavar="K", help=ratio)
     else:
-        flag(g, "--updating_ratio", _ratio, help=f"k, the share of the weights updated in a round ({by_model})")
+        ratio = f"share of the weights that a round updates {by_model}"
+        flag(g, "--updating_ratio", _ratio, metavar="K", help=ratio)
     if "dpu" in modes:
-        flag(g, "--lamda", _share, help="dpu: weight of the global contribution, 0 to 1 (0.5)")
+        lamda = "dpu: weight of the global contribution, 0 to 1 (default: 0.5)"
+        flag(g, "--lamda", _share, help=lamda)
         switch(g, "--without_reinit", "never start again from the initial weights")
     if "rpu" in modes:
         switch(g, "--reinit", "start again from the initial weights when the samples have doubled")
 
     g = parser.add_argument_group("training")
-    flag(g, "--num_epochs", _whole(1), help="epochs of each step of a round (from the paper, by model and mode)")
-    flag(g, "--lr", _positive, help="initial learning rate (from the paper, by model)")
-    flag(g, "--train_batch_size", _whole(1), 128, help="samples per training step")
-    flag(g, "--val_batch_size", _whole(1), 500, help="samples per validation batch")
-    flag(g, "--test_batch_size", _whole(1), 500, help="samples per test batch")
-    flag(g, "--seed", _whole(0), 0, help="seed of all randomness")
+    one, two = ("/".join(str(row[i]) for row in DEFAULTS.values()) for i in (2, 1))
+    epochs = {("rpu",): one, ("dpu", "gcpu", "lcpu"): two}.get(tuple(modes), f"{one}, pruning {two}")
+    epochs = f"epochs of each step of a round (default: {epochs} for {'/'.join(DEFAULTS)})"
+    flag(g, "--num_epochs", _whole(1), metavar="N", help=epochs)
+    lrs = "/".join(str(row[0]["lr"]) for row in DEFAULTS.values())
+    flag(g, "--lr", _positive, help=f"initial learning rate (default: {lrs})")
+    flag(g, "--train_batch_size", _whole(1), 128, metavar="N", help="samples in a training step")
+    flag(g, "--val_batch_size", _whole(1), 500, metavar="N", help="samples in a validation batch")
+    flag(g, "--test_batch_size", _whole(1), 500, metavar="N", help="samples in a test batch")
+    flag(g, "--seed", _whole(0), 0, metavar="N", help="seed of all randomness")
 
     g = parser.add_argument_group("machine")
-    flag(g, "--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    precisions = ("fp32", "tf32", "bf16")
-    flag(g, "--precision", default="fp32", choices=precisions, help="tf32: CUDA only; bf16: autocast")
-    flag(g, "--threads", _whole(1), help="CPU threads (PyTorch's choice)")
-    flag(g, "--num_workers", _whole(0), 0, help="loader processes; data sets held in memory need none")
+    flag(g, "--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps")
+    precision = "tf32 needs CUDA; bf16 is bfloat16 autocast"
+    flag(g, "--precision", default="fp32", choices=("fp32", "tf32", "bf16"), help=precision)
+    flag(g, "--threads", _whole(1), metavar="N", help="CPU threads (default: PyTorch's choice)")
+    workers = "loader processes; data sets held in memory need none"
+    flag(g, "--num_workers", _whole(0), 0, metavar="N", help=workers)
 
     g = parser.add_argument_group("output")
     folders = ("--output_dir", "--model_dir")
-    g.add_argument(*folders, type=Path, default=Path("runs"), help="where run folders are made")
+    where = "folder in which run folders are made"
+    g.add_argument(*folders, type=Path, default=Path("runs"), metavar="PATH", help=where)
     switch(g, "--overwrite", "start anew even if the run is there, finished or not")
-    seconds = "seconds between checkpoints within a round; 0: every epoch"
-    flag(g, "--checkpoint_interval", _at_least_zero, 60.0, help=seconds)
+    interval = "seconds between checkpoints within a round; 0: one every epoch"
+    flag(g, "--checkpoint_interval", _at_least_zero, 60.0, metavar="S", help=interval)
     switch(g, "--quiet", "no progress bars")
     return parser
 
