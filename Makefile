@@ -11,6 +11,9 @@ demo: .venv/.installed
 	$(BIN)/python multiround_rpu.py --mode rpu --updating_ratio 0.05 $(DEMO_FLAGS)
 	$(BIN)/python multiround_fu.py --mode same_init $(DEMO_FLAGS)
 
+# Real MNIST and CIFAR-10 for the tests, where they are; without them those tests are skipped.
+export DPU_REAL_DATA ?= $(wildcard ../shared/datasets)
+
 test: .venv/.installed-dev
 	$(BIN)/python -m pytest
 

@@ -21,12 +21,15 @@ class Batches:
     labels       int64 (N,)
     mean, std    (C,), in units of [0, 1]
     batch_size   samples a batch; the last, smaller batch is kept
+    smallest_batch  in `epoch`, a last batch below this size joins the one before it: 2 where a network has
+                 BatchNorm, which cannot train on a single sample
     augment      zero-pad, random crop and random horizontal flip, per sample, in `epoch`
     Raises ValueError for a wrong dtype or shape and for a batch size below 1.
     """
 
     def __init__(self, images: torch.Tensor, labels: torch.Tensor, mean: torch.Tensor, std: torch.Tensor,
-                 batch_size: int, augment: bool = False, device: torch.device | str = "cpu") -> None:
+                 batch_size: int, augment: bool = False, device: torch.device | str = "cpu",
+                 smallest_batch: int = 1) -> None:
         if images.dtype != torch.uint8 or images.dim() != 4:
             raise ValueError(f"images are {images.dtype} {tuple(images.shape)}: must be uint8 (N,C,H,W)")
         if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
@@ -39,17 +42,24 @@ class Batches:
         self.labels = labels.to(self.device)
         self.batch_size = batch_size
         self.augment = augment
+        self.smallest_batch = smallest_batch
         # (x / 255 - mean) / std == x * scale + shift
         mean, std = mean.double().view(-1, 1, 1), std.double().view(-1, 1, 1)
         self._scale = (1 / (255 * std)).to(self.device, torch.float32)
         self._shift = (-mean / std).to(self.device, torch.float32)
 
     def __len__(self) -> int:
-        return self.num_batches(len(self.labels))
+        return len(self.labels)
 
     def num_batches(self, num_samples: int) -> int:
-        """Return the number of batches that `num_samples` samples make."""
-        return -(-num_samples // self.batch_size)
+        """Return the number of batches that an epoch of `num_samples` samples has."""
+        return len(self._batch_starts(num_samples, self.smallest_batch))
+
+    def _batch_starts(self, num_samples: int, smallest: int) -> list[int]:
+        starts = list(range(0, num_samples, self.batch_size))
+        if len(starts) > 1 and num_samples - starts[-1] < smallest:
+            starts.pop()
+        return starts
 
     def epoch(self, indices: torch.Tensor, generator: torch.Generator) -> Iterator[Batch]:
         """Iterate over the samples `indices` (int64, CPU) in random order, augmented if this object augments.
@@ -59,7 +69,7 @@ class Batches:
         """
         order = indices[torch.randperm(len(indices), generator=generator)].to(self.device)
         draws = draw_augmentation(len(indices), generator).to(self.device) if self.augment else None
-        return self._iterate(order, draws)
+        return self._iterate(order, draws, self.smallest_batch)
 
     def in_order(self, indices: torch.Tensor | None = None) -> Iterator[Batch]:
         """Iterate over the samples `indices`, or all, in this order and without augmentation: for evaluation.
@@ -67,16 +77,17 @@ class Batches:
         Yields x and y as `epoch`.
         """
         if indices is not None:
-            return self._iterate(indices.to(self.device), None)
+            return self._iterate(indices.to(self.device), None, 1)
         parts = zip(self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True)
         return ((self._normalised(images), labels) for images, labels in parts)
 
-    def _iterate(self, order: torch.Tensor, draws: torch.Tensor | None) -> Iterator[Batch]:
-        for start in range(0, len(order), self.batch_size):
-            chosen = order[start : start + self.batch_size]
+    def _iterate(self, order: torch.Tensor, draws: torch.Tensor | None, smallest: int) -> Iterator[Batch]:
+        starts = self._batch_starts(len(order), smallest)
+        for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
+            chosen = order[start:end]
             images = self.images.index_select(0, chosen)
             if draws is not None:
-                images = crop_and_flip(images, *draws[:, start : start + self.batch_size])
+                images = crop_and_flip(images, *draws[:, start:end])
             yield self._normalised(images), self.labels.index_select(0, chosen)
 
     def _normalised(self, images: torch.Tensor) -> torch.Tensor:

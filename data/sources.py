@@ -10,7 +10,7 @@ import os
 import socket
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +51,18 @@ def _answering(what: str, way_out: str) -> Iterator[None]:
         raise DatasetError(f"{what} ({reason}); {way_out}") from error
 
 
+@contextmanager
+def _without_empty_folders(folder: Path) -> Iterator[None]:
+    """Remove `folder` and those above it afterwards if they were not there before and are still empty."""
+    made = [part for part in (folder, *folder.parents) if not os.path.exists(part)]
+    try:
+        yield
+    finally:
+        for part in made:
+            with suppress(OSError):  # not empty, or never made
+                part.rmdir()
+
+
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Return the arrays of an .npz file in MedMNIST's layout; other arrays in it are not read.
 
@@ -87,7 +99,7 @@ def read_published(name: str, root: Path) -> dict[str, np.ndarray]:
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:
-        with _answering(f"{name}: cannot be read or downloaded", way_out):
+        with _without_empty_folders(folder), _answering(f"{name}: cannot be read or downloaded", way_out):
             train, test = (reader(str(root), train=split, download=True) for split in (True, False))
     finally:
         socket.setdefaulttimeout(timeout)

@@ -76,4 +76,4 @@ def read_checkpoint(path: Path, device: torch.device | str) -> dict[str, Any]:
     try:
         return torch.load(io.BytesIO(data), map_location=device, weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise CheckpointError(f"checkpoint {path} does not load: {error}") from error
+        raise CheckpointError(f"checkpoint {path} does not load: {str(error).splitlines()[0]}") from error

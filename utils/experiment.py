@@ -94,6 +94,7 @@ def run_experiment(settings: dict[str, Any], command: list[str]) -> RunResult:
                 dataset.train_labels,
                 batch_size=settings["train_batch_size"],
                 augment=augment,
+                smallest_batch=2 if batch_norm else 1,
             )
             validation = batches(split.val_images, split.val_labels, batch_size=settings["val_batch_size"])
             test = batches(split.test_images, split.test_labels, batch_size=settings["test_batch_size"])

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -22,6 +23,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         hint = f"; {self.prog} -h lists what it takes" if message.startswith("unrecognized") else ""
+        message = " ".join(message.splitlines())  # what it quotes, a file's name for one, can have line breaks
         self.exit(2, f"{self.prog}: error: {message}{hint}\n")
 
 
@@ -91,19 +93,19 @@ def build_parser(prog: str, description: str, modes: Sequence[str]) -> argparse.
     epochs = f"epochs of each step of a round (default: {epochs} for {'/'.join(DEFAULTS)})"
     flag(g, "--num_epochs", _whole(1), metavar="N", help=epochs)
     lrs = "/".join(str(row[0]["lr"]) for row in DEFAULTS.values())
-    flag(g, "--lr", _positive, help=f"initial learning rate (default: {lrs})")
+    flag(g, "--lr", _learning_rate, help=f"initial learning rate (default: {lrs})")
     flag(g, "--train_batch_size", _whole(1), 128, metavar="N", help="samples in a training step")
     flag(g, "--val_batch_size", _whole(1), 500, metavar="N", help="samples in a validation batch")
     flag(g, "--test_batch_size", _whole(1), 500, metavar="N", help="samples in a test batch")
-    flag(g, "--seed", _whole(0), 0, metavar="N", help="seed of all randomness")
+    flag(g, "--seed", _whole(0, 2**63 - 1), 0, metavar="N", help="seed of all randomness")
 
     g = parser.add_argument_group("machine")
     flag(g, "--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps")
     precision = "tf32 needs CUDA; bf16 is bfloat16 autocast"
     flag(g, "--precision", default="fp32", choices=("fp32", "tf32", "bf16"), help=precision)
-    flag(g, "--threads", _whole(1), metavar="N", help="CPU threads (default: PyTorch's choice)")
+    flag(g, "--threads", _whole(1, 1024), metavar="N", help="CPU threads (default: PyTorch's choice)")
     workers = "loader processes; data sets held in memory need none"
-    flag(g, "--num_workers", _whole(0), 0, metavar="N", help=workers)
+    flag(g, "--num_workers", _whole(0, 1024), 0, metavar="N", help=workers)
 
     g = parser.add_argument_group("output")
     folders = ("--output_dir", "--model_dir")
@@ -134,7 +136,7 @@ def _check(args: argparse.Namespace) -> None:
     given = vars(args)
     if args.model != "mlp":
         for name in ("hidden_sizes", "batch_norm"):
-            if given[name]:
+            if given[name] not in (None, False):
                 raise UsageError(f"--{name} is for --model mlp, not {args.model}: leave it out")
     args.hidden_sizes = (512, 512) if args.hidden_sizes is None else tuple(args.hidden_sizes)
 
@@ -167,8 +169,8 @@ def uses_batch_norm(model: str, batch_norm: bool) -> bool:
 
 def _check_folder(name: str, path: Path) -> None:
     for part in (path, *path.parents):
-        if part.exists():
-            if not part.is_dir():
+        if os.path.exists(part):  # unlike Path.exists, False for what may not be looked at
+            if not os.path.isdir(part):
                 raise UsageError(f"{name} is {path}, but {part} is a file: name a folder")
             return
 
@@ -180,7 +182,7 @@ def check_sizes(
 
     Raises UsageError for a size above the training set, or too small for BatchNorm.
     """
-    default = min(1000, math.ceil(num_train / 6))
+    default = min(1000, max(math.ceil(num_train / 6), 2 if batch_norm else 1), num_train)
     sizes = []
     for name, size in (("dataset_size_init", size_init), ("dataset_size_subseq", size_subseq)):
         size = default if size is None else size
@@ -202,8 +204,9 @@ def _number(kind: Callable, text: str, allowed: Callable, what: str):
     return value
 
 
-def _whole(least: int) -> Callable[[str], int]:
-    return lambda text: _number(int, text, lambda value: value >= least, f"a whole number of at least {least}")
+def _whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
+    what = f"a whole number from {least} to {most}"
+    return lambda text: _number(int, text, lambda value: least <= value <= most, what)
 
 
 def _ratio(text: str) -> float:
@@ -214,8 +217,8 @@ def _share(text: str) -> float:
     return _number(float, text, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 
-def _positive(text: str) -> float:
-    return _number(float, text, lambda value: 0 < value < math.inf, "a number above 0")
+def _learning_rate(text: str) -> float:
+    return _number(float, text, lambda value: 0 < value <= 1e6, "a number above 0 and at most 1000000")
 
 
 def _at_least_zero(text: str) -> float:

@@ -70,7 +70,7 @@ class Trainer:
         with torch.inference_mode(), self._precision():
             for images, labels in batches.in_order():
                 correct += (model(images).argmax(dim=1) == labels).sum()
-        return correct.item() / batches.labels.numel()
+        return correct.item() / len(batches)
 
     def _precision(self):
         return torch.autocast(self.device.type, torch.bfloat16) if self.bfloat16 else nullcontext()
