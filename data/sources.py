@@ -6,11 +6,13 @@ Readers answer for files that cannot be read; `data.datasets` checks what was re
 """
 
 import importlib.util
+import io
 import os
 import socket
+import sys
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
 from pathlib import Path
 
 import numpy as np
@@ -96,10 +98,12 @@ def read_published(name: str, root: Path) -> dict[str, np.ndarray]:
     reader = {"mnist": published.MNIST, "cifar10": published.CIFAR10, "cifar100": published.CIFAR100}[name]
     folder = root / ("MNIST/raw" if name == "mnist" else reader.base_folder)
     way_out = f"put {name}.npz in {root} or the published files in {folder}, in place of damaged ones"
+    no_bars = nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO())  # of the downloads
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:
-        with _without_empty_folders(folder), _answering(f"{name}: cannot be read or downloaded", way_out):
+        answering = _answering(f"{name}: cannot be read or downloaded", way_out)
+        with _without_empty_folders(folder), no_bars, answering:
             train, test = (reader(str(root), train=split, download=True) for split in (True, False))
     finally:
         socket.setdefaulttimeout(timeout)

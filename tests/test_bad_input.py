@@ -56,7 +56,7 @@ def refusal(tmp_path, monkeypatch, capfd, machine_settings):
     """Runs a script in the folder `tmp_path` on flags that it must refuse, and returns the line that it prints."""
     monkeypatch.chdir(tmp_path)
 
-    def run(script, flags):
+    def run(script, flags, leaves=()):
         before = files_in(tmp_path)
         with monkeypatch.context() as patch:
             patch.setattr("utils.experiment.run_rounds", lambda *_: pytest.fail("the work has begun"))
@@ -64,7 +64,7 @@ def refusal(tmp_path, monkeypatch, capfd, machine_settings):
                 SCRIPTS[script].main(shlex.split(f"{SMALL} {flags}"))
         out, err = capfd.readouterr()
         assert_refused(script, stop.value.code, out, err)
-        assert files_in(tmp_path) == before
+        assert {path: content for path, content in files_in(tmp_path).items() if path not in leaves} == before
         return err
 
     return run
@@ -121,6 +121,7 @@ FLAGS = [
     # the model
     ("dpu", "--hidden_sizes 0", "--hidden_sizes: '0' is not a whole number from 1 to"),
     ("dpu", "--hidden_sizes 64 -1", "--hidden_sizes: '-1' is not a whole number from 1 to"),
+    ("dpu", f"--hidden_sizes {2**20 + 1}", "--hidden_sizes: '1048577' is not a whole number from 1 to 1048576"),
     ("dpu", "--model vgg --hidden_sizes 64", "--hidden_sizes is for --model mlp, not vgg: leave it out"),
     ("dpu", "--model vgg --hidden_sizes", "--hidden_sizes is for --model mlp, not vgg: leave it out"),
     ("fu", "--model resnet56 --batch_norm", "--batch_norm is for --model mlp, not resnet56: leave it out"),
@@ -174,6 +175,15 @@ def test_flags(refusal, script, flags, needed):
 @pytest.mark.parametrize("name", ["cuda", "cuda:0"])
 def test_no_cuda(refusal, name):
     assert f"--device is '{name}', which this machine does not have: use auto, cpu" in refusal("dpu", f"--device {name}")
+
+
+def test_network_too_large_for_the_memory(refusal, monkeypatch):
+    def build_model(*_, **__):  # made up: on some machines asking for too much memory ends the process
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory\nframe #0")
+
+    monkeypatch.setattr("utils.experiment.build_model", build_model)
+    line = refusal("dpu", "--hidden_sizes 1000000 1000000")
+    assert "--model: mlp is too large for this machine ([enforce fail] DefaultCPUAllocator" in line
 
 
 def test_fewer_cuda_devices_than_asked_for(refusal, monkeypatch):
@@ -279,6 +289,17 @@ def test_no_network_for_a_download(refusal, tmp_path, monkeypatch, name, there):
     assert f"put {name}.npz in data/sets or the published files in data/sets/" in line
 
 
+def test_network_that_answers_with_something_else(refusal, monkeypatch):
+    """As a hotel's log-in page does: no progress bar is left before the one line."""
+
+    class Page(io.BytesIO):
+        url = length = None
+
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: Page(b"<html></html>"))
+    line = refusal("dpu", "--dataset cifar10 --dataset_dir data", leaves=["data", "data/cifar-10-python.tar.gz"])
+    assert "cifar10: cannot be read or downloaded (" in line
+
+
 # Folders.
 
 
@@ -363,6 +384,14 @@ def test_damaged_results(refusal, run_folder, file, content):
     assert f"runs/{run_folder.name}/{file} cannot be read" in line and "start anew with --overwrite" in line
 
 
+def test_file_name_that_is_a_broken_formula(tmp_path, monkeypatch, machine_settings, capfd):
+    """Good input, but it used to end in a traceback when all the work was done."""
+    monkeypatch.chdir(tmp_path)
+    write_npz(tmp_path, "a$b_{$.npz")
+    result = multiround_dpu.main([*shlex.split(f"{SMALL} {RUN}"), "--dataset", "a$b_{$.npz"])
+    assert (result.folder / "accuracy.png").stat().st_size > 0
+
+
 @pytest.mark.parametrize("flags", ["--dataset_size_init 5000", "--updating_ratio 0", "--device cuda:99"])
 def test_overwrite_deletes_nothing_if_another_flag_is_wrong(refusal, run_folder, flags):
     refusal("dpu", f"{RUN} --overwrite {flags}")
@@ -380,7 +409,7 @@ NUMBERS = {
     "train_batch_size": WHOLE,
     "val_batch_size": WHOLE,
     "test_batch_size": WHOLE,
-    "hidden_sizes": WHOLE,
+    "hidden_sizes": (int, 1, 2**20),
     "seed": (int, 0, 2**63 - 1),
     "threads": (int, 1, 1024),
     "num_workers": (int, 0, 1024),

@@ -7,9 +7,10 @@ import torch
 
 from data.arrival import Arrival
 from utils.methods import METHODS
+from utils.progress import Bars
 from utils.recipes import recipe_for
 from utils.results import COLUMNS
-from utils.rounds import Plan, deploy, network_sha256, pack, run_rounds, unpack
+from utils.rounds import Deployment, Plan, network_sha256, pack, run_rounds, unpack
 
 INITIAL = torch.zeros(8)
 
@@ -21,7 +22,7 @@ class FakeTrainer:
         self.vector = torch.zeros(8)
         self.flat = SimpleNamespace(vector=self.vector, num_weights=6, load=self.vector.copy_)
 
-    def accuracy(self, batches):
+    def accuracy(self, batches, on_batch):
         return round(self.vector[0].item()) / 100
 
 
@@ -58,8 +59,8 @@ def run(mode, script, reinitialize=False, sizes=(1000, 1000), monkeypatch=None, 
         initial=INITIAL,
         fresh=lambda number: torch.full((8,), -1.0 - number),
     )
-    bars = SimpleNamespace(round_done=lambda line, acc: None)
-    edge = deploy(plan, trainer, None, None)
+    bars = Bars(len(script), 0, shown=False)
+    edge = Deployment(INITIAL, INITIAL)
     edge = run_rounds(plan, trainer, None, None, edge, bars, lambda edge, training: None)
     return edge.rows, starts, edge
 
@@ -106,7 +107,7 @@ def test_reinitialization_that_finds_nothing_leaves_the_line_and_tries_again(mon
 @pytest.mark.parametrize("mode", ["same_init", "diff_init", "pruning"])
 def test_network_that_stands_alone_is_sent_only_if_no_worse(mode, monkeypatch):
     rows, starts, _ = run(mode, [(0.5, True), (0.4, True), (0.5, True), (0.6, True)], monkeypatch=monkeypatch)
-    assert starts == ([-1, -2, -3, -4] if mode == "diff_init" else [0, 0, 0, 0])
+    assert starts == ([0, -2, -3, -4] if mode == "diff_init" else [0, 0, 0, 0])
     assert column(rows, "sent") == [1, 0, 1, 1]
     assert column(rows, "val_acc") == [0.5, 0.4, 0.5, 0.6]
     assert column(rows, "test_acc") == [0.1, 0.2, 0.3, 0.4]

@@ -165,7 +165,10 @@ def test_script_as_a_process(script, tmp_path):
     assert process.returncode == 0, err
     assert err == "", "no progress bar where stderr is no terminal"
     lines = out.splitlines()
-    assert lines[0].startswith("round 0/1") and lines[1].startswith("round 1/1")
+    assert lines[0] == "digits: 1,198 training, 179 validation and 420 test images of 1x8x8, 10 classes"
+    assert lines[1] == "mlp: 1,776 weights, 34 others"
+    assert lines[3].startswith("run folder: ")
+    assert lines[4].startswith("round 0/1") and lines[5].startswith("round 1/1")
     assert any(line.split()[:3] == ["round", "samples", "reinit"] for line in lines)
     assert os.listdir(tmp_path) == ["out"]
 

@@ -25,7 +25,14 @@ from tqdm import tqdm
 
 from data.arrival import Arrival
 from data.batches import Batches
-from data.datasets import Dataset, DatasetError, default_validation_size, load_dataset, split_validation
+from data.datasets import (
+    Dataset,
+    DatasetError,
+    EvaluationSplit,
+    default_validation_size,
+    load_dataset,
+    split_validation,
+)
 from data.seeding import derive_seed
 from models import build_model
 from utils.checkpoint import CheckpointError, Checkpoints
@@ -38,7 +45,7 @@ from utils.progress import Bars
 from utils.recipes import recipe_for
 from utils.results import LOCK, RunFolder, RunResult, describe_run, summarize
 from utils.round_training import RoundTraining
-from utils.rounds import Deployment, Plan, deploy, network_sha256, pack, run_rounds, unpack
+from utils.rounds import Deployment, Plan, network_sha256, pack, run_rounds, unpack
 from utils.training import Trainer
 
 # Settings that say where files lie or what is shown; the same run with others has the same folder.
@@ -54,7 +61,8 @@ def run_script(args: Namespace, command: list[str], fail: Callable[[str], NoRetu
         except (UsageError, DatasetError, CheckpointError) as error:
             fail(str(error))
         except KeyboardInterrupt:
-            sys.exit("\ninterrupted: the same command goes on from the last checkpoint")
+            print("\ninterrupted: the same command goes on from the last checkpoint", file=sys.stderr)
+            sys.exit(130)
 
 
 def run_experiment(settings: dict[str, Any], command: list[str]) -> RunResult:
@@ -85,6 +93,7 @@ def run_experiment(settings: dict[str, Any], command: list[str]) -> RunResult:
     folder = RunFolder(settings["output_dir"] / _folder_name(settings, dataset.name, fingerprints))
     config = _config(settings, command, fingerprints, device, flat, plan)
     with _claimed(folder, settings["overwrite"]):
+        print(_headline(dataset, split, settings, flat, plan, config["device"], folder), flush=True)
         if not folder.finished:
             augment = dataset.name in ("cifar10", "cifar100")
             augment = {"auto": augment, "on": True, "off": False}[settings["augment"]]
@@ -100,10 +109,10 @@ def run_experiment(settings: dict[str, Any], command: list[str]) -> RunResult:
             test = batches(split.test_images, split.test_labels, batch_size=settings["test_batch_size"])
             trainer = Trainer(flat, train, settings["seed"], settings["precision"] == "bf16")
             _run(folder, config, settings, plan, trainer, validation, test)
-        elif not settings["quiet"]:
-            print("this run is finished; --overwrite starts it anew\n")
+        else:
+            print("this run is finished; --overwrite starts it anew")
         result = folder.read()
-    print(describe_run(result))
+    print(f"\n{describe_run(result)}")
     return result
 
 
@@ -121,7 +130,7 @@ def _run(
     saved = checkpoints.load(trainer.device)
     if saved is None:
         folder.write_config(config)
-        edge, interrupted = deploy(plan, trainer, validation, test), None
+        edge, interrupted = Deployment(plan.initial, plan.initial), None
     else:
         edge, interrupted = unpack(saved)
         where = f"round {edge.next_round}" + (f", epoch {interrupted['epoch']}" if interrupted else "")
@@ -260,6 +269,31 @@ def _config(
         "git_commit": _git_commit(),
         "command": command,
     }
+
+
+def _headline(
+    dataset: Dataset,
+    split: EvaluationSplit,
+    settings: dict[str, Any],
+    flat: FlatParameters,
+    plan: Plan,
+    device: str,
+    folder: RunFolder,
+) -> str:
+    """Return what is printed before the first round."""
+    shape = "x".join(map(str, dataset.input_shape))
+    counts = [len(labels) for labels in (dataset.train_labels, split.val_labels, split.test_labels)]
+    train, val, test = (f"{count:,}" for count in counts)
+    rounds = f"{plan.num_rounds} round{'s' if plan.num_rounds > 1 else ''}"
+    return "\n".join(
+        [
+            f"{dataset.name}: {train} training, {val} validation and {test} test images of {shape}, "
+            f"{dataset.num_classes} classes",
+            f"{settings['model']}: {flat.num_weights:,} weights, {flat.num_rest + flat.num_buffers:,} others",
+            f"{settings['mode']}: {rounds}, k = {plan.updating_ratio:g}, seed {settings['seed']}, on {device}",
+            f"run folder: {folder.path}",
+        ]
+    )
 
 
 def _git_commit() -> str | None:

@@ -68,7 +68,7 @@ def build_parser(prog: str, description: str, modes: Sequence[str]) -> argparse.
     g = parser.add_argument_group("model")
     flag(g, "--model", default="mlp", choices=MODELS, help="network")
     hidden = "mlp: units of each hidden layer (default: 512 512)"
-    flag(g, "--hidden_sizes", _whole(1), nargs="*", metavar="N", help=hidden)
+    flag(g, "--hidden_sizes", _whole(1, 2**20), nargs="*", metavar="N", help=hidden)
     switch(g, "--batch_norm", "mlp: BatchNorm before each ReLU")
 
     g = parser.add_argument_group("method")

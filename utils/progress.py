@@ -1,6 +1,9 @@
 """Progress bars on stderr, and lines on stdout that do not break them."""
 
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from tqdm import tqdm
 
@@ -12,6 +15,7 @@ class Bars:
 
     def __init__(self, num_rounds: int, first_round: int, shown: bool):
         self.hidden = not shown
+        self._refreshed = 0.0
         self._rounds = tqdm(
             total=num_rounds,
             initial=first_round,
@@ -25,6 +29,18 @@ class Bars:
     def step(self, number: int, step: int, num_epochs: int, first_epoch: int, num_batches: int) -> "StepBar":
         """Return the bar of one step of round `number`; use it in a `with`."""
         return StepBar(f"round {number} {_STEP_NAMES[step]}", num_epochs, first_epoch, num_batches, self.hidden)
+
+    @contextmanager
+    def busy(self, activity: str) -> Iterator[Callable[[], None]]:
+        """Show an activity other than training; gives a function to call now and then while it lasts."""
+        yield lambda: self._say(f"rounds, {activity}")
+        self._say("rounds")
+
+    def _say(self, text: str) -> None:
+        self._rounds.set_description_str(text, refresh=False)
+        if time.monotonic() - self._refreshed > 0.2:
+            self._rounds.refresh()
+            self._refreshed = time.monotonic()
 
     def round_done(self, line: str, test_acc: float) -> None:
         """Print the round's line on stdout and advance."""

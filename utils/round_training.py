@@ -97,7 +97,8 @@ class RoundTraining:
 
     def validate(self) -> float:
         """Return the network's validation accuracy, 0 to 1."""
-        return self.trainer.accuracy(self.validation)
+        with self.bars.busy("validating") as tick:
+            return self.trainer.accuracy(self.validation, tick)
 
     def offer(self, val_acc: float, at_least: bool = False) -> None:
         """Make the network the best candidate if it is strictly better, or `at_least` as good."""

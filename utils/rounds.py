@@ -44,18 +44,11 @@ class Deployment:
 
     line: Tensor
     served: Tensor
-    line_acc: tuple[float, float]  # validation, test
-    served_acc: tuple[float, float]
+    line_acc: tuple[float, float | None] = (0.0, None)  # validation, test; None: not evaluated yet
+    served_acc: tuple[float, float | None] = (0.0, None)
     next_round: int = 0
     num_samples_at_last_init: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
-
-
-def deploy(plan: Plan, trainer: Trainer, validation: Batches, test: Batches) -> Deployment:
-    """Return the deployment before round 0: the edge holds the initial network."""
-    trainer.flat.load(plan.initial)
-    acc = (trainer.accuracy(validation), trainer.accuracy(test))
-    return Deployment(plan.initial, plan.initial, acc, acc)
 
 
 def run_rounds(
@@ -97,13 +90,15 @@ def run_rounds(
         )
         interrupted = None
         plan.update(training)
+        if number == 0:  # the edge still holds the initial network
+            edge.line_acc = edge.served_acc = (training.start_val_acc, None)
 
         # What is sent, and what the edge serves from now on.
-        trainer.flat.load(training.best)
-        acc = (training.best_val_acc, trainer.accuracy(test))
-        sent = send(plan, edge, training, acc)
+        sent = send(plan, edge, training)
         if number == 0 or (reinitialize and sent):
             edge.num_samples_at_last_init = len(samples)
+        with bars.busy("testing") as tick:
+            evaluate_new(edge, trainer, test, tick)
 
         # The books.
         edge.rows.append(round_row(plan, edge, training, len(samples), reinitialize, sent))
@@ -115,31 +110,38 @@ def run_rounds(
 
 def start_point(plan: Plan, edge: Deployment, number: int, reinitialize: bool) -> Tensor:
     """Return the network that round `number` starts from (DESIGN.md section 2, step 1)."""
-    if plan.method.start == "fresh":
-        return plan.fresh(number)
-    if plan.method.start == "initial" or number == 0 or reinitialize:
+    if number == 0 or reinitialize or plan.method.start == "initial":
         return plan.initial
-    return edge.line
+    return plan.fresh(number) if plan.method.start == "fresh" else edge.line
 
 
-def send(plan: Plan, edge: Deployment, training: RoundTraining, acc: tuple[float, float]) -> bool:
+def send(plan: Plan, edge: Deployment, training: RoundTraining) -> bool:
     """Bring the round's candidate to the edge if it is worth its bytes, and return whether it was.
 
     Nothing is sent if training did not improve on the start point. An update that builds on the line always
     goes out, and is served as soon as it is no worse on validation than what is served; one that stands
     alone goes out only then.
     """
+    candidate, acc = training.best, (training.best_val_acc, None)
     no_worse = acc[0] >= edge.served_acc[0]
-    if plan.method.restarts:
-        edge.line, edge.line_acc = training.best, acc
-        sent = training.improved and no_worse
-    else:
-        sent = training.improved
-        if sent:
-            edge.line, edge.line_acc = training.best, acc
+    sent = training.improved and (no_worse or not plan.method.restarts)
+    if sent or plan.method.restarts:
+        edge.line, edge.line_acc = candidate, acc
     if sent and no_worse:
-        edge.served, edge.served_acc = training.best, acc
+        edge.served, edge.served_acc = candidate, acc
     return sent
+
+
+def evaluate_new(edge: Deployment, trainer: Trainer, test: Batches, on_batch: Callable[[], None]) -> None:
+    """Evaluate the line and the served network on the test set where they are new."""
+    if edge.line_acc[1] is None:
+        trainer.flat.load(edge.line)
+        edge.line_acc = (edge.line_acc[0], trainer.accuracy(test, on_batch))
+    if edge.served is edge.line:
+        edge.served_acc = edge.line_acc
+    elif edge.served_acc[1] is None:
+        trainer.flat.load(edge.served)
+        edge.served_acc = (edge.served_acc[0], trainer.accuracy(test, on_batch))
 
 
 def round_row(

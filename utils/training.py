@@ -62,7 +62,7 @@ class Trainer:
             on_batch()
         return total.item() / samples.numel()
 
-    def accuracy(self, batches: Batches) -> float:
+    def accuracy(self, batches: Batches, on_batch: Callable[[], None] = lambda: None) -> float:
         """Return the share of samples in `batches` that the network classifies rightly, 0 to 1."""
         model = self.flat.model
         model.eval()
@@ -70,6 +70,7 @@ class Trainer:
         with torch.inference_mode(), self._precision():
             for images, labels in batches.in_order():
                 correct += (model(images).argmax(dim=1) == labels).sum()
+                on_batch()
         return correct.item() / len(batches)
 
     def _precision(self):
