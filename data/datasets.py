@@ -115,7 +115,7 @@ def channel_statistics(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
 
 
 def default_validation_size(num_test: int) -> int:
-    """Return how many of `num_test` test samples validate by default: 3000, or 30% of a small test set, not 0."""
+    """Return how many of `num_test` test samples validate by default: 3000, or 30% of a small test set."""
     return min(3000, max(1, num_test * 3 // 10))
 
 
@@ -164,7 +164,7 @@ def _checked(arrays: dict[str, np.ndarray], classes: list[str] | None, name: str
     if len(classes) < 2:
         raise DatasetError(f"{source}: train_labels hold one class; there must be 2 or more to tell apart")
     if "val_images" not in tensors and len(tensors["test_images"]) < 2:
-        raise DatasetError(f"{source}: test_images hold one image; give 2 or more, to validate and to test on")
+        raise DatasetError(f"{source}: test_images hold one image; give 2 or more, to validate and to test")
     mean, std = channel_statistics(tensors["train_images"])
     return Dataset(**tensors, mean=mean, std=std, classes=list(classes), name=name)
 

@@ -53,13 +53,13 @@ def machine_settings():
 
 @pytest.fixture
 def refusal(tmp_path, monkeypatch, capfd, machine_settings):
-    """Runs a script in the folder `tmp_path` on flags that it must refuse, and returns the line that it prints."""
+    """Runs a script in `tmp_path` on flags that it must refuse, and returns the line that it prints."""
     monkeypatch.chdir(tmp_path)
 
     def run(script, flags, leaves=()):
         before = files_in(tmp_path)
         with monkeypatch.context() as patch:
-            patch.setattr("utils.experiment.run_rounds", lambda *_: pytest.fail("the work has begun"))
+            patch.setattr("utils.experiment.run_rounds", lambda *_, **__: pytest.fail("the work has begun"))
             with pytest.raises(SystemExit) as stop:
                 SCRIPTS[script].main(shlex.split(f"{SMALL} {flags}"))
         out, err = capfd.readouterr()
@@ -81,19 +81,25 @@ def assert_refused(script, status, out, err):
 
 RATIO = "is not a number above 0 and at most 1"
 SHARE = "is not a number from 0 to 1"
+WHOLE_NUMBER = "is not a whole number from 1 to 2147483647"
 UNKNOWN = "unrecognized arguments: --"
+NOT_THERE = "which this machine does not have: use auto, cpu"
+ONE_SAMPLE = "--train_batch_size is 1: BatchNorm needs batches of 2 or more"
 FLAGS = [
-    *[("dpu", f"--updating_ratio {x}", f"--updating_ratio: '{x}' {RATIO}") for x in "0 -1 1.5 nan inf abc".split()],
+    *[
+        ("dpu", f"--updating_ratio {x}", f"--updating_ratio: '{x}' {RATIO}")
+        for x in ("0", "-1", "1.5", "nan", "inf", "abc")
+    ],
     ("dpu", "--updating_ratio=-inf", f"--updating_ratio: '-inf' {RATIO}"),
     ("dpu", "--updating_ratio 1e-400", f"--updating_ratio: '1e-400' {RATIO}"),
     ("dpu", "--updating_ratio", "--updating_ratio: expected one argument"),
     ("rpu", "--updating_ratio 0", f"--updating_ratio: '0' {RATIO}"),
     ("fu", "--mode pruning --pruning_ratio 0", f"--pruning_ratio: '0' {RATIO}"),
-    ("dpu", "--updating_ratio 1e-7", "--updating_ratio is 1e-07, which selects none of 300,032 weights: give more"),
+    ("dpu", "--updating_ratio 1e-7", "--updating_ratio is 1e-07, which selects none of 300,032 weights"),
     ("dpu", "--updating_ratio 1e-300", "--updating_ratio is 1e-300, which selects none of 300,032 weights"),
     ("dpu", "--mode gcpu --updating_ratio 3e-6", "--updating_ratio is 3e-06, which selects none"),
-    # rpu rounds layer by layer: a ratio that would select one weight of the whole network selects none of a layer
-    ("rpu", "--hidden_sizes 8 8 --updating_ratio 8e-4", "--updating_ratio is 0.0008, which selects none of 656"),
+    # rpu rounds layer by layer: the layers have 512, 64 and 80 weights, and none of them gets half of one
+    ("rpu", "--hidden_sizes 8 8 --updating_ratio 9e-4", "--updating_ratio is 0.0009, which selects none"),
     ("rpu", "--hidden_sizes --updating_ratio 7e-4", "--updating_ratio is 0.0007, which selects none of 640"),
     ("fu", "--mode pruning --pruning_ratio 1e-7", "--pruning_ratio is 1e-07, which selects none of 300,032"),
     *[("dpu", f"--lamda {x}", f"--lamda: '{x}' {SHARE}") for x in "-0.1 1.1 nan inf half".split()],
@@ -104,7 +110,7 @@ FLAGS = [
     ("fu", "--updating_ratio 0.1", f"{UNKNOWN}updating_ratio 0.1"),
     ("dpu", "--pruning_ratio 0.1", f"{UNKNOWN}pruning_ratio 0.1"),
     *[
-        ("fu", f"--mode {mode} --pruning_ratio 0.1", f"--pruning_ratio is for --mode pruning, not {mode}: leave it")
+        ("fu", f"--mode {mode} --pruning_ratio 0.1", f"--pruning_ratio is for --mode pruning, not {mode}")
         for mode in ("same_init", "last_round", "diff_init")
     ],
     ("dpu", "--reinit", f"{UNKNOWN}reinit"),
@@ -121,27 +127,27 @@ FLAGS = [
     # the model
     ("dpu", "--hidden_sizes 0", "--hidden_sizes: '0' is not a whole number from 1 to"),
     ("dpu", "--hidden_sizes 64 -1", "--hidden_sizes: '-1' is not a whole number from 1 to"),
-    ("dpu", f"--hidden_sizes {2**20 + 1}", "--hidden_sizes: '1048577' is not a whole number from 1 to 1048576"),
+    ("dpu", "--hidden_sizes 1048577", "--hidden_sizes: '1048577' is not a whole number from 1 to 1048576"),
     ("dpu", "--model vgg --hidden_sizes 64", "--hidden_sizes is for --model mlp, not vgg: leave it out"),
     ("dpu", "--model vgg --hidden_sizes", "--hidden_sizes is for --model mlp, not vgg: leave it out"),
     ("fu", "--model resnet56 --batch_norm", "--batch_norm is for --model mlp, not resnet56: leave it out"),
     ("dpu", "--model mobilenetv1", "--model: model mobilenetv1: input 1x8x8 is too small"),
-    ("dpu", "--batch_norm --train_batch_size 1", "--train_batch_size is 1: BatchNorm needs batches of 2 or more"),
-    ("rpu", "--model vgg --train_batch_size 1", "--train_batch_size is 1: BatchNorm needs batches of 2 or more"),
-    ("dpu", "--batch_norm --dataset_size_init 1", "--dataset_size_init is 1: BatchNorm needs at least 2 samples"),
+    ("dpu", "--batch_norm --train_batch_size 1", ONE_SAMPLE),
+    ("rpu", "--model vgg --train_batch_size 1", ONE_SAMPLE),
+    ("dpu", "--batch_norm --dataset_size_init 1", "--dataset_size_init is 1: BatchNorm needs at least 2"),
     # sizes
     *[
-        (script, f"--{flag} {x}", f"--{flag}: '{x}' is not a whole number from 1 to 2147483647")
-        for flag in ("dataset_size_init", "dataset_size_subseq", "val_dataset_size", "num_epochs", "max_rounds")
+        (script, f"--{flag} {x}", f"--{flag}: '{x}' {WHOLE_NUMBER}")
+        for flag in "dataset_size_init dataset_size_subseq val_dataset_size num_epochs max_rounds".split()
         for script, x in (("dpu", "0"), ("rpu", "-1"), ("fu", "1.5"))
     ],
-    ("dpu", "--dataset_size_init 1199", "--dataset_size_init is 1199, but there are 1198 training images: give"),
-    ("dpu", "--dataset_size_subseq 2000", "--dataset_size_subseq is 2000, but there are 1198 training images: give"),
-    ("dpu", "--val_dataset_size 599", "--val_dataset_size is 599, which leaves none of the 599 test images: give"),
+    ("dpu", "--dataset_size_init 1199", "--dataset_size_init is 1199, but there are 1198 training"),
+    ("dpu", "--dataset_size_subseq 2000", "--dataset_size_subseq is 2000, but there are 1198 training"),
+    ("dpu", "--val_dataset_size 599", "--val_dataset_size is 599, which leaves none of the 599 test images"),
     ("fu", "--max_rounds 7", "--max_rounds is 7, but the data lasts for 6 rounds"),
     ("fu", "--dataset_size_init 1198 --max_rounds 2", "--max_rounds is 2, but the data lasts for 1 rounds"),
     *[
-        ("dpu", f"--{flag}_batch_size {x}", f"--{flag}_batch_size: '{x}' is not a whole number from 1 to 2147483647")
+        ("dpu", f"--{flag}_batch_size {x}", f"--{flag}_batch_size: '{x}' {WHOLE_NUMBER}")
         for flag in ("train", "val", "test")
         for x in ("0", "9" * 25)
     ],
@@ -150,15 +156,12 @@ FLAGS = [
     ("dpu", "--lr 1e39", "--lr: '1e39' is not a number above 0"),  # more than a float32 holds
     ("dpu", "--seed -1", "--seed: '-1' is not a whole number from 0 to 9223372036854775807"),
     ("dpu", f"--seed {2**63}", f"--seed: '{2**63}' is not a whole number from 0 to 9223372036854775807"),
-    ("dpu", f"--seed {'1' * 5000}", "--seed: '111"),
     ("dpu", "--threads 0", "--threads: '0' is not a whole number from 1 to 1024"),
     ("dpu", f"--threads {10**12}", "--threads: '1000000000000' is not a whole number from 1 to 1024"),
     ("dpu", "--num_workers -1", "--num_workers: '-1' is not a whole number from 0 to 1024"),
     ("dpu", "--checkpoint_interval inf", "--checkpoint_interval: 'inf' is not a number of at least 0"),
-    ("dpu", "--device cuda:99", "--device is 'cuda:99', which this machine does not have: use auto, cpu"),
-    ("dpu", "--device nonsense", "--device is 'nonsense', which this machine does not have: use auto, cpu"),
-    ("dpu", "--device ''", "--device is '', which this machine does not have: use auto, cpu"),
-    ("dpu", "--precision tf32", "--precision is tf32, which needs CUDA, but the device is cpu: use fp32 or bf16"),
+    *[("dpu", f"--device '{x}'", f"--device is '{x}', {NOT_THERE}") for x in ("cuda:99", "nonsense", "")],
+    ("dpu", "--precision tf32", "--precision is tf32, which needs CUDA, but the device is cpu: use fp32"),
     ("dpu", "--dataset cifar11", "cifar11: no such data set or folder; give mnist"),
     ("dpu", "--dataset ''", "has no train/ with a test/ or val/ beside it"),
     ("dpu", "--dataset 'two\nlines'", "two lines: no such data set or folder"),
@@ -166,7 +169,7 @@ FLAGS = [
 ]
 
 
-@pytest.mark.parametrize("script, flags, needed", FLAGS)
+@pytest.mark.parametrize("script, flags, needed", FLAGS, ids=[f"{row[0]} {row[1]:.60}" for row in FLAGS])
 def test_flags(refusal, script, flags, needed):
     assert needed in refusal(script, flags)
 
@@ -174,7 +177,7 @@ def test_flags(refusal, script, flags, needed):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 @pytest.mark.parametrize("name", ["cuda", "cuda:0"])
 def test_no_cuda(refusal, name):
-    assert f"--device is '{name}', which this machine does not have: use auto, cpu" in refusal("dpu", f"--device {name}")
+    assert f"--device is '{name}', {NOT_THERE}" in refusal("dpu", f"--device {name}")
 
 
 def test_network_too_large_for_the_memory(refusal, monkeypatch):
@@ -190,8 +193,7 @@ def test_fewer_cuda_devices_than_asked_for(refusal, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     line = refusal("dpu", "--device cuda:2")
-    assert "--device is 'cuda:2', which this machine does not have: use auto, cpu, cuda, " in line
-    assert "cuda:0, cuda:1\n" in line
+    assert f"--device is 'cuda:2', {NOT_THERE}, cuda, " in line and line.endswith("cuda:0, cuda:1\n")
 
 
 # Data: files and folders.
@@ -207,10 +209,10 @@ IMAGES, LABELS = ARRAYS["train_images"], ARRAYS["train_labels"]
     (dict(train_labels=LABELS.astype(float)), "", "made_up.npz: train_labels are float64"),
     (dict(train_labels=LABELS[:5]), "", "made_up.npz: train_labels have shape (5,) for 6 images"),
     (dict(train_images=IMAGES[:0], train_labels=LABELS[:0]), "", "made_up.npz: train_images are empty"),
-    (dict(test_images=IMAGES[:4, 1:]), "", "made_up.npz: test_images are (3, 4, 4) (C,H,W), but train_images"),
+    (dict(test_images=IMAGES[:4, 1:]), "", "made_up.npz: test_images are (3, 4, 4) (C,H,W), but train"),
     (dict(test_labels=np.array([0, 1, 3, 2])), "", "made_up.npz: test_labels holds 3, outside the 3 classes"),
     (dict(test_labels=np.array([0, 1, -1, 2])), "", "made_up.npz: test_labels hold -1"),
-    (dict(train_labels=LABELS * 0, test_labels=LABELS[:4] * 0), "", "made_up.npz: train_labels hold one class"),
+    (dict(train_labels=LABELS * 0, test_labels=LABELS[:4] * 0), "", "made_up.npz: train_labels hold one"),
     (dict(test_images=IMAGES[:1], test_labels=LABELS[:1]), "", "made_up.npz: test_images hold one image"),
     ({}, "--val_dataset_size 4", "--val_dataset_size is 4, which leaves none of the 4 test images"),
     (dict(val_images=IMAGES[:2], val_labels=LABELS[:2]), "--val_dataset_size 1",
@@ -226,7 +228,7 @@ def test_npz_file(refusal, tmp_path, changes, flags, needed):
 
 
 @pytest.mark.parametrize("cut, needed", [
-    (lambda content: b"", "made_up.npz: not an .npz archive (empty, truncated or another format); get it again"),
+    (lambda content: b"", "made_up.npz: not an .npz archive (empty, truncated or another format)"),
     (lambda content: content[:-100], "made_up.npz: not an .npz archive"),
     (lambda content: content[:200] + content[300:], "made_up.npz: "),
     (lambda content: b"<html></html>", "made_up.npz: not an .npz archive"),
@@ -296,7 +298,8 @@ def test_network_that_answers_with_something_else(refusal, monkeypatch):
         url = length = None
 
     monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: Page(b"<html></html>"))
-    line = refusal("dpu", "--dataset cifar10 --dataset_dir data", leaves=["data", "data/cifar-10-python.tar.gz"])
+    leaves = ["data", "data/cifar-10-python.tar.gz"]  # torchvision checks it and gets it again next time
+    line = refusal("dpu", "--dataset cifar10 --dataset_dir data", leaves)
     assert "cifar10: cannot be read or downloaded (" in line
 
 
@@ -318,24 +321,28 @@ def test_output_folder_with_too_long_a_name(refusal):
     assert "--output_dir: aaa" in line and "cannot be written (File name too long): name another" in line
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="no /proc, in which not even root can make folders")
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="no /proc, where not even root can make folders")
 def test_output_folder_in_which_nobody_can_write(refusal):
     line = refusal("rpu", "--output_dir /proc/self/runs")
     assert "--output_dir: /proc/self/runs/digits-mlp-rpu-" in line and "cannot be written (" in line
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root can write in read-only folders")
 @pytest.mark.parametrize("mode", [0o555, 0o000])
 def test_read_only_output_folder(refusal, tmp_path, mode):
-    (tmp_path / "runs").mkdir(mode=mode)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs").chmod(mode)
     try:
+        if os.access(tmp_path / "runs", os.W_OK):
+            pytest.skip("this user, root as a rule, can write in read-only folders")
         line = refusal("dpu", "--output_dir runs/here")
     finally:
         (tmp_path / "runs").chmod(0o755)
-    assert "--output_dir: runs/here/" in line and "cannot be written (Permission denied): name another" in line
+    assert "--output_dir: runs/here/" in line and "cannot be written (Permission denied): name" in line
 
 
 # A run folder that is there already.
+
+RUN = "--hidden_sizes 8 --updating_ratio 0.1"
 
 
 @pytest.fixture(scope="module")
@@ -346,9 +353,6 @@ def finished_runs(tmp_path_factory):
         multiround_dpu.main(shlex.split(f"{SMALL} {RUN} --output_dir {folder}"))
     torch.set_flush_denormal(False)
     return folder
-
-
-RUN = "--hidden_sizes 8 --updating_ratio 0.1"
 
 
 @pytest.fixture
@@ -371,12 +375,12 @@ def test_damaged_pair_of_checkpoints(refusal, run_folder, damage):
     assert "no good one before it: start anew with --overwrite" in line
 
 
-@pytest.mark.parametrize("file", ["summary.json", "rounds.csv"])
-@pytest.mark.parametrize("content", ["", "{", None])
+@pytest.mark.parametrize("file, content", [
+    ("summary.json", ""), ("summary.json", "{"),
+    ("rounds.csv", ""), ("rounds.csv", "{"), ("rounds.csv", None),
+])  # fmt: skip
 def test_damaged_results(refusal, run_folder, file, content):
     if content is None:
-        if file == "summary.json":
-            pytest.skip("without a summary the run is not finished")
         (run_folder / file).unlink()
     else:
         (run_folder / file).write_text(content)
@@ -469,7 +473,7 @@ def test_any_text_as_a_number_is_in_range_or_refused_in_one_line(flag, text, joi
 
 
 @settings(deadline=None, max_examples=200)
-@given(st.sampled_from(sorted(SCRIPTS)), st.lists(st.text(max_size=8).map(lambda text: text.replace("-", "_"))))
+@given(st.sampled_from(sorted(SCRIPTS)), st.lists(st.text(max_size=8).filter(lambda text: text[:1] != "-")))
 def test_any_stray_words_are_refused_in_one_line(script, words):
     err = io.StringIO()
     with contextlib.redirect_stderr(err):

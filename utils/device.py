@@ -15,7 +15,8 @@ def set_up_device(name: str, precision: str, threads: int | None) -> torch.devic
     """
     device = _find(name)
     if precision == "tf32" and device.type != "cuda":
-        raise UsageError(f"--precision is tf32, which needs CUDA, but the device is {device.type}: use fp32 or bf16")
+        needs = f"needs CUDA, but the device is {device.type}"
+        raise UsageError(f"--precision is tf32, which {needs}: use fp32 or bf16")
     if threads is not None:
         torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
@@ -32,7 +33,8 @@ def describe_device(device: torch.device) -> str:
     """Return the device in words, for config.json."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{device.type}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _find(name: str) -> torch.device:

@@ -1,4 +1,4 @@
-"""The command line of the three scripts: arguments in groups, their defaults, and the check of every value."""
+"""The command line of the three scripts: arguments in groups, their defaults, the check of every value."""
 
 import argparse
 import math
@@ -23,7 +23,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         hint = f"; {self.prog} -h lists what it takes" if message.startswith("unrecognized") else ""
-        message = " ".join(message.splitlines())  # what it quotes, a file's name for one, can have line breaks
+        message = " ".join(message.splitlines())  # what it quotes, such as a path, can have line breaks
         self.exit(2, f"{self.prog}: error: {message}{hint}\n")
 
 
@@ -58,8 +58,10 @@ def build_parser(prog: str, description: str, modes: Sequence[str]) -> argparse.
     flag(g, "--dataset_dir", Path, Path("data/downloads"), help="folder of the named data sets' files")
     size = "(default: 1000, or a sixth of a small training set)"
     flag(g, "--dataset_size_init", _whole(1), metavar="N", help=f"samples in round 0 {size}")
-    flag(g, "--dataset_size_subseq", _whole(1), metavar="N", help=f"samples that each further round adds {size}")
-    flag(g, "--max_rounds", _whole(1), metavar="N", help="stop after N rounds (default: when all samples are there)")
+    added = f"samples that each further round adds {size}"
+    flag(g, "--dataset_size_subseq", _whole(1), metavar="N", help=added)
+    stop = "stop after N rounds (default: when all samples are there)"
+    flag(g, "--max_rounds", _whole(1), metavar="N", help=stop)
     size = "(default: 3000, or 30%% of a small test set)"
     flag(g, "--val_dataset_size", _whole(1), metavar="N", help=f"test images held out for validation {size}")
     augment = "random crops and flips; auto: for CIFAR"
@@ -187,7 +189,8 @@ def check_sizes(
     for name, size in (("dataset_size_init", size_init), ("dataset_size_subseq", size_subseq)):
         size = default if size is None else size
         if size > num_train:
-            raise UsageError(f"--{name} is {size}, but there are {num_train} training images: give at most that")
+            there = f"there are {num_train} training images"
+            raise UsageError(f"--{name} is {size}, but {there}: give at most that")
         sizes.append(size)
     if batch_norm and sizes[0] < 2:
         raise UsageError("--dataset_size_init is 1: BatchNorm needs at least 2 samples")

@@ -33,13 +33,12 @@ class Bars:
     @contextmanager
     def busy(self, activity: str) -> Iterator[Callable[[], None]]:
         """Show an activity other than training; gives a function to call now and then while it lasts."""
-        yield lambda: self._say(f"rounds, {activity}")
+        yield lambda: self._say(f"rounds, {activity}", patience=0.2)
         self._say("rounds")
 
-    def _say(self, text: str) -> None:
-        self._rounds.set_description_str(text, refresh=False)
-        if time.monotonic() - self._refreshed > 0.2:
-            self._rounds.refresh()
+    def _say(self, text: str, patience: float = 0.0) -> None:
+        if not self.hidden and time.monotonic() - self._refreshed >= patience:
+            self._rounds.set_description_str(text)
             self._refreshed = time.monotonic()
 
     def round_done(self, line: str, test_acc: float) -> None:
@@ -61,6 +60,7 @@ class StepBar:
     def __init__(self, name: str, num_epochs: int, first_epoch: int, num_batches: int, hidden: bool):
         self._name, self._num_epochs = name, num_epochs
         self._bar = tqdm(
+            desc=self._text(first_epoch),
             total=num_epochs * num_batches,
             initial=first_epoch * num_batches,
             leave=False,
@@ -68,17 +68,15 @@ class StepBar:
             dynamic_ncols=True,
             bar_format="{desc:<32}{percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]{postfix}",
         )
-        self._describe(first_epoch)
         self.advance = self._bar.update
 
     def show(self, epochs_done: int, loss: float, best_val_acc: float) -> None:
         """Show the mean loss of the last epoch and the best validation accuracy of the round so far."""
         self._bar.set_postfix_str(f"loss {loss:.4f}, best val {100 * best_val_acc:.2f} %", refresh=False)
-        self._describe(epochs_done)
+        self._bar.set_description_str(self._text(epochs_done), refresh=False)
 
-    def _describe(self, epochs_done: int) -> None:
-        epoch = min(epochs_done + 1, self._num_epochs)
-        self._bar.set_description_str(f"{self._name} {epoch}/{self._num_epochs}", refresh=False)
+    def _text(self, epochs_done: int) -> str:
+        return f"{self._name} {min(epochs_done + 1, self._num_epochs)}/{self._num_epochs}"
 
     def __enter__(self) -> "StepBar":
         return self
