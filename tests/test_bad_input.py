@@ -118,6 +118,7 @@ FLAGS = [
     ("dpu", "--updating", f"{UNKNOWN}updating"),  # no abbreviations
     ("dpu", "--no_such_flag 'two\nlines'", f"{UNKNOWN}no_such_flag two lines"),
     ("dpu", "stray", "unrecognized arguments: stray"),
+    ("dpu", "--mode=--", "--mode: '--' is not a value"),
     ("dpu", "--mode rpu", "--mode: invalid choice: 'rpu' (choose from"),
     ("rpu", "--mode dpu", "--mode: invalid choice: 'dpu' (choose from"),
     ("fu", "--mode pruned", "--mode: invalid choice: 'pruned' (choose from"),
@@ -447,6 +448,8 @@ TEXTS = st.one_of(
 @example("seed", "9" * 5000, False)  # more digits than int() reads
 @example("threads", str(10**12), False)
 @example("lamda", "-0.0", True)
+@example("lr", "--", True)
+@example("hidden_sizes", "--", True)
 def test_any_text_as_a_number_is_in_range_or_refused_in_one_line(flag, text, joined):
     kind, lowest, highest = NUMBERS[flag]
     script = "fu" if flag == "pruning_ratio" else "dpu"

@@ -285,12 +285,13 @@ def _headline(
     counts = [len(labels) for labels in (dataset.train_labels, split.val_labels, split.test_labels)]
     train, val, test = (f"{count:,}" for count in counts)
     rounds = f"{plan.num_rounds} round{'s' if plan.num_rounds > 1 else ''}"
+    ratio = "" if plan.updating_ratio == 1 else f" k = {plan.updating_ratio:g},"
     return "\n".join(
         [
             f"{dataset.name}: {train} training, {val} validation and {test} test images of {shape}, "
             f"{dataset.num_classes} classes",
             f"{settings['model']}: {flat.num_weights:,} weights, {flat.num_rest + flat.num_buffers:,} others",
-            f"{settings['mode']}: {rounds}, k = {plan.updating_ratio:g}, seed {settings['seed']}, on {device}",
+            f"{settings['mode']}: {rounds},{ratio} seed {settings['seed']}, on {device}",
             f"run folder: {folder.path}",
         ]
     )

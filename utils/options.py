@@ -3,6 +3,7 @@
 import argparse
 import math
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -126,6 +127,10 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
     Afterwards every script's namespace has the same names: `updating_ratio` (1 for full updating), `lamda`
     (None but for dpu) and `reinitialize`.
     """
+    argv = sys.argv[1:] if argv is None else argv
+    for word in argv:
+        if word.startswith("--") and word.endswith("=--"):  # argparse may take it for no value
+            parser.error(f"argument {word[:-3]}: '--' is not a value")
     args = parser.parse_args(argv)
     try:
         _check(args)

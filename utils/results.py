@@ -5,6 +5,7 @@ import io
 import json
 import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,13 +149,10 @@ def describe_run(result: RunResult) -> str:
         )
         for row in result.rows
     ]
-    widths = [max(len(line[i]) for line in [header, *lines]) for i in range(len(header))]
-    table = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in [header, *lines]]
-    table.insert(1, "  ".join("-" * width for width in widths))
     s = result.summary
     return "\n".join(
         [
-            *table,
+            aligned(header, lines),
             "",
             f"average test accuracy   {100 * s['average_test_acc']:.2f} %, "
             f"as served {100 * s['average_served_test_acc']:.2f} %",
@@ -165,6 +163,14 @@ def describe_run(result: RunResult) -> str:
             "                        rounds.csv, summary.json, config.json, accuracy.png, model.pt",
         ]
     )
+
+
+def aligned(header: Sequence[str], lines: Sequence[Sequence[str]], footer: Sequence[Sequence[str]] = ()) -> str:
+    """Return a table with right-aligned columns, rules below the header and above the footer."""
+    widths = [max(map(len, column)) for column in zip(header, *lines, *footer, strict=True)]
+    rule = ["-" * width for width in widths]
+    everything = [header, rule, *lines, *([rule] if footer else []), *footer]
+    return "\n".join("  ".join(map(str.rjust, line, widths)) for line in everything)
 
 
 def _as_text(name: str, value: Any) -> str:
