@@ -145,8 +145,8 @@ FLAGS = [
     ("dpu", "--dataset_size_init 1199", "--dataset_size_init is 1199, but there are 1198 training"),
     ("dpu", "--dataset_size_subseq 2000", "--dataset_size_subseq is 2000, but there are 1198 training"),
     ("dpu", "--val_dataset_size 599", "--val_dataset_size is 599, which leaves none of the 599 test images"),
-    ("fu", "--max_rounds 7", "--max_rounds is 7, but the data lasts for 6 rounds"),
-    ("fu", "--dataset_size_init 1198 --max_rounds 2", "--max_rounds is 2, but the data lasts for 1 rounds"),
+    ("fu", "--max_rounds 7", "--max_rounds is 7, but all the data is there after 6: give at most that"),
+    ("fu", "--dataset_size_init 1198 --max_rounds 2", "--max_rounds is 2, but all the data is there after 1: give at most that"),
     *[
         ("dpu", f"--{flag}_batch_size {x}", f"--{flag}_batch_size: '{x}' {WHOLE_NUMBER}")
         for flag in ("train", "val", "test")

@@ -55,10 +55,13 @@ class Checkpoints:
             if not path.exists():
                 continue
             try:
-                return read_checkpoint(path, device)
+                state = read_checkpoint(path, device)
             except CheckpointError as error:
-                damaged = error
-                warnings.warn(f"{error}; using the one before it", stacklevel=2)
+                damaged = damaged or error
+            else:
+                if damaged is not None:
+                    warnings.warn(f"{damaged}; using the one before it", stacklevel=2)
+                return state
         if damaged is not None:
             raise CheckpointError(f"{damaged}, and there is no good one before it: start anew with --overwrite")
         return None

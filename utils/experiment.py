@@ -43,7 +43,7 @@ from utils.methods import METHODS, full_update, partial_update, random_update, s
 from utils.options import UsageError, check_sizes, uses_batch_norm
 from utils.progress import Bars
 from utils.recipes import recipe_for
-from utils.results import LOCK, RunFolder, RunResult, describe_run, summarize
+from utils.results import LOCK, ResultsError, RunFolder, RunResult, describe_run, summarize
 from utils.round_training import RoundTraining
 from utils.rounds import Deployment, Plan, network_sha256, pack, run_rounds, unpack
 from utils.training import Trainer
@@ -58,7 +58,7 @@ def run_script(args: Namespace, command: list[str], fail: Callable[[str], NoRetu
         warnings.showwarning = _show_warning
         try:
             return run_experiment(vars(args), command)
-        except (UsageError, DatasetError, CheckpointError) as error:
+        except (UsageError, DatasetError, CheckpointError, ResultsError) as error:
             fail(str(error))
         except KeyboardInterrupt:
             print("\ninterrupted: the same command goes on from the last checkpoint", file=sys.stderr)
@@ -83,6 +83,11 @@ def run_experiment(settings: dict[str, Any], command: list[str]) -> RunResult:
         flat = make_network(0)
     except ValueError as error:
         raise UsageError(f"--model: {error}") from error
+    except RuntimeError as error:  # what torch raises when memory does not suffice, on every device
+        if "memory" not in str(error):
+            raise
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"--model: {settings['model']} is too large for this machine ({reason})") from error
     plan = _make_plan(settings, flat, arrival, make_network)
 
     fingerprints = {
@@ -93,8 +98,10 @@ def run_experiment(settings: dict[str, Any], command: list[str]) -> RunResult:
     folder = RunFolder(settings["output_dir"] / _folder_name(settings, dataset.name, fingerprints))
     config = _config(settings, command, fingerprints, device, flat, plan)
     with _claimed(folder, settings["overwrite"]):
+        finished = folder.read() if folder.finished else None
+        saved = None if finished else Checkpoints(folder.path).load(device)
         print(_headline(dataset, split, settings, flat, plan, config["device"], folder), flush=True)
-        if not folder.finished:
+        if finished is None:
             augment = dataset.name in ("cifar10", "cifar100")
             augment = {"auto": augment, "on": True, "off": False}[settings["augment"]]
             batches = partial(Batches, mean=dataset.mean, std=dataset.std, device=device)
@@ -108,16 +115,17 @@ def run_experiment(settings: dict[str, Any], command: list[str]) -> RunResult:
             validation = batches(split.val_images, split.val_labels, batch_size=settings["val_batch_size"])
             test = batches(split.test_images, split.test_labels, batch_size=settings["test_batch_size"])
             trainer = Trainer(flat, train, settings["seed"], settings["precision"] == "bf16")
-            _run(folder, config, settings, plan, trainer, validation, test)
+            _run(folder, saved, config, settings, plan, trainer, validation, test)
+            finished = folder.read()
         else:
             print("this run is finished; --overwrite starts it anew")
-        result = folder.read()
-    print(f"\n{describe_run(result)}")
-    return result
+    print(f"\n{describe_run(finished)}")
+    return finished
 
 
 def _run(
     folder: RunFolder,
+    saved: dict[str, Any] | None,
     config: dict[str, Any],
     settings: dict[str, Any],
     plan: Plan,
@@ -125,9 +133,8 @@ def _run(
     validation: Batches,
     test: Batches,
 ) -> None:
-    """Run what is left of the rounds, saving as they go, and write the results."""
+    """Run what is left of the rounds after the checkpoint `saved`, saving as they go, and write the results."""
     checkpoints = Checkpoints(folder.path)
-    saved = checkpoints.load(trainer.device)
     if saved is None:
         folder.write_config(config)
         edge, interrupted = Deployment(plan.initial, plan.initial), None
@@ -224,7 +231,7 @@ def _make_plan(settings: dict[str, Any], flat: FlatParameters, arrival: Arrival,
         raise UsageError(f"--{flag} is {ratio}, which selects none of {flat.num_weights:,} weights: give more")
     max_rounds = settings["max_rounds"] or arrival.num_rounds
     if max_rounds > arrival.num_rounds:
-        raise UsageError(f"--max_rounds is {max_rounds}, but the data lasts for {arrival.num_rounds} rounds")
+        raise UsageError(f"--max_rounds is {max_rounds}, but all the data is there after {arrival.num_rounds}: give at most that")
     return Plan(
         method=method,
         update=update,

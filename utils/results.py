@@ -5,7 +5,7 @@ import io
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,10 @@ class RunResult:
     folder: Path
     rows: list[dict[str, Any]]
     summary: dict[str, Any]
+
+
+class ResultsError(ValueError):
+    """A finished run whose files do not read back."""
 
 
 class RunFolder:
@@ -79,10 +83,8 @@ class RunFolder:
         write_atomic(self.summary, json.dumps(summary, indent=2) + "\n")
 
     def read(self) -> RunResult:
-        """Return the finished run in this folder."""
-        with open(self.rounds, newline="") as file:
-            rows = [{name: _as_value(name, text) for name, text in row.items()} for row in csv.DictReader(file)]
-        return RunResult(self.path, rows, json.loads(self.summary.read_text()))
+        """Return the finished run in this folder. Raises ResultsError if its files do not read back."""
+        return RunResult(self.path, _read(self.rounds, _parse_rounds), _read(self.summary, json.loads))
 
     def write_model(self, state_dict: dict[str, Any]) -> None:
         """Write the served network as a state dict that `torch.load(..., weights_only=True)` reads."""
@@ -187,6 +189,20 @@ def _as_value(name: str, text: str) -> Any:
     return float(text) if name == "seconds" or name.endswith("_acc") else int(text)
 
 
+def _read(path: Path, parse: Callable[[str], Any]) -> Any:
+    try:
+        return parse(path.read_text())
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise ResultsError(f"{path} cannot be read ({error}): start anew with --overwrite") from error
+
+
+def _parse_rounds(text: str) -> list[dict[str, Any]]:
+    rows = [{name: _as_value(name, row[name]) for name in COLUMNS} for row in csv.DictReader(io.StringIO(text))]
+    if not rows:
+        raise ValueError("it has no rows")
+    return rows
+
+
 def _accuracy_figure(rows: list[dict[str, Any]], title: str):
     from matplotlib.figure import Figure  # slow to import, needed only here
 
@@ -205,7 +221,8 @@ def _accuracy_figure(rows: list[dict[str, Any]], title: str):
         axes.plot([], [], color="0.8", linestyle=":", label="re-initialized")
     axes.set_xlabel("number of training samples")
     axes.set_ylabel("test accuracy (%)")
-    axes.set_title(title, fontsize=10)
+    # A title can hold a file's name, which is no formula and need not be Unicode.
+    axes.set_title(title.encode(errors="replace").decode(), fontsize=10, parse_math=False)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.grid(axis="y", color="0.92")
     axes.legend(frameon=False, loc="lower right")
