@@ -2,14 +2,21 @@
 # make test: install into .venv and run every test.  make fast: leave the slow tests out.
 PYTHON ?= python3
 BIN := .venv/bin
-DEMO_FLAGS := --model mlp --dataset digits --hidden_sizes 128 128 --num_epochs 20 --seed 1
+DEMO_FLAGS := --dataset digits --hidden_sizes 128 128 --seed 1 --output_dir runs/demo
 
 .PHONY: demo test fast clean
 
 demo: .venv/.installed
-	$(BIN)/python multiround_dpu.py --mode dpu --updating_ratio 0.05 $(DEMO_FLAGS)
-	$(BIN)/python multiround_rpu.py --mode rpu --updating_ratio 0.05 $(DEMO_FLAGS)
-	$(BIN)/python multiround_fu.py --mode same_init $(DEMO_FLAGS)
+	$(BIN)/python multiround_dpu.py --mode dpu --updating_ratio 0.02 --num_epochs 30 $(DEMO_FLAGS)
+	@echo
+	$(BIN)/python multiround_rpu.py --mode rpu --updating_ratio 0.02 --num_epochs 60 $(DEMO_FLAGS)
+	@echo
+	$(BIN)/python multiround_fu.py --mode same_init --num_epochs 60 $(DEMO_FLAGS)
+	@echo
+	@$(BIN)/python -m utils.table runs/demo/*-dpu-* runs/demo/*-rpu-* runs/demo/*-same_init-*
+
+# Real MNIST and CIFAR-10 for the tests, where they are; without them those tests are skipped.
+export DPU_REAL_DATA ?= $(wildcard ../shared/datasets)
 
 test: .venv/.installed-dev
 	$(BIN)/python -m pytest

@@ -1,0 +1,119 @@
+"""Batches on the training device: shuffled, augmented on pixels, then normalised.
+
+Images stay uint8 on the device. All randomness of an epoch is drawn beforehand on the CPU, so every device
+sees the same batches, and nothing in an epoch waits for the device.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+
+PADDING = 4  # pixels of zeros on each side before the random crop, as usual for CIFAR
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+class Batches:
+    """Images and labels on a device, and ways to go through them.
+
+    images       uint8 (N,C,H,W); moved to `device` once, not copied where they are there already
+    labels       int64 (N,)
+    mean, std    (C,), in units of [0, 1]
+    batch_size   samples a batch; the last, smaller batch is kept
+    smallest_batch  in `epoch`, a last batch below this size joins the one before it: 2 where a network has
+                 BatchNorm, which cannot train on a single sample
+    augment      zero-pad, random crop and random horizontal flip, per sample, in `epoch`
+    Raises ValueError for a wrong dtype or shape and for a batch size below 1.
+    """
+
+    def __init__(self, images: torch.Tensor, labels: torch.Tensor, mean: torch.Tensor, std: torch.Tensor,
+                 batch_size: int, augment: bool = False, device: torch.device | str = "cpu",
+                 smallest_batch: int = 1) -> None:
+        if images.dtype != torch.uint8 or images.dim() != 4:
+            raise ValueError(f"images are {images.dtype} {tuple(images.shape)}: must be uint8 (N,C,H,W)")
+        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+            raise ValueError(f"labels are {labels.dtype} {tuple(labels.shape)}: "
+                             f"must be int64 ({len(images)},)")
+        if batch_size < 1:
+            raise ValueError(f"batch size {batch_size}: must be at least 1")
+        self.device = torch.device(device)
+        self.images = images.to(self.device).contiguous()
+        self.labels = labels.to(self.device)
+        self.batch_size = batch_size
+        self.augment = augment
+        self.smallest_batch = smallest_batch
+        # (x / 255 - mean) / std == x * scale + shift
+        mean, std = mean.double().view(-1, 1, 1), std.double().view(-1, 1, 1)
+        self._scale = (1 / (255 * std)).to(self.device, torch.float32)
+        self._shift = (-mean / std).to(self.device, torch.float32)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def num_batches(self, num_samples: int) -> int:
+        """Return the number of batches that an epoch of `num_samples` samples has."""
+        return len(self._batch_starts(num_samples, self.smallest_batch))
+
+    def _batch_starts(self, num_samples: int, smallest: int) -> list[int]:
+        starts = list(range(0, num_samples, self.batch_size))
+        if len(starts) > 1 and num_samples - starts[-1] < smallest:
+            starts.pop()
+        return starts
+
+    def epoch(self, indices: torch.Tensor, generator: torch.Generator) -> Iterator[Batch]:
+        """Iterate over the samples `indices` (int64, CPU) in random order, augmented if this object augments.
+
+        Yields x float32 (B,C,H,W), normalised, and y int64 (B,). Draws from the CPU `generator` at the call,
+        not while iterating: first the order, then the augmentation.
+        """
+        order = indices[torch.randperm(len(indices), generator=generator)].to(self.device)
+        draws = draw_augmentation(len(indices), generator).to(self.device) if self.augment else None
+        return self._iterate(order, draws, self.smallest_batch)
+
+    def in_order(self, indices: torch.Tensor | None = None) -> Iterator[Batch]:
+        """Iterate over the samples `indices`, or all, in this order and without augmentation: for evaluation.
+
+        Yields x and y as `epoch`.
+        """
+        if indices is not None:
+            return self._iterate(indices.to(self.device), None, 1)
+        parts = zip(self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True)
+        return ((self._normalised(images), labels) for images, labels in parts)
+
+    def _iterate(self, order: torch.Tensor, draws: torch.Tensor | None, smallest: int) -> Iterator[Batch]:
+        starts = self._batch_starts(len(order), smallest)
+        for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
+            chosen = order[start:end]
+            images = self.images.index_select(0, chosen)
+            if draws is not None:
+                images = crop_and_flip(images, *draws[:, start:end])
+            yield self._normalised(images), self.labels.index_select(0, chosen)
+
+    def _normalised(self, images: torch.Tensor) -> torch.Tensor:
+        # In place on the float copy: on the CPU four times as fast as torch.addcmul, which broadcasts slowly.
+        return images.to(torch.float32).mul_(self._scale).add_(self._shift)
+
+
+def draw_augmentation(num_samples: int, generator: torch.Generator) -> torch.Tensor:
+    """Draw each sample's top and left in the padded image, 0..2*PADDING, and flip, 0 or 1: int64 (3,N)."""
+    crops = torch.randint(0, 2 * PADDING + 1, (2, num_samples), generator=generator)
+    flips = torch.randint(0, 2, (1, num_samples), generator=generator)
+    return torch.cat([crops, flips])
+
+
+def crop_and_flip(images: torch.Tensor, top: torch.Tensor, left: torch.Tensor,
+                  flip: torch.Tensor) -> torch.Tensor:
+    """Zero-pad each image of (B,C,H,W), cut H x W at its `top`, `left`, and mirror it where `flip` is 1.
+
+    `top`, `left` and `flip` are int64 (B,), on the device of the images; mirrored is left to right.
+    One gather does the whole batch: on the CPU twice as fast as indexing unfolded views.
+    """
+    batch, channels, height, width = images.shape
+    row, column = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
+    rows = top[:, None] + row  # (B,H) in the padded image
+    columns = left[:, None] + torch.where(flip[:, None] == 1, width - 1 - column, column)  # (B,W)
+    pixels = rows[:, :, None] * (width + 2 * PADDING) + columns[:, None, :]
+    padded = F.pad(images, (PADDING,) * 4).flatten(2)
+    pixels = pixels.view(batch, 1, -1).expand(-1, channels, -1)
+    return padded.gather(2, pixels).view(batch, channels, height, width)

@@ -1,0 +1,196 @@
+"""Data sets in memory: a name or a path becomes uint8 images, labels and the statistics to normalise them.
+
+Also here: the one split of the official test set into validation and test samples.
+"""
+
+import hashlib
+import math
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from data.seeding import frozen_generator
+from data.sources import PUBLISHED_CLASSES, DatasetError, read_digits, read_folder, read_npz, read_published
+
+NAMES = (*PUBLISHED_CLASSES, "digits", "imagenet")
+MAX_CLASSES = 65_536  # a larger label is a damaged file, not a class
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Dataset:
+    """Images uint8 (N,C,H,W) and labels int64 (N,) of each split, all on the CPU.
+
+    `mean` and `std` are float32 (C,), of the training images' pixels in units of [0, 1].
+    `val_images` and `val_labels` are None unless the source has a validation split of its own.
+    """
+
+    train_images: torch.Tensor
+    train_labels: torch.Tensor
+    test_images: torch.Tensor
+    test_labels: torch.Tensor
+    val_images: torch.Tensor | None = None
+    val_labels: torch.Tensor | None = None
+    mean: torch.Tensor
+    std: torch.Tensor
+    classes: list[str]
+    name: str
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image."""
+        return tuple(self.train_images.shape[1:])
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; labels are 0 .. num_classes - 1."""
+        return len(self.classes)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """BLAKE2b (16 bytes, hex) over shape, pixels and labels of every split, whatever their source."""
+        digest = hashlib.blake2b(digest_size=16)
+        for split in ("train", "val", "test"):
+            images, labels = getattr(self, f"{split}_images"), getattr(self, f"{split}_labels")
+            digest.update(f"{split} {None if images is None else tuple(images.shape)}\n".encode())
+            if images is not None:
+                digest.update(images.contiguous().numpy())
+                digest.update(np.ascontiguousarray(labels.numpy(), dtype="<i8"))
+        return digest.hexdigest()
+
+
+class EvaluationSplit(NamedTuple):
+    """Validation and test samples: uint8 (N,C,H,W), int64 (N,). `fingerprint` tells which went where."""
+
+    val_images: torch.Tensor
+    val_labels: torch.Tensor
+    test_images: torch.Tensor
+    test_labels: torch.Tensor
+    fingerprint: str
+
+
+def load_dataset(name_or_path: str | os.PathLike, root: str | os.PathLike = "./data/downloads") -> Dataset:
+    """Load a data set whole into memory.
+
+    `name_or_path` is mnist, cifar10, cifar100 (`root/NAME.npz`, else torchvision's files under `root`,
+    downloaded when missing), digits (scikit-learn's), an .npz file in MedMNIST's layout, or a folder as
+    ImageFolder reads it. Raises DatasetError (one line) for an unknown name and for files that are missing,
+    damaged or of a wrong kind.
+    """
+    name, path = str(name_or_path), Path(name_or_path)
+    if name == "imagenet":
+        raise DatasetError("imagenet: not there yet; give another data set")
+    if name in PUBLISHED_CLASSES:
+        return _checked(read_published(name, Path(root)), PUBLISHED_CLASSES[name], name, f"{name} in {root}")
+    if name == "digits":
+        return _checked(read_digits(), [str(digit) for digit in range(10)], name, name)
+    if os.path.isdir(path):
+        return _checked(*read_folder(path), path.resolve().name, str(path))
+    if path.suffix == ".npz":
+        return _checked(read_npz(path), None, path.stem, str(path))
+    problem = "neither an .npz file nor a folder" if os.path.exists(path) else "no such data set or folder"
+    raise DatasetError(f"{name}: {problem}; give {', '.join(NAMES)}, an .npz file, "
+                       "or a folder with train/ and test/ or val/")
+
+
+def channel_statistics(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and standard deviation, float32 (C,), of uint8 images (N,C,H,W) in units of [0, 1].
+
+    Sums are exact integers, so neither depends on the order of images or on the number of threads.
+    A constant channel gets std 1: normalised it is zero, not a division by zero.
+    """
+    mean, std = [], []
+    for channel in images.unbind(1):
+        counts = torch.bincount(channel.flatten(), minlength=256).tolist()
+        total = sum(counts)
+        first = sum(value * count for value, count in enumerate(counts))
+        second = sum(value * value * count for value, count in enumerate(counts))
+        mean.append(first / (255 * total))
+        std.append(math.sqrt(total * second - first * first) / (255 * total) or 1.0)
+    return torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32)
+
+
+def default_validation_size(num_test: int) -> int:
+    """Return how many of `num_test` test samples validate by default: 3000, or 30% of a small test set."""
+    return min(3000, max(1, num_test * 3 // 10))
+
+
+def split_validation(dataset: Dataset, size: int, seed: int) -> EvaluationSplit:
+    """Split the official test set, once for all rounds, into `size` validation samples and test samples.
+
+    Samples stay in the order of the test set. A data set with a validation split of its own keeps that and
+    its whole test set; `size` then has no effect. Raises DatasetError if `size` is below 1 or leaves no test.
+    """
+    num_test = len(dataset.test_labels)
+    if dataset.val_images is not None:
+        return EvaluationSplit(dataset.val_images, dataset.val_labels, dataset.test_images,
+                               dataset.test_labels, _fingerprint_of(np.arange(0), np.arange(num_test)))
+    if not 1 <= size < num_test:
+        raise DatasetError(f"validation size {size}: must be 1 to {num_test - 1}, as {dataset.name} has "
+                           f"{num_test} test samples and some must remain for testing")
+    order = frozen_generator(seed, "validation split").permutation(num_test)
+    val, test = np.sort(order[:size]), np.sort(order[size:])
+    return EvaluationSplit(dataset.test_images[val], dataset.test_labels[val], dataset.test_images[test],
+                           dataset.test_labels[test], _fingerprint_of(val, test))
+
+
+def _fingerprint_of(val: np.ndarray, test: np.ndarray) -> str:
+    digest = hashlib.blake2b(f"{len(val)} {len(test)}\n".encode(), digest_size=16)
+    digest.update(np.concatenate([val, test]).astype("<i8"))
+    return digest.hexdigest()
+
+
+def _checked(arrays: dict[str, np.ndarray], classes: list[str] | None, name: str, source: str) -> Dataset:
+    """Return the Dataset of arrays in MedMNIST's layout; no `classes` stand for max training label + 1."""
+    tensors = {}
+    for split in ("train", "val", "test"):
+        if f"{split}_images" not in arrays:
+            continue
+        images = _checked_images(arrays[f"{split}_images"], f"{source}: {split}_images")
+        labels = _checked_labels(arrays[f"{split}_labels"], len(images), f"{source}: {split}_labels")
+        if classes is None:
+            classes = [str(label) for label in range(int(labels.max()) + 1)]
+        if labels.max() >= len(classes):
+            raise DatasetError(f"{source}: {split}_labels holds {labels.max()}, outside the {len(classes)} "
+                               f"classes 0 to {len(classes) - 1}; correct the labels")
+        if images.shape[1:] != tensors.get("train_images", images).shape[1:]:
+            raise DatasetError(f"{source}: {split}_images are {tuple(images.shape[1:])} (C,H,W), but "
+                               f"train_images {tuple(tensors['train_images'].shape[1:])}; make all one shape")
+        tensors[f"{split}_images"], tensors[f"{split}_labels"] = images, labels
+    if len(classes) < 2:
+        raise DatasetError(f"{source}: train_labels hold one class; there must be 2 or more to tell apart")
+    if "val_images" not in tensors and len(tensors["test_images"]) < 2:
+        raise DatasetError(f"{source}: test_images hold one image; give 2 or more, to validate and to test")
+    mean, std = channel_statistics(tensors["train_images"])
+    return Dataset(**tensors, mean=mean, std=std, classes=list(classes), name=name)
+
+
+def _checked_images(images: np.ndarray, what: str) -> torch.Tensor:
+    allowed = "they must be uint8 (N,H,W) or (N,H,W,C), 1 to 4 channels last"
+    if images.dtype != np.uint8:
+        raise DatasetError(f"{what} are {images.dtype}; {allowed}")
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or not 1 <= images.shape[-1] <= 4:
+        raise DatasetError(f"{what} have shape {images.shape}; {allowed}")
+    if images.size == 0:
+        raise DatasetError(f"{what} are empty, of shape {images.shape}; every split needs images")
+    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+
+
+def _checked_labels(labels: np.ndarray, num_images: int, what: str) -> torch.Tensor:
+    if labels.dtype.kind not in "iu":
+        raise DatasetError(f"{what} are {labels.dtype}; they must be integers")
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        raise DatasetError(f"{what} have {labels.shape[1]} columns (multi-label); one class each is needed")
+    if labels.shape not in ((num_images,), (num_images, 1)):
+        raise DatasetError(f"{what} have shape {labels.shape} for {num_images} images; "
+                           "they must be (N,) or (N,1)")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= MAX_CLASSES:
+        raise DatasetError(f"{what} hold {low if low < 0 else high}; they must be 0 to {MAX_CLASSES - 1}")
+    return torch.from_numpy(labels.reshape(-1).astype(np.int64))

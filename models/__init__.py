@@ -1,0 +1,92 @@
+"""The networks of the paper: `build_model` makes each one from its name, the input's shape and a seed.
+
+    name          publication               input       classes   parameters   conv/fc weights
+    mlp           (sizes are ours)          1x28x28          10      669,706           668,672
+    vgg           Courbariaux et al. 2015   3x32x32          10   14,029,706        14,022,016
+    resnet56      He et al. 2016            3x32x32          10      853,018           848,944
+    mobilenetv1   Howard et al. 2017        3x224x224     1,000    4,231,976         4,209,088
+
+Parameters are those that an optimizer moves. Conv/fc weights, the ones with two or more dimensions, are what
+an updating ratio counts; biases and BatchNorm scales and shifts are the rest, so no layer that a BatchNorm
+follows has a bias of its own: the norm would cancel it, and every message would carry it for nothing.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from models.mlp import MLP
+from models.mobilenet import MobileNetV1
+from models.resnet import ResNet
+from models.vgg import VGG
+
+MODEL_NAMES = ("mlp", "vgg", "resnet56", "mobilenetv1")
+
+# The smallest height and width that leave every layer something to do, and the layers that ask for it.
+_SMALLEST_INPUT = {"mlp": 1, "vgg": 8, "resnet56": 8, "mobilenetv1": 17}
+_WHY_SMALLEST = {
+    "vgg": "three 2x2 poolings have to leave a pixel",
+    "resnet56": "two halvings have to leave 2x2 pixels",
+    "mobilenetv1": "each of five halvings has to find two pixels",
+}
+# Here the first fully connected layer has 134 million weights already, and it grows with the area.
+_LARGEST_VGG_INPUT = 128
+
+
+def build_model(
+    name: str,
+    input_shape: Sequence[int],
+    num_classes: int,
+    *,
+    seed: int = 0,
+    hidden_sizes: Sequence[int] = (512, 512),
+    batch_norm: bool = False,
+    width: float = 1.0,
+) -> nn.Module:
+    """Return the network `name`, on the CPU, for inputs (N, *input_shape) and outputs (N, num_classes).
+
+    The initial weights depend on `seed` and the shapes alone, and torch's global generator is left as it was.
+    `input_shape` is (channels, height, width). `hidden_sizes` and `batch_norm` shape the mlp and `width` the
+    mobilenetv1; the other models do not look at them.
+
+    Raises ValueError, in one line, for an unknown name or a size that the model cannot work with.
+    """
+    _check(name, input_shape, num_classes)
+    channels = input_shape[0]
+    # torch.manual_seed would reseed the GPUs, too, which fork_rng(devices=[]) does not put back.
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed)
+        if name == "mlp":
+            return MLP(math.prod(input_shape), num_classes, hidden_sizes, batch_norm)
+        if name == "vgg":
+            return VGG(input_shape, num_classes)
+        if name == "resnet56":
+            return ResNet(channels, num_classes, depth=56)
+        return MobileNetV1(channels, num_classes, width)
+
+
+def _check(name: str, input_shape: Sequence[int], num_classes: int) -> None:
+    if name not in MODEL_NAMES:
+        raise ValueError(f"model {name!r} is not known: choose one of {', '.join(MODEL_NAMES)}")
+    if num_classes < 2:
+        raise ValueError(f"model {name}: {num_classes} given as the number of classes: it takes at least 2")
+    shape = "x".join(str(size) for size in input_shape)
+    if len(input_shape) != 3 or min(input_shape) < 1:
+        raise ValueError(
+            f"model {name}: input of shape {shape or '()'}: "
+            "it takes (channels, height, width), each at least 1"
+        )
+    if min(input_shape[1:]) < _SMALLEST_INPUT[name]:
+        others = [other for other, smallest in _SMALLEST_INPUT.items() if smallest <= min(input_shape[1:])]
+        raise ValueError(
+            f"model {name}: input {shape} is too small: {_WHY_SMALLEST[name]}, so height and width must be "
+            f"at least {_SMALLEST_INPUT[name]}; enlarge the images or choose {' or '.join(others)}"
+        )
+    if name == "vgg" and max(input_shape[1:]) > _LARGEST_VGG_INPUT:
+        raise ValueError(
+            f"model vgg: input {shape} is too large: its first fully connected layer grows with the area, "
+            f"so height and width must be at most {_LARGEST_VGG_INPUT}; "
+            "shrink the images or choose resnet56 or mobilenetv1"
+        )

@@ -1,0 +1,26 @@
+#!/usr/bin/env python3
+"""Full updating: each round changes all weights, or keeps only the largest (magnitude pruning)."""
+
+import sys
+from typing import TYPE_CHECKING
+
+from utils.options import build_parser, parse
+
+if TYPE_CHECKING:
+    from utils.results import RunResult
+
+MODES = ("same_init", "last_round", "diff_init", "pruning")
+
+
+def main(argv: list[str] | None = None) -> "RunResult":
+    """Run the whole experiment; `argv` are the command-line arguments without the program's name."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = build_parser("multiround_fu.py", __doc__, MODES)
+    args = parse(parser, argv)
+    from utils.experiment import run_script  # torch is loaded only once the command line is right
+
+    return run_script(args, [parser.prog, *argv], parser.error)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""Contributions, selection and rewinding: numbers worked out by hand, and exact selection against a plain sort."""
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from utils.contribution import (
+    LocalContribution,
+    combined_contribution,
+    global_contribution,
+    num_selected,
+    rewind_,
+    select_random,
+    select_top,
+)
+from utils.reinit import should_reinitialize
+
+
+def test_global_contribution_by_hand():
+    weights, start = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([0.0, 1.0, 0.5])
+    assert global_contribution(weights, start).tolist() == [1.0, 9.0, 0.0]
+
+
+def test_local_contribution_by_hand():
+    local = LocalContribution(3)
+    # -g * (after - before): -2*(0.5-1) = 1, -(-1)*(3-2) = 1, -4*(0.25-0) = -1
+    before, after = torch.tensor([1.0, 2.0, 0.0]), torch.tensor([0.5, 3.0, 0.25])
+    local.update(torch.tensor([2.0, -1.0, 4.0]), before, after)
+    assert local.value.tolist() == [1.0, 1.0, -1.0]
+    # second step: -1*(0-1) = 1, 0, -(-2)*(1-0) = 2
+    local.update(torch.tensor([1.0, 5.0, -2.0]), torch.tensor([1.0, 7.0, 0.0]), torch.tensor([0.0, 7.0, 1.0]))
+    assert local.value.tolist() == [2.0, 1.0, 1.0]
+    assert before.tolist() == [1.0, 2.0, 0.0]
+
+
+def test_combined_contribution_by_hand():
+    # 0.25 * [1, 3]/4 + 0.75 * [3, 2]/5 = [0.0625 + 0.45, 0.1875 + 0.3]
+    combined = combined_contribution(torch.tensor([1.0, 3.0]), torch.tensor([3.0, 2.0]), 0.25)
+    assert combined.tolist() == pytest.approx([0.5125, 0.4875])
+
+
+@pytest.mark.parametrize(
+    ("lamda", "expected"), [(1.0, [0.25, 0.75]), (0.0, [0.6, 0.4])], ids=["global alone", "local alone"]
+)
+def test_combined_contribution_at_the_ends(lamda, expected):
+    combined = combined_contribution(torch.tensor([1.0, 3.0]), torch.tensor([3.0, 2.0]), lamda)
+    assert combined.tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("local", [[-3.0, 2.0], [-1.0, 1.0], [math.nan, 1.0], [math.inf, 1.0]])
+def test_local_sum_that_would_turn_the_ranking_round_is_dropped(local):
+    with pytest.warns(UserWarning, match="local contribution sums to"):
+        combined = combined_contribution(torch.tensor([1.0, 3.0]), torch.tensor(local), 0.5)
+    assert combined.tolist() == pytest.approx([0.125, 0.375])
+
+
+def test_only_term_keeps_its_ranking_whatever_its_sum():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        combined = combined_contribution(torch.tensor([1.0, 3.0]), torch.tensor([-3.0, 2.0]), 0.0)
+    assert combined.tolist() == [-3.0, 2.0]
+
+
+def test_select_top_by_hand():
+    assert select_top(torch.tensor([0.1, 5.0, -1.0, 3.0, 4.0]), 0.6).tolist() == [1, 3, 4]
+
+
+def test_ties_go_to_the_lower_index():
+    assert select_top(torch.tensor([2.0, 1.0, 1.0, 2.0, 1.0, 1.0]), 0.5).tolist() == [0, 1, 3]
+
+
+@pytest.mark.parametrize(("ratio", "count"), [(1.0, 7), (0.5, 3), (1 / 7, 1), (0.14, 0)])
+def test_number_of_selected_weights(ratio, count):
+    assert num_selected(7, ratio) == count
+    selected = select_top(torch.arange(7.0), ratio)
+    assert selected.dtype == torch.int64
+    assert selected.tolist() == list(range(7 - count, 7))
+
+
+values = st.one_of(
+    st.sampled_from([0.0, -0.0, 1.0, -1.0, math.inf, -math.inf, math.nan]), st.floats(-2, 2, width=32)
+)
+
+
+@given(st.lists(values, min_size=1, max_size=60), st.floats(0, 1, exclude_min=True))
+def test_select_top_agrees_with_a_plain_sort(contribution, ratio):
+    plain = [-math.inf if math.isnan(value) else value for value in contribution]
+    order = sorted(range(len(plain)), key=lambda i: (-plain[i], i))
+    expected = sorted(order[: int(ratio * len(plain))])
+    assert select_top(torch.tensor(contribution), ratio).tolist() == expected
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=6), st.floats(0, 1), st.integers(0, 2**32 - 1))
+def test_select_random_takes_its_share_of_every_layer(sizes, ratio, seed):
+    selected = select_random(sizes, ratio, np.random.RandomState(seed))
+    assert selected.dtype == torch.int64
+    assert selected.tolist() == sorted(set(selected.tolist()))
+    edges = np.cumsum([0, *sizes])
+    counts = np.histogram(selected.numpy(), bins=edges)[0] if len(selected) else np.zeros(len(sizes), int)
+    # np.histogram counts the last edge in: no index lies there.
+    assert counts.tolist() == [round(ratio * size) for size in sizes]
+    again = select_random(sizes, ratio, np.random.RandomState(seed))
+    assert torch.equal(selected, again)
+
+
+def test_select_random_is_frozen():
+    # A golden value: an edge node must draw the same mask in every version.
+    assert select_random([10, 5], 0.4, np.random.RandomState(7)).tolist() == [0, 2, 5, 8, 11, 13]
+
+
+def test_rewind_by_hand():
+    weights, start = torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([-1.0, -2.0, -3.0, -4.0])
+    place = weights.data_ptr()
+    rewind_(weights, start, torch.tensor([1, 3]))
+    assert weights.tolist() == [-1.0, 2.0, -3.0, 4.0]
+    assert weights.data_ptr() == place
+    assert start.tolist() == [-1.0, -2.0, -3.0, -4.0]
+
+
+def test_reinitialization_is_strictly_more_than_double():
+    assert not should_reinitialize(2000, 1000)
+    assert should_reinitialize(2001, 1000)
+
+
+def test_reinitialization_rounds_of_the_paper():
+    last, rounds = 1000, []
+    for num_samples in range(2000, 50_001, 1000):
+        if should_reinitialize(num_samples, last):
+            last = num_samples
+            rounds.append(num_samples)
+    assert rounds == [3000, 7000, 15000, 31000]

@@ -1,0 +1,142 @@
+"""What is sent, served and re-initialised, on scripted rounds with numbers worked out by hand."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from data.arrival import Arrival
+from utils.methods import METHODS
+from utils.progress import Bars
+from utils.recipes import recipe_for
+from utils.results import COLUMNS
+from utils.rounds import Deployment, Plan, network_sha256, pack, run_rounds, unpack
+
+INITIAL = torch.zeros(8)
+
+
+class FakeTrainer:
+    """A network of 6 weights and 2 others whose test accuracy is its first number, in percent."""
+
+    def __init__(self):
+        self.vector = torch.zeros(8)
+        self.flat = SimpleNamespace(vector=self.vector, num_weights=6, load=self.vector.copy_)
+
+    def accuracy(self, batches, on_batch):
+        return round(self.vector[0].item()) / 100
+
+
+def run(mode, script, reinitialize=False, sizes=(1000, 1000), monkeypatch=None, num_rounds=None):
+    """Run rounds whose training finds what `script` says: (validation accuracy, improved).
+
+    The candidate of round r is a network full of `10 * (r + 1)`; returns rows, starts and the deployment.
+    """
+    starts = []
+
+    class FakeTraining:
+        def __init__(self, trainer, recipe, validation, number, samples, start, bars, on_epoch, saved):
+            starts.append(int(start[0]))
+            self.number, self.start, self.flat, self.selected = number, start, trainer.flat, torch.arange(2)
+            self.start_val_acc, self.full_val_acc, self.rewound_val_acc, self.seconds = 0.1, None, None, 1.0
+            self.best, self.best_val_acc, self.improved = start, 0.1, False
+
+    def update(training):
+        val_acc, improved = script[training.number]
+        if improved:
+            training.best = torch.full((8,), 10.0 * (training.number + 1))
+        training.best_val_acc, training.improved = val_acc, improved
+
+    monkeypatch.setattr("utils.rounds.RoundTraining", FakeTraining)
+    trainer = FakeTrainer()
+    plan = Plan(
+        method=METHODS[mode],
+        update=update,
+        recipe=recipe_for("mlp", True),
+        arrival=Arrival(10_000, *sizes, seed=0),
+        num_rounds=num_rounds or len(script),
+        updating_ratio=1 / 3,
+        reinitialize=reinitialize,
+        initial=INITIAL,
+        fresh=lambda number: torch.full((8,), -1.0 - number),
+    )
+    bars = Bars(len(script), 0, shown=False)
+    edge = Deployment(INITIAL, INITIAL)
+    edge = run_rounds(plan, trainer, None, None, edge, bars, lambda edge, training: None)
+    return edge.rows, starts, edge
+
+
+def column(rows, name):
+    return [row[name] for row in rows]
+
+
+def test_each_update_builds_on_the_last_one_sent(monkeypatch):
+    rows, starts, edge = run("dpu", [(0.3, True), (0.3, False), (0.4, True)], monkeypatch=monkeypatch)
+    assert starts == [0, 10, 10]
+    assert column(rows, "sent") == [1, 0, 1]
+    assert column(rows, "updated_weights") == [2, 0, 2]
+    assert column(rows, "test_acc") == [0.1, 0.1, 0.3]
+    assert column(rows, "served_test_acc") == [0.1, 0.1, 0.3]
+    assert column(rows, "formula_bytes")[1] == 0
+    assert edge.line[0] == edge.served[0] == 30
+
+
+def test_reinitialised_line_is_served_once_it_has_caught_up(monkeypatch):
+    # Round 2 (3000 samples) starts again and is worse; round 3 is still worse; round 4 is as good: served.
+    script = [(0.5, True), (0.6, True), (0.4, True), (0.55, True), (0.6, True)]
+    rows, starts, edge = run("dpu", script, reinitialize=True, monkeypatch=monkeypatch)
+    assert starts == [0, 10, 0, 30, 40]
+    assert column(rows, "reinitialized") == [0, 0, 1, 0, 0]
+    assert column(rows, "sent") == [1, 1, 1, 1, 1]
+    assert column(rows, "val_acc") == [0.5, 0.6, 0.4, 0.55, 0.6]
+    assert column(rows, "served_val_acc") == [0.5, 0.6, 0.6, 0.6, 0.6]
+    assert column(rows, "test_acc") == [0.1, 0.2, 0.3, 0.4, 0.5]
+    assert column(rows, "served_test_acc") == [0.1, 0.2, 0.2, 0.2, 0.5]
+    assert edge.num_samples_at_last_init == 3000
+
+
+def test_reinitialization_that_finds_nothing_leaves_the_line_and_tries_again(monkeypatch):
+    script = [(0.5, True), (0.6, True), (0.1, False), (0.7, True)]
+    rows, starts, edge = run("dpu", script, reinitialize=True, monkeypatch=monkeypatch)
+    assert starts == [0, 10, 0, 0]
+    assert column(rows, "reinitialized") == [0, 0, 1, 1]
+    assert column(rows, "sent") == [1, 1, 0, 1]
+    assert column(rows, "val_acc") == [0.5, 0.6, 0.6, 0.7]
+    assert edge.num_samples_at_last_init == 4000
+
+
+@pytest.mark.parametrize("mode", ["same_init", "diff_init", "pruning"])
+def test_network_that_stands_alone_is_sent_only_if_no_worse(mode, monkeypatch):
+    rows, starts, _ = run(mode, [(0.5, True), (0.4, True), (0.5, True), (0.6, True)], monkeypatch=monkeypatch)
+    assert starts == ([0, -2, -3, -4] if mode == "diff_init" else [0, 0, 0, 0])
+    assert column(rows, "sent") == [1, 0, 1, 1]
+    assert column(rows, "val_acc") == [0.5, 0.4, 0.5, 0.6]
+    assert column(rows, "test_acc") == [0.1, 0.2, 0.3, 0.4]
+    assert column(rows, "served_test_acc") == [0.1, 0.1, 0.3, 0.4]
+
+
+def test_full_updating_from_the_last_round(monkeypatch):
+    rows, starts, _ = run("last_round", [(0.5, True), (0.5, False), (0.6, True)], monkeypatch=monkeypatch)
+    assert starts == [0, 10, 10]
+    assert column(rows, "sent") == [1, 0, 1]
+
+
+def test_rows_name_columns_of_the_table_and_samples_follow_the_arrival(monkeypatch):
+    rows, _, _ = run("rpu", [(0.5, True), (0.6, True)], sizes=(700, 400), monkeypatch=monkeypatch)
+    assert column(rows, "num_samples") == [700, 1100]
+    assert set(rows[0]) <= set(COLUMNS)
+    assert not {name for name in rows[0] if name.endswith("_bytes")} - {"formula_bytes"}
+
+
+def test_packed_state_holds_plain_values_and_comes_back(monkeypatch, tmp_path):
+    _, _, edge = run("dpu", [(0.5, True), (0.6, True)], monkeypatch=monkeypatch)
+    torch.save(pack(edge), tmp_path / "state")
+    again, interrupted = unpack(torch.load(tmp_path / "state", weights_only=True))
+    assert interrupted is None
+    assert again.rows == edge.rows and again.next_round == 2
+    assert network_sha256(again.line) == network_sha256(edge.line)
+
+
+def test_network_sha256_by_hand():
+    # SHA-256 of four zero bytes, as sha256sum prints it.
+    known = "df3f619804a92fdb4057192dc43dd748ea778adc52bc498ce80524c014b81119"
+    assert network_sha256(torch.zeros(1)) == known

@@ -1,0 +1,82 @@
+"""Everything that a resumed run needs, in one checked file; the one before it is kept.
+
+A checkpoint is a BLAKE2b digest (32 bytes) followed by what torch.save wrote: tensors and plain values only.
+"""
+
+import hashlib
+import io
+import os
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from utils.files import write_atomic
+
+_DIGEST_BYTES = 32
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that does not read back as it was written."""
+
+
+class Checkpoints:
+    """The latest checkpoint of a run folder and the one before it."""
+
+    def __init__(self, folder: Path):
+        self.latest = folder / "checkpoint"
+        self.previous = folder / "checkpoint_previous"
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Make `state` the latest checkpoint. A kill at any moment leaves one that reads back."""
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        data = buffer.getvalue()
+        beside = self.latest.with_name("checkpoint_new")
+        write_atomic(beside, hashlib.blake2b(data, digest_size=_DIGEST_BYTES).digest() + data)
+        if self.latest.exists():
+            os.replace(self.latest, self.previous)
+        os.replace(beside, self.latest)
+
+    def keep_one(self) -> None:
+        """Delete the one before the latest, which a finished run does not need."""
+        self.previous.unlink(missing_ok=True)
+
+    def load(self, device: torch.device | str) -> dict[str, Any] | None:
+        """Return the newest state that reads back, on `device`; None if there is no checkpoint.
+
+        A damaged checkpoint is refused by name in a warning, and the one before it is used. Raises
+        CheckpointError if there are checkpoints and none reads back.
+        """
+        damaged = None
+        for path in (self.latest, self.previous):
+            if not path.exists():
+                continue
+            try:
+                state = read_checkpoint(path, device)
+            except CheckpointError as error:
+                damaged = damaged or error
+            else:
+                if damaged is not None:
+                    warnings.warn(f"{damaged}; using the one before it", stacklevel=2)
+                return state
+        if damaged is not None:
+            raise CheckpointError(f"{damaged}, and there is no good one before it: start anew with --overwrite")
+        return None
+
+
+def read_checkpoint(path: Path, device: torch.device | str) -> dict[str, Any]:
+    """Return the state in `path`, on `device`. Raises CheckpointError if it is not as it was written."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read: {error.strerror}") from error
+    digest, data = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+    if hashlib.blake2b(data, digest_size=_DIGEST_BYTES).digest() != digest:
+        raise CheckpointError(f"checkpoint {path} is damaged: its checksum does not match")
+    try:
+        return torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise CheckpointError(f"checkpoint {path} does not load: {str(error).splitlines()[0]}") from error

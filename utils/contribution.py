@@ -1,0 +1,101 @@
+"""Which weights reduce the loss most, and which are therefore updated (sections 3.2 and 3.3 of the paper).
+
+All contributions are vectors over the I weights of the network; the larger, the more a weight should be sent.
+"""
+
+import math
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def global_contribution(weights: Tensor, start: Tensor) -> Tensor:
+    """Return `(w_f - w)**2`, (I,): the bound on the loss that rewinding a weight to `start` gives back."""
+    return (weights - start).square_()
+
+
+class LocalContribution:
+    """Accumulates `-g * (after - before)` over the steps of full updating: the loss that each weight reduced.
+
+    `.value` (I,) is the sum so far, in the unit of the loss.
+    """
+
+    def __init__(self, num_weights: int, device: torch.device | str = "cpu"):
+        self.value = torch.zeros(num_weights, device=device)
+        self._decrease = torch.empty_like(self.value)
+
+    def update(self, grad: Tensor, before: Tensor, after: Tensor) -> None:
+        """Add one optimizer step; `grad` (I,) is the gradient of the loss alone, without weight decay."""
+        torch.sub(before, after, out=self._decrease)
+        self.value.addcmul_(grad, self._decrease)
+
+
+def combined_contribution(global_c: Tensor, local_c: Tensor, lamda: float) -> Tensor:
+    """Return `lamda * global_c / sum(global_c) + (1 - lamda) * local_c / sum(local_c)`, (I,).
+
+    A term with weight zero is left out. The local contribution can sum to zero or less (and anything can
+    overflow); dividing by such a sum would turn the ranking round. That term is then left out, with a warning,
+    or stands unscaled if it is the only one.
+    """
+    terms = [("global", global_c, lamda), ("local", local_c, 1.0 - lamda)]
+    terms = [term for term in terms if term[2] > 0]
+    combined = torch.zeros_like(global_c)
+    for name, term, share in terms:
+        total = term.sum(dtype=_sum_dtype(term)).item()
+        if math.isfinite(total) and total > 0:
+            combined.add_(term, alpha=share / total)
+        elif len(terms) > 1:
+            warnings.warn(f"the {name} contribution sums to {total:.3g}: left out this round", stacklevel=2)
+        else:
+            combined.add_(term)
+    return combined
+
+
+def _sum_dtype(term: Tensor) -> torch.dtype:
+    return torch.float32 if term.device.type == "mps" else torch.float64  # MPS has no float64
+
+
+def num_selected(num_weights: int, updating_ratio: float) -> int:
+    """Return `int(k * I)`, the number of weights that one round updates."""
+    return int(updating_ratio * num_weights)
+
+
+def select_top(contribution: Tensor, updating_ratio: float) -> Tensor:
+    """Return the indices of the `int(k * I)` largest contributions, ascending, int64.
+
+    Exact over the whole network; ties go to the lower index, and NaN counts as the least of all.
+    """
+    count = num_selected(contribution.numel(), updating_ratio)
+    if count == 0:
+        return torch.empty(0, dtype=torch.int64, device=contribution.device)
+    # topk breaks ties as it likes, so it only gives the smallest contribution that is still selected.
+    scores = contribution.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
+    threshold = scores.topk(count, sorted=False).values.min()
+    above = (scores > threshold).nonzero().squeeze(1)
+    ties = (scores == threshold).nonzero().squeeze(1)
+    return torch.cat([above, ties[: count - above.numel()]]).sort().values
+
+
+def select_random(
+    layer_sizes: Sequence[int], updating_ratio: float, generator: np.random.RandomState
+) -> Tensor:
+    """Return the indices of `round(k * n_l)` random weights of every layer l, ascending, int64 (RPU).
+
+    The generator is numpy's `RandomState`, whose stream never changes: an edge node can draw the same.
+    """
+    selected, offset = [], 0
+    for size in layer_sizes:
+        chosen = generator.permutation(size)[: round(updating_ratio * size)]
+        selected.append(np.sort(chosen) + offset)
+        offset += size
+    return torch.from_numpy(np.concatenate(selected).astype(np.int64))
+
+
+def rewind_(weights: Tensor, start: Tensor, selected: Tensor) -> None:
+    """Return every weight that is not selected to its value in `start`, in place; selected ones stay."""
+    kept = weights[selected]
+    weights.copy_(start)
+    weights[selected] = kept

@@ -1,0 +1,48 @@
+"""The machine that a run works on: its device, its arithmetic and its threads."""
+
+import os
+
+import torch
+
+from utils.options import UsageError
+
+
+def set_up_device(name: str, precision: str, threads: int | None) -> torch.device:
+    """Return the device called `name` ("auto": CUDA where it is, else the CPU), arithmetic set for it.
+
+    Denormals are flushed to zero on the CPU, where shrinking gradients would make a step three times slower.
+    Deterministic kernels are chosen on CUDA. Raises UsageError if the device or precision is not there.
+    """
+    device = _find(name)
+    if precision == "tf32" and device.type != "cuda":
+        needs = f"needs CUDA, but the device is {device.type}"
+        raise UsageError(f"--precision is tf32, which {needs}: use fp32 or bf16")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic cuBLAS asks for
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
+    return device
+
+
+def describe_device(device: torch.device) -> str:
+    """Return the device in words, for config.json."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{device.type}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def _find(name: str) -> torch.device:
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if cuda else "cpu")
+    there = ["auto", "cpu", *(["cuda"] if cuda else []), *(["mps"] if mps else [])]
+    there += [f"cuda:{i}" for i in range(torch.cuda.device_count())] if cuda else []
+    if name not in there:
+        raise UsageError(f"--device is {name!r}, which this machine does not have: use {', '.join(there)}")
+    return torch.device(name, 0) if name == "cuda" else torch.device(name)

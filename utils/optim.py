@@ -1,0 +1,89 @@
+"""torch.optim on flat vectors: on all weights, or on the selected ones alone.
+
+An optimizer that works on the selected weights as one compact vector does exactly what a dense one with a
+mask does, at the cost of what it updates: its state is proportional to k*I, not to I.
+"""
+
+import torch
+from torch import Tensor
+
+from utils.flat import FlatParameters
+from utils.recipes import Recipe
+
+
+class FlatOptimizer:
+    """A torch.optim optimizer over the weights of `flat` (all, or those `selected`) and all of the rest.
+
+    selected  (S,) int64 ascending, or None for all weights
+    carried   the optimizer of the step before, over all weights: the state of the selected weights and of the
+              rest goes on from it (section 3.1 of the paper: fine-tuning continues the first step)
+    """
+
+    def __init__(
+        self,
+        flat: FlatParameters,
+        recipe: Recipe,
+        selected: Tensor | None = None,
+        carried: "FlatOptimizer | None" = None,
+    ):
+        self.flat = flat
+        self.recipe = recipe
+        self.selected = selected
+        if selected is None:
+            self._weights = flat.weights.detach()
+            self._weights.grad = flat.weight_grad
+        else:
+            self._weights = flat.weights[selected]
+            self._weights.grad = torch.zeros_like(self._weights)
+        self._rest = flat.rest.detach()
+        self._rest.grad = flat.rest_grad
+        self._optimizer = _build(recipe, [self._weights, self._rest])
+        if carried is not None:
+            self._take_over(carried)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the learning rate of `epoch`, counted from 0 in each step."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.recipe.learning_rate(epoch)
+
+    def step(self) -> None:
+        """Update the network from the gradients in `flat`, which stay as they are."""
+        if self.selected is None:
+            self._optimizer.step()
+            return
+        torch.index_select(self.flat.weight_grad, 0, self.selected, out=self._weights.grad)
+        self._optimizer.step()
+        self.flat.weights.index_copy_(0, self.selected, self._weights)
+
+    def state_dict(self) -> dict:
+        """Return the optimizer's state: tensors and plain values only."""
+        return self._optimizer.state_dict()
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from a state of `state_dict`; the weights are taken from `flat` as it is now."""
+        self._optimizer.load_state_dict(state)
+        if self.selected is not None:
+            torch.index_select(self.flat.weights, 0, self.selected, out=self._weights)
+
+    def _take_over(self, carried: "FlatOptimizer") -> None:
+        source = carried._optimizer.state
+        for name, value in source[carried._weights].items():
+            dense = value.shape == carried._weights.shape  # else the step count, the same for all weights
+            self._optimizer.state[self._weights][name] = value[self.selected] if dense else value.clone()
+        for name, value in source[carried._rest].items():
+            self._optimizer.state[self._rest][name] = value.clone()
+
+
+def _build(recipe: Recipe, vectors: list[Tensor]) -> torch.optim.Optimizer:
+    vectors = [vector for vector in vectors if vector.numel() > 0]
+    fused = vectors[0].device.type in ("cpu", "cuda")
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(vectors, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
+    return torch.optim.SGD(
+        vectors,
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.momentum > 0,
+        weight_decay=recipe.weight_decay,
+        fused=fused,
+    )

@@ -1,0 +1,233 @@
+"""The command line of the three scripts: arguments in groups, their defaults, the check of every value."""
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from utils.recipes import DEFAULTS
+
+MODELS = tuple(DEFAULTS)
+TWO_STEP_MODES = ("dpu", "gcpu", "lcpu", "pruning")
+DATASETS = ("mnist", "cifar10", "cifar100", "imagenet", "digits")
+
+
+class UsageError(Exception):
+    """Something that the user gave cannot be used; the message names flag, value and way out in one line."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line on stderr."""
+
+    def error(self, message: str) -> NoReturn:
+        hint = f"; {self.prog} -h lists what it takes" if message.startswith("unrecognized") else ""
+        message = " ".join(message.splitlines())  # what it quotes, such as a path, can have line breaks
+        self.exit(2, f"{self.prog}: error: {message}{hint}\n")
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """Shows a default behind each help text that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        plain = action.default in (None, False, argparse.SUPPRESS)
+        return action.help if plain else f"{action.help} (default: %(default)s)"
+
+
+def build_parser(prog: str, description: str, modes: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the parser of one script; `modes` are its methods, the first one the default."""
+    parser = Parser(
+        prog=prog,
+        description=description,
+        allow_abbrev=False,
+        usage="%(prog)s [flags]",
+        formatter_class=lambda prog: _HelpFormatter(prog, max_help_position=28, width=110),
+    )
+
+    def flag(group, name, kind=None, default=None, **more):
+        what = {int: "N", Path: "PATH"}.get(kind, "X") if "choices" not in more else None
+        group.add_argument(name, type=kind, default=default, **{"metavar": what, **more})
+
+    def switch(group, name, text):
+        group.add_argument(name, action="store_true", default=False, help=text)
+
+    g = parser.add_argument_group("data")
+    sources = f"{', '.join(DATASETS)}, or the path of a .npz file or an image folder"
+    flag(g, "--dataset", default="mnist", metavar="NAME", help=sources)
+    flag(g, "--dataset_dir", Path, Path("data/downloads"), help="folder of the named data sets' files")
+    size = "(default: 1000, or a sixth of a small training set)"
+    flag(g, "--dataset_size_init", _whole(1), metavar="N", help=f"samples in round 0 {size}")
+    added = f"samples that each further round adds {size}"
+    flag(g, "--dataset_size_subseq", _whole(1), metavar="N", help=added)
+    stop = "stop after N rounds (default: when all samples are there)"
+    flag(g, "--max_rounds", _whole(1), metavar="N", help=stop)
+    size = "(default: 3000, or 30%% of a small test set)"
+    flag(g, "--val_dataset_size", _whole(1), metavar="N", help=f"test images held out for validation {size}")
+    augment = "random crops and flips; auto: for CIFAR"
+    flag(g, "--augment", default="auto", choices=("auto", "on", "off"), help=augment)
+
+    g = parser.add_argument_group("model")
+    flag(g, "--model", default="mlp", choices=MODELS, help="network")
+    hidden = "mlp: units of each hidden layer (default: 512 512)"
+    flag(g, "--hidden_sizes", _whole(1, 2**20), nargs="*", metavar="N", help=hidden)
+    switch(g, "--batch_norm", "mlp: BatchNorm before each ReLU")
+
+    g = parser.add_argument_group("method")
+    flag(g, "--mode", default=modes[0], choices=modes, help="updating method")
+    by_model = "(default: " + ", ".join(f"{name} {row[3]}" for name, row in DEFAULTS.items()) + ")"
+    if "pruning" in modes:
+        ratio = f"pruning: share of the weights that stay and are sent {by_model}"
+        flag(g, "--pruning_ratio", _ratio, metavar="K", help=ratio)
+    else:
+        ratio = f"share of the weights that a round updates {by_model}"
+        flag(g, "--updating_ratio", _ratio, metavar="K", help=ratio)
+    if "dpu" in modes:
+        lamda = "dpu: weight of the global contribution, 0 to 1 (default: 0.5)"
+        flag(g, "--lamda", _share, help=lamda)
+        switch(g, "--without_reinit", "never start again from the initial weights")
+    if "rpu" in modes:
+        switch(g, "--reinit", "start again from the initial weights when the samples have doubled")
+
+    g = parser.add_argument_group("training")
+    one, two = ("/".join(str(row[i]) for row in DEFAULTS.values()) for i in (2, 1))
+    epochs = {("rpu",): one, ("dpu", "gcpu", "lcpu"): two}.get(tuple(modes), f"{one}, pruning {two}")
+    epochs = f"epochs of each step of a round (default: {epochs} for {'/'.join(DEFAULTS)})"
+    flag(g, "--num_epochs", _whole(1), metavar="N", help=epochs)
+    lrs = "/".join(str(row[0]["lr"]) for row in DEFAULTS.values())
+    flag(g, "--lr", _learning_rate, help=f"initial learning rate (default: {lrs})")
+    flag(g, "--train_batch_size", _whole(1), 128, metavar="N", help="samples in a training step")
+    flag(g, "--val_batch_size", _whole(1), 500, metavar="N", help="samples in a validation batch")
+    flag(g, "--test_batch_size", _whole(1), 500, metavar="N", help="samples in a test batch")
+    flag(g, "--seed", _whole(0, 2**63 - 1), 0, metavar="N", help="seed of all randomness")
+
+    g = parser.add_argument_group("machine")
+    flag(g, "--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps")
+    precision = "tf32 needs CUDA; bf16 is bfloat16 autocast"
+    flag(g, "--precision", default="fp32", choices=("fp32", "tf32", "bf16"), help=precision)
+    flag(g, "--threads", _whole(1, 1024), metavar="N", help="CPU threads (default: PyTorch's choice)")
+    workers = "loader processes; data sets held in memory need none"
+    flag(g, "--num_workers", _whole(0, 1024), 0, metavar="N", help=workers)
+
+    g = parser.add_argument_group("output")
+    folders = ("--output_dir", "--model_dir")
+    where = "folder in which run folders are made"
+    g.add_argument(*folders, type=Path, default=Path("runs"), metavar="PATH", help=where)
+    switch(g, "--overwrite", "start anew even if the run is there, finished or not")
+    interval = "seconds between checkpoints within a round; 0: one every epoch"
+    flag(g, "--checkpoint_interval", _at_least_zero, 60.0, metavar="S", help=interval)
+    switch(g, "--quiet", "no progress bars")
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse `argv` and check all that can be checked without the data; exits with status 2 on an error.
+
+    Afterwards every script's namespace has the same names: `updating_ratio` (1 for full updating), `lamda`
+    (None but for dpu) and `reinitialize`.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    for word in argv:
+        if word.startswith("--") and word.endswith("=--"):  # argparse may take it for no value
+            parser.error(f"argument {word[:-3]}: '--' is not a value")
+    args = parser.parse_args(argv)
+    try:
+        _check(args)
+    except UsageError as error:
+        parser.error(str(error))
+    return args
+
+
+def _check(args: argparse.Namespace) -> None:
+    given = vars(args)
+    if args.model != "mlp":
+        for name in ("hidden_sizes", "batch_norm"):
+            if given[name] not in (None, False):
+                raise UsageError(f"--{name} is for --model mlp, not {args.model}: leave it out")
+    args.hidden_sizes = (512, 512) if args.hidden_sizes is None else tuple(args.hidden_sizes)
+
+    default_ratio = DEFAULTS[args.model][3]
+    if "pruning_ratio" in given:
+        if args.mode != "pruning" and args.pruning_ratio is not None:
+            raise UsageError(f"--pruning_ratio is for --mode pruning, not {args.mode}: leave it out")
+        ratio = given.pop("pruning_ratio") or default_ratio
+        args.updating_ratio = ratio if args.mode == "pruning" else 1.0
+    args.updating_ratio = args.updating_ratio or default_ratio
+
+    if given.get("lamda") is not None and args.mode != "dpu":
+        raise UsageError(f"--lamda is for --mode dpu; {args.mode} ignores it: leave it out")
+    args.lamda = (0.5 if args.lamda is None else args.lamda) if args.mode == "dpu" else None
+    if args.mode in ("dpu", "gcpu", "lcpu"):
+        args.reinitialize = not given.pop("without_reinit")
+    else:
+        args.reinitialize = given.pop("reinit", False)
+
+    if uses_batch_norm(args.model, args.batch_norm) and args.train_batch_size < 2:
+        raise UsageError("--train_batch_size is 1: BatchNorm needs batches of 2 or more")
+    _check_folder("--dataset_dir", args.dataset_dir)
+    _check_folder("--output_dir", args.output_dir)
+
+
+def uses_batch_norm(model: str, batch_norm: bool) -> bool:
+    """Return True if the model has BatchNorm layers, which cannot train on a batch of one sample."""
+    return model != "mlp" or batch_norm
+
+
+def _check_folder(name: str, path: Path) -> None:
+    for part in (path, *path.parents):
+        if os.path.exists(part):  # unlike Path.exists, False for what may not be looked at
+            if not os.path.isdir(part):
+                raise UsageError(f"{name} is {path}, but {part} is a file: name a folder")
+            return
+
+
+def check_sizes(
+    size_init: int | None, size_subseq: int | None, num_train: int, batch_norm: bool
+) -> tuple[int, int]:
+    """Return the sample counts of round 0 and of each further one, defaults filled in.
+
+    Raises UsageError for a size above the training set, or too small for BatchNorm.
+    """
+    default = min(1000, max(math.ceil(num_train / 6), 2 if batch_norm else 1), num_train)
+    sizes = []
+    for name, size in (("dataset_size_init", size_init), ("dataset_size_subseq", size_subseq)):
+        size = default if size is None else size
+        if size > num_train:
+            there = f"there are {num_train} training images"
+            raise UsageError(f"--{name} is {size}, but {there}: give at most that")
+        sizes.append(size)
+    if batch_norm and sizes[0] < 2:
+        raise UsageError("--dataset_size_init is 1: BatchNorm needs at least 2 samples")
+    return sizes[0], sizes[1]
+
+
+def _number(kind: Callable, text: str, allowed: Callable, what: str):
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not allowed(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+    return value
+
+
+def _whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
+    what = f"a whole number from {least} to {most}"
+    return lambda text: _number(int, text, lambda value: least <= value <= most, what)
+
+
+def _ratio(text: str) -> float:
+    return _number(float, text, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
+
+
+def _share(text: str) -> float:
+    return _number(float, text, lambda value: 0 <= value <= 1, "a number from 0 to 1")
+
+
+def _learning_rate(text: str) -> float:
+    return _number(float, text, lambda value: 0 < value <= 1e6, "a number above 0 and at most 1000000")
+
+
+def _at_least_zero(text: str) -> float:
+    return _number(float, text, lambda value: 0 <= value < math.inf, "a number of at least 0")

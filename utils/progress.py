@@ -1,0 +1,85 @@
+"""Progress bars on stderr, and lines on stdout that do not break them."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+_STEP_NAMES = {1: "full updating", 2: "fine-tuning"}
+
+
+class Bars:
+    """A bar over the rounds and one over the epochs of the current step; silent where `shown` is False."""
+
+    def __init__(self, num_rounds: int, first_round: int, shown: bool):
+        self.hidden = not shown
+        self._refreshed = 0.0
+        self._rounds = tqdm(
+            total=num_rounds,
+            initial=first_round,
+            desc="rounds",
+            unit="round",
+            disable=self.hidden,
+            dynamic_ncols=True,
+            bar_format="{desc:<32}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}",
+        )
+
+    def step(self, number: int, step: int, num_epochs: int, first_epoch: int, num_batches: int) -> "StepBar":
+        """Return the bar of one step of round `number`; use it in a `with`."""
+        return StepBar(f"round {number} {_STEP_NAMES[step]}", num_epochs, first_epoch, num_batches, self.hidden)
+
+    @contextmanager
+    def busy(self, activity: str) -> Iterator[Callable[[], None]]:
+        """Show an activity other than training; gives a function to call now and then while it lasts."""
+        yield lambda: self._say(f"rounds, {activity}", patience=0.2)
+        self._say("rounds")
+
+    def _say(self, text: str, patience: float = 0.0) -> None:
+        if not self.hidden and time.monotonic() - self._refreshed >= patience:
+            self._rounds.set_description_str(text)
+            self._refreshed = time.monotonic()
+
+    def round_done(self, line: str, test_acc: float) -> None:
+        """Print the round's line on stdout and advance."""
+        with tqdm.external_write_mode(file=sys.stdout):
+            print(line, flush=True)
+        self._rounds.set_postfix_str(f"test {100 * test_acc:.2f} %", refresh=False)
+        self._rounds.update()
+
+    def close(self) -> None:
+        """Remove the bars."""
+        self._rounds.leave = False
+        self._rounds.close()
+
+
+class StepBar:
+    """The bar of one step: it advances by batch and shows epoch, loss and accuracy."""
+
+    def __init__(self, name: str, num_epochs: int, first_epoch: int, num_batches: int, hidden: bool):
+        self._name, self._num_epochs = name, num_epochs
+        self._bar = tqdm(
+            desc=self._text(first_epoch),
+            total=num_epochs * num_batches,
+            initial=first_epoch * num_batches,
+            leave=False,
+            disable=hidden,
+            dynamic_ncols=True,
+            bar_format="{desc:<32}{percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]{postfix}",
+        )
+        self.advance = self._bar.update
+
+    def show(self, epochs_done: int, loss: float, best_val_acc: float) -> None:
+        """Show the mean loss of the last epoch and the best validation accuracy of the round so far."""
+        self._bar.set_postfix_str(f"loss {loss:.4f}, best val {100 * best_val_acc:.2f} %", refresh=False)
+        self._bar.set_description_str(self._text(epochs_done), refresh=False)
+
+    def _text(self, epochs_done: int) -> str:
+        return f"{self._name} {min(epochs_done + 1, self._num_epochs)}/{self._num_epochs}"
+
+    def __enter__(self) -> "StepBar":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._bar.close()

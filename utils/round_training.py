@@ -1,0 +1,141 @@
+"""One round's training: its two steps, its best candidate, and how it goes on after an interruption."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from data.batches import Batches
+from utils.contribution import LocalContribution
+from utils.optim import FlatOptimizer
+from utils.progress import Bars
+from utils.recipes import Recipe
+from utils.training import Trainer
+
+FULL_UPDATING, SPARSE_FINE_TUNING = 1, 2  # the two steps of a round; each names a random stream of its own
+
+
+class RoundTraining:
+    """Trains the network from `start` on the samples of one round and keeps the best candidate.
+
+    number, samples  the round and the indices of its samples
+    start            the network it starts from, (I+J+B,)
+    saved            the `state` of an interrupted round, to go on from it
+    on_epoch         called after each epoch but a step's last with this object, to save its `state`
+
+    .selected        (S,) the weights that may change; None: all
+    .best, .best_val_acc, .improved   the best candidate so far, and whether it beats the start point
+    .start_val_acc, .full_val_acc, .rewound_val_acc   validation accuracies, None where a method has none
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        recipe: Recipe,
+        validation: Batches,
+        number: int,
+        samples: Tensor,
+        start: Tensor,
+        bars: Bars,
+        on_epoch: Callable[["RoundTraining"], None],
+        saved: dict[str, Any] | None = None,
+    ):
+        self.trainer, self.flat = trainer, trainer.flat
+        self.recipe, self.validation = recipe, validation
+        self.number, self.samples, self.start = number, samples, start
+        self.bars, self.on_epoch = bars, on_epoch
+        self.selected: Tensor | None = None
+        self.full_val_acc: float | None = None
+        self.rewound_val_acc: float | None = None
+        self._step, self._epoch = 0, 0  # epochs done in the step
+        self._optimizer: FlatOptimizer | None = None
+        self._local: LocalContribution | None = None
+        self._began, self._seconds_before = time.perf_counter(), 0.0
+        self._saved = saved
+        if saved is not None:
+            self._restore(saved)
+        else:
+            self.flat.load(start)
+            self.start_val_acc = self.validate()
+            self.best, self.best_val_acc, self.improved = start, self.start_val_acc, False
+
+    def reached(self, step: int) -> bool:
+        """Return True if an interrupted round had already begun `step`."""
+        return self._step >= step
+
+    def select(self, selected: Tensor) -> None:
+        """Let only the weights at `selected` (S,) change from here on."""
+        self.selected = selected
+
+    def train(self, step: int, local: LocalContribution | None = None, choose: bool = False) -> None:
+        """Train for E epochs, the learning-rate schedule from its beginning, the optimizer state carried over.
+
+        local   accumulates the local contribution
+        choose  after each epoch, make the network the best candidate if it is strictly better
+        """
+        carried, self._local = self._optimizer, local
+        self._optimizer = FlatOptimizer(self.flat, self.recipe, self.selected, carried)
+        if self._step == step:
+            self._optimizer.load_state_dict(self._saved["optimizer"])
+            if local is not None:
+                local.value.copy_(self._saved["local"])
+        else:
+            self._step, self._epoch = step, 0
+        self._saved = None
+        last = self.recipe.num_epochs
+        batches = self.trainer.train.num_batches(self.samples.numel())
+        with self.bars.step(self.number, step, last, self._epoch, batches) as bar:
+            for epoch in range(self._epoch, last):
+                place = (self.number, step, epoch)
+                loss = self.trainer.epoch(self._optimizer, self.samples, place, local, bar.advance)
+                self._epoch = epoch + 1
+                if choose:
+                    self.offer(self.validate())
+                bar.show(epoch + 1, loss, self.best_val_acc)
+                self.on_epoch(self)
+
+    def validate(self) -> float:
+        """Return the network's validation accuracy, 0 to 1."""
+        with self.bars.busy("validating") as tick:
+            return self.trainer.accuracy(self.validation, tick)
+
+    def offer(self, val_acc: float, at_least: bool = False) -> None:
+        """Make the network the best candidate if it is strictly better, or `at_least` as good."""
+        if val_acc > self.best_val_acc or (at_least and val_acc == self.best_val_acc):
+            self.best, self.best_val_acc, self.improved = self.flat.snapshot(), val_acc, True
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in this round, before and after interruptions."""
+        return self._seconds_before + time.perf_counter() - self._began
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Everything that another process needs to go on: tensors and plain values."""
+        return {
+            "number": self.number,
+            "step": self._step,
+            "epoch": self._epoch,
+            "vector": self.flat.vector,
+            "optimizer": self._optimizer.state_dict(),
+            "local": None if self._local is None else self._local.value,
+            "selected": self.selected,
+            "best": self.best if self.improved else None,
+            "best_val_acc": self.best_val_acc,
+            "start_val_acc": self.start_val_acc,
+            "full_val_acc": self.full_val_acc,
+            "rewound_val_acc": self.rewound_val_acc,
+            "seconds": self.seconds,
+        }
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        self.flat.load(saved["vector"])
+        self._step, self._epoch = saved["step"], saved["epoch"]
+        self.selected = saved["selected"]
+        self.improved = saved["best"] is not None
+        self.best = saved["best"] if self.improved else self.start
+        self.best_val_acc = saved["best_val_acc"]
+        self.start_val_acc = saved["start_val_acc"]
+        self.full_val_acc, self.rewound_val_acc = saved["full_val_acc"], saved["rewound_val_acc"]
+        self._seconds_before = saved["seconds"]

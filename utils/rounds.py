@@ -1,0 +1,188 @@
+"""The multi-round loop between the server and the edge node."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from data.arrival import Arrival
+from data.batches import Batches
+from utils.methods import Method
+from utils.progress import Bars
+from utils.recipes import Recipe
+from utils.reinit import should_reinitialize
+from utils.results import describe_round, formula_bytes
+from utils.round_training import RoundTraining
+from utils.training import Trainer
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run does in every round; it does not change while the run lasts."""
+
+    method: Method
+    update: Callable[[RoundTraining], None]  # the method with its settings
+    recipe: Recipe
+    arrival: Arrival
+    num_rounds: int
+    updating_ratio: float  # 1 for full updating
+    reinitialize: bool
+    initial: Tensor  # the initial network, (I+J+B,)
+    fresh: Callable[[int], Tensor]  # round -> another initial network
+
+
+@dataclass
+class Deployment:
+    """What the edge holds, as the server knows it, and what came of the rounds so far.
+
+    The line is what updates build on; the served network answers the edge's queries. They differ only while
+    a re-initialised line has not caught up yet (DESIGN: the standby copy), or where nothing was sent.
+    """
+
+    line: Tensor
+    served: Tensor
+    line_acc: tuple[float, float | None] = (0.0, None)  # validation, test; None: not evaluated yet
+    served_acc: tuple[float, float | None] = (0.0, None)
+    next_round: int = 0
+    num_samples_at_last_init: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+
+def run_rounds(
+    plan: Plan,
+    trainer: Trainer,
+    validation: Batches,
+    test: Batches,
+    edge: Deployment,
+    bars: Bars,
+    save: Callable[[Deployment, RoundTraining | None], None],
+    interrupted: dict[str, Any] | None = None,
+) -> Deployment:
+    """Run the rounds that `edge` has not seen yet and return what it holds at the end.
+
+    save         called with the state of everything: with the training after an epoch, with None after a round
+    interrupted  the round that was under way when the state was saved
+    """
+    for number in range(edge.next_round, plan.num_rounds):
+        # The samples that have arrived, and the network from which this round starts.
+        samples = plan.arrival.samples(number)
+        reinitialize = (
+            plan.reinitialize
+            and number > 0
+            and should_reinitialize(len(samples), edge.num_samples_at_last_init)
+        )
+        start = start_point(plan, edge, number, reinitialize)
+
+        # The server's training.
+        training = RoundTraining(
+            trainer,
+            plan.recipe,
+            validation,
+            number,
+            samples,
+            start,
+            bars,
+            on_epoch=partial(save, edge),
+            saved=interrupted,
+        )
+        interrupted = None
+        plan.update(training)
+        if number == 0:  # the edge still holds the initial network
+            edge.line_acc = edge.served_acc = (training.start_val_acc, None)
+
+        # What is sent, and what the edge serves from now on.
+        sent = send(plan, edge, training)
+        if number == 0 or (reinitialize and sent):
+            edge.num_samples_at_last_init = len(samples)
+        with bars.busy("testing") as tick:
+            evaluate_new(edge, trainer, test, tick)
+
+        # The books.
+        edge.rows.append(round_row(plan, edge, training, len(samples), reinitialize, sent))
+        edge.next_round = number + 1
+        save(edge, None)
+        bars.round_done(describe_round(edge.rows[-1], plan.num_rounds), edge.rows[-1]["served_test_acc"])
+    return edge
+
+
+def start_point(plan: Plan, edge: Deployment, number: int, reinitialize: bool) -> Tensor:
+    """Return the network that round `number` starts from (DESIGN.md section 2, step 1)."""
+    if number == 0 or reinitialize or plan.method.start == "initial":
+        return plan.initial
+    return plan.fresh(number) if plan.method.start == "fresh" else edge.line
+
+
+def send(plan: Plan, edge: Deployment, training: RoundTraining) -> bool:
+    """Bring the round's candidate to the edge if it is worth its bytes, and return whether it was.
+
+    Nothing is sent if training did not improve on the start point. An update that builds on the line always
+    goes out, and is served as soon as it is no worse on validation than what is served; one that stands
+    alone goes out only then.
+    """
+    candidate, acc = training.best, (training.best_val_acc, None)
+    no_worse = acc[0] >= edge.served_acc[0]
+    sent = training.improved and (no_worse or not plan.method.restarts)
+    if sent or plan.method.restarts:
+        edge.line, edge.line_acc = candidate, acc
+    if sent and no_worse:
+        edge.served, edge.served_acc = candidate, acc
+    return sent
+
+
+def evaluate_new(edge: Deployment, trainer: Trainer, test: Batches, on_batch: Callable[[], None]) -> None:
+    """Evaluate the line and the served network on the test set where they are new."""
+    if edge.line_acc[1] is None:
+        trainer.flat.load(edge.line)
+        edge.line_acc = (edge.line_acc[0], trainer.accuracy(test, on_batch))
+    if edge.served is edge.line:
+        edge.served_acc = edge.line_acc
+    elif edge.served_acc[1] is None:
+        trainer.flat.load(edge.served)
+        edge.served_acc = (edge.served_acc[0], trainer.accuracy(test, on_batch))
+
+
+def round_row(
+    plan: Plan,
+    edge: Deployment,
+    training: RoundTraining,
+    num_samples: int,
+    reinitialized: bool,
+    sent: bool,
+) -> dict[str, Any]:
+    """Return the round's row of rounds.csv."""
+    num_weights = training.flat.num_weights
+    updated = num_weights if training.selected is None else training.selected.numel()
+    return {
+        "round": training.number,
+        "num_samples": num_samples,
+        "reinitialized": int(reinitialized),
+        "start_val_acc": training.start_val_acc,
+        "full_val_acc": training.full_val_acc,
+        "rewound_val_acc": training.rewound_val_acc,
+        "val_acc": edge.line_acc[0],
+        "test_acc": edge.line_acc[1],
+        "served_val_acc": edge.served_acc[0],
+        "served_test_acc": edge.served_acc[1],
+        "updated_weights": updated if sent else 0,
+        "sent": int(sent),
+        "formula_bytes": formula_bytes(plan.updating_ratio, num_weights) if sent else 0,
+        "seconds": training.seconds,
+    }
+
+
+def pack(edge: Deployment, training: RoundTraining | None = None) -> dict[str, Any]:
+    """Return everything that a resumed run needs: tensors and plain values."""
+    return {"edge": dict(vars(edge)), "training": None if training is None else training.state}
+
+
+def unpack(state: dict[str, Any]) -> tuple[Deployment, dict[str, Any] | None]:
+    """Return the deployment and the interrupted round in a `pack`ed state."""
+    return Deployment(**state["edge"]), state["training"]
+
+
+def network_sha256(vector: Tensor) -> str:
+    """Return the SHA-256 of a network's bytes, to compare runs."""
+    return hashlib.sha256(vector.cpu().numpy().tobytes()).hexdigest()
