@@ -1,7 +1,8 @@
 """Give an edge node mutated and random messages: `python -m benchmarks.fuzz_messages --count 100000`.
 
-Half of the messages get a right checksum. The node must refuse each, or end with the state whose fingerprint the message
-promises; a refusal must leave it bit for bit what it was. No other exception may come out.
+Half of the messages get a right checksum. The node must refuse each, or end with the state whose
+fingerprint the message promises; a refusal must leave it bit for bit what it was. No other exception may
+come out.
 """
 
 from __future__ import annotations
@@ -14,7 +15,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from utils.edge_node import EdgeNode
-from utils.message import MODES, VALUE_BITS, Schema, UpdateFormatError, encode_update, random_mask, unpack_message
+from utils.message import (
+    MODES,
+    VALUE_BITS,
+    Schema,
+    UpdateFormatError,
+    encode_update,
+    random_mask,
+    unpack_message,
+)
 
 HEADER = 69
 
@@ -30,7 +39,8 @@ class Outcome:
 def material() -> tuple[Schema, np.ndarray, np.ndarray, list[bytes]]:
     """A network, its initial state and line, and a valid message of every mode and number of value bits."""
     schema = Schema([
-        ("conv.weight", "weight", (6, 4, 3, 3)), ("fc.weight", "weight", (8, 24)), ("out.weight", "weight", (3, 8)),
+        ("conv.weight", "weight", (6, 4, 3, 3)), ("fc.weight", "weight", (8, 24)),
+        ("out.weight", "weight", (3, 8)),
         ("conv.bias", "rest", (6,)), ("bn.running_var", "buffer", (6,)),
     ])  # fmt: skip
     rng, w = np.random.RandomState(0), schema.num_weights
@@ -48,25 +58,35 @@ def material() -> tuple[Schema, np.ndarray, np.ndarray, list[bytes]]:
                 chosen[random_mask([layer.size for layer in schema.layers], 0.2, 5)] = True
             if mode != "dense":
                 new[:w] = np.where(chosen, new[:w], 0 if mode == "pruned" else line[:w])
-            messages.append(encode_update(line, new, schema, mode=mode, value_bits=bits, round=1, initial=initial, **options))
+            messages.append(
+                encode_update(
+                    line, new, schema, mode=mode, value_bits=bits, round=1, initial=initial, **options
+                )
+            )
     return schema, initial, line, messages
 
 
 def mutate(data: bytes, others: list[bytes], rng: np.random.RandomState) -> bytes:
-    """A message with bits flipped, bytes changed, removed, repeated or exchanged, or one made of random bytes."""
+    """A message with bits flipped, bytes changed, removed or exchanged, or one made of random bytes."""
     raw, kind = bytearray(data), rng.randint(8)
     body = HEADER + rng.randint(max(len(raw) - HEADER - 16, 1))
     if kind == 0:  # random bytes behind a right or a random header
         return bytes(raw[: HEADER * rng.randint(2)]) + rng.bytes(rng.randint(400))
     if kind <= 3:
         for _ in range(1 + rng.randint(3)):
-            raw[rng.randint(len(raw)) if kind == 1 else HEADER + rng.randint(len(raw) - HEADER - 16)] ^= 1 << rng.randint(8)
+            raw[rng.randint(len(raw)) if kind == 1 else HEADER + rng.randint(len(raw) - HEADER - 16)] ^= (
+                1 << rng.randint(8)
+            )
     elif kind == 4:
         raw[body : body + rng.randint(40)] = rng.bytes(rng.randint(40))
     elif kind == 5:  # another value in the header
-        field_ = [(4, 5), (5, 6), (6, 7), (7, 8), (8, 9), (9, 13), (53, 61), (61, 65), (65, 69)][rng.randint(9)]
-        raw[slice(*field_)] = rng.bytes(field_[1] - field_[0]) if rng.randint(2) else int(rng.randint(9)).to_bytes(
-            field_[1] - field_[0], "little"
+        field_ = [(4, 5), (5, 6), (6, 7), (7, 8), (8, 9), (9, 13), (53, 61), (61, 65), (65, 69)][
+            rng.randint(9)
+        ]
+        raw[slice(*field_)] = (
+            rng.bytes(field_[1] - field_[0])
+            if rng.randint(2)
+            else int(rng.randint(9)).to_bytes(field_[1] - field_[0], "little")
         )
     elif kind == 6:  # the end of another message
         other = others[rng.randint(len(others))]
@@ -77,7 +97,7 @@ def mutate(data: bytes, others: list[bytes], rng: np.random.RandomState) -> byte
 
 
 def seal(data: bytes, rng: np.random.RandomState) -> bytes:
-    """Make checksum and, mostly, the body length right, so that what is wrong must be found by the decoder itself."""
+    """Make checksum and, mostly, body length right, so that the decoder itself must find what is wrong."""
     raw = bytearray(data)
     if len(raw) < HEADER + 16:
         return data
@@ -118,8 +138,9 @@ def main() -> None:
     args = parser.parse_args()
     start = time.perf_counter()
     outcome = fuzz(args.count, args.seed)
-    print(f"{args.count:,} messages in {time.perf_counter() - start:.0f} s: {outcome.refused:,} refused, "
-          f"{outcome.applied:,} applied with the promised fingerprint; the slowest took {outcome.slowest * 1000:.0f} ms")  # fmt: skip
+    seconds = time.perf_counter() - start
+    print(f"{args.count:,} messages in {seconds:.0f} s, the slowest in {outcome.slowest * 1000:.0f} ms:")
+    print(f"  {outcome.refused:,} refused, {outcome.applied:,} applied with the promised result")
     for reason, number in sorted(outcome.reasons.items(), key=lambda item: -item[1]):
         print(f"  {number:7,}  {reason}")
 

@@ -1,8 +1,10 @@
-"""What messages cost, and how long they take: `python -m benchmarks.messages RUN_FOLDER ... [--first_round 1]`.
+"""What messages cost, and how long they take: `python -m benchmarks.messages RUN_FOLDER ... [--first_round
+1]`.
 
-Replays each run from initial.safetensors and updates/, encodes each of its updates anew with every number of value
-bits, and prints the mean bytes beside the targets, the paper's formula, and plain ways to send the same update.
-Updates of a lossless run are best: what a run with fewer bits sent is quantised already. Times are wall time of this process.
+Replays each run from initial.safetensors and updates/, encodes each of its updates anew with every number
+of value bits, and prints the mean bytes beside the targets, the paper's formula, and plain ways to send the
+same update. Updates of a lossless run are best: what a run with fewer bits sent is quantised already. Times
+are wall time of this process.
 """
 
 from __future__ import annotations
@@ -97,19 +99,36 @@ def measure(run: Path, first_round: int) -> None:
         raise SystemExit(f"{run}: no message of round {first_round} or later")
 
     config = json.loads((run / "config.json").read_text()) if (run / "config.json").exists() else {}
-    model = config.get("settings", {}).get("model") or next((name for name in TARGETS if name in run.name), "")
+    model = config.get("settings", {}).get("model") or next(
+        (name for name in TARGETS if name in run.name), ""
+    )
     target_ratio, targets, target_seconds = TARGETS.get(model, (None, {}, (None, None)))
     formula, others = np.mean(formulas), 4 * (schema.num_rest + schema.num_buffers)
-    print(f"{run}: {len(formulas)} messages, {w:,} weights, on average {formula:,.0f} bytes by the paper's formula")
+    print(f"{run}: {len(formulas)} messages, {w:,} weights, on average {formula:,.0f} bytes by the formula")
     if ratios:
-        print(f"  positions / per-layer binary entropy: mean {np.mean(ratios):.3f}, largest {np.max(ratios):.3f}"
+        spread = f"mean {np.mean(ratios):.3f}, largest {np.max(ratios):.3f}"
+        print(f"  positions / per-layer binary entropy: {spread}"
               + (f", target {target_ratio}" if target_ratio else ""))  # fmt: skip
-    rows = [("value bits", "header", "positions", "values", "rest", "total", "/ formula", "target", "encode s", "decode s")]
+    rows = [
+        (
+            "value bits",
+            "header",
+            "positions",
+            "values",
+            "rest",
+            "total",
+            "/ formula",
+            "target",
+            "encode s",
+            "decode s",
+        )
+    ]
     for bits in VALUE_BITS:
         mean = np.mean(parts[bits], axis=0)
         reference = formula + others * (bits == 32)  # lossless: the rest at 32 bits is part of the comparison
         rows.append((
-            bits, *(f"{part:,.0f}" for part in mean[:4]), f"{mean[:4].sum():,.0f}", f"{mean[:4].sum() / reference:.3f}",
+            bits, *(f"{part:,.0f}" for part in mean[:4]), f"{mean[:4].sum():,.0f}",
+            f"{mean[:4].sum() / reference:.3f}",
             targets.get(bits, ""), f"{mean[4]:.3f}", f"{mean[5]:.3f}",
         ))  # fmt: skip
     rows.append(("target", *[""] * 7, *(seconds or "" for seconds in target_seconds)))
@@ -117,13 +136,15 @@ def measure(run: Path, first_round: int) -> None:
         size = np.mean([choice[name] for choice in plain])
         rows.append((name, *[""] * 4, f"{size:,.0f}", f"{size / (formula + others):.3f}", "", "", ""))
     print(table(rows, "<" + ">" * 9))
-    print("  / formula: at 32 bits, and for the plain choices, against formula + 32 bits for the rest; else the formula alone\n")
+    print("  / formula: at 32 bits, and for the plain choices, against formula + 32 bits for the rest\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_FOLDER")
-    parser.add_argument("--first_round", type=int, default=1, help="leave earlier rounds out (default: %(default)s)")
+    parser.add_argument(
+        "--first_round", type=int, default=1, help="leave earlier rounds out (default: %(default)s)"
+    )
     args = parser.parse_args()
     for run in args.runs:
         measure(run, args.first_round)

@@ -29,7 +29,7 @@ INITIAL = number(0)
 
 
 def story(sign_key=None):
-    """Five rounds: (message, line, what is served). Round 2 re-initialises into standby, round 4 serves again."""
+    """Five rounds: (message, line, served). Round 2 re-initialises into standby, round 4 serves again."""
     line, serving, told = INITIAL, INITIAL, []
     for round_ in range(5):
         reinitialize, serve = round_ in (0, 2), round_ not in (2, 3)
@@ -61,7 +61,9 @@ def refused(node, data, reason):
     copies = node.line.copy(), node.serving.copy()
     with pytest.raises(UpdateFormatError, match=reason):
         node.receive(data)
-    assert all(a is b for a, b in zip(before, (node.line, node.serving, node.round, node.applied), strict=True))
+    assert all(
+        a is b for a, b in zip(before, (node.line, node.serving, node.round, node.applied), strict=True)
+    )
     assert holds(node, *copies)
 
 
@@ -276,18 +278,34 @@ def test_the_edge_imports_numpy_and_constriction_only(run_folder):
 def test_the_edge_runs_in_an_environment_without_torch(run_folder, tmp_path):
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
-    needs = [line for line in (ROOT / "requirements.txt").read_text().split() if line.startswith(("numpy", "constriction"))]
+    needs = [
+        line
+        for line in (ROOT / "requirements.txt").read_text().split()
+        if line.startswith(("numpy", "constriction"))
+    ]
     subprocess.run([python, "-m", "pip", "install", "--quiet", *needs], check=True, timeout=600)
     assert subprocess.run([python, "-c", "import torch"], capture_output=True).returncode != 0
     done = subprocess.run(
-        [python, "-m", "utils.edge", "replay", str(run_folder)], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [python, "-m", "utils.edge", "replay", str(run_folder)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert "5 messages" in done.stdout
 
 
 def test_tensor_files_hold_any_shape(tmp_path):
-    tensors = {"a": np.float32(3.0).reshape(()), "b": np.zeros((0, 2), np.float32), "ü": np.ones((1, 2), np.float32)}
+    tensors = {
+        "a": np.float32(3.0).reshape(()),
+        "b": np.zeros((0, 2), np.float32),
+        "ü": np.ones((1, 2), np.float32),
+    }
     write_tensors(tmp_path / "t", tensors, {"note": "x"})
     back, metadata = read_tensors(tmp_path / "t")
-    assert metadata == {"note": "x"} and {name: t.shape for name, t in back.items()} == {"a": (), "b": (0, 2), "ü": (1, 2)}
+    assert metadata == {"note": "x"} and {name: t.shape for name, t in back.items()} == {
+        "a": (),
+        "b": (0, 2),
+        "ü": (1, 2),
+    }

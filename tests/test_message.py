@@ -1,7 +1,6 @@
 """The update message: round trips, sizes, refusals, golden vectors. Needs no torch."""
 
 import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,19 +11,28 @@ from benchmarks.fuzz_messages import fuzz
 from tests.golden.make_golden import GOLDEN, cases
 from utils.entropy_coding import PROBABILITIES, StreamReader, StreamWriter, SymbolModel, log2_fixed
 from utils.message import (
-    MODES, VALUE_BITS, Schema, UpdateFormatError, decode_update, edge_state, encode_update, layer_counts, random_mask,
+    MODES,
+    VALUE_BITS,
+    Schema,
+    UpdateFormatError,
+    decode_update,
+    edge_state,
+    encode_update,
+    layer_counts,
+    random_mask,
 )  # fmt: skip
 from utils.number_coding import code_floats, from_bfloat16, to_bfloat16
-from utils.update_header import checksum, unpack_message
+from utils.update_header import unpack_message
 
 SCHEMA = Schema([
-    ("conv.weight", "weight", (8, 3, 3, 3)), ("fc.weight", "weight", (10, 32)), ("out.weight", "weight", (4, 10)),
+    ("conv.weight", "weight", (8, 3, 3, 3)), ("fc.weight", "weight", (10, 32)),
+    ("out.weight", "weight", (4, 10)),
     ("conv.bias", "rest", (8,)), ("bn.weight", "rest", (8,)), ("bn.running_var", "buffer", (8,)),
 ])  # fmt: skip
 
 
 def states(schema, density, seed, scale=0.1):
-    """A line that has moved from the initial state, and a new state with about `density` of the weights changed."""
+    """Initial state, a line that has moved from it, and a new state with `density` of the weights changed."""
     rng = np.random.RandomState(seed)
     initial = rng.standard_normal(schema.size).astype(np.float32)
     line = np.where(rng.random_sample(schema.size) < 0.3, initial * np.float32(1.1), initial)
@@ -61,7 +69,8 @@ def schemas(draw):
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    schema=schemas(), mode=st.sampled_from(MODES), bits=st.sampled_from(VALUE_BITS), seed=st.integers(0, 2**31),
+    schema=schemas(), mode=st.sampled_from(MODES), bits=st.sampled_from(VALUE_BITS),
+    seed=st.integers(0, 2**31),
     density=st.sampled_from([0.0, 0.01, 0.1, 0.5, 0.97, 1.0]), scale=st.sampled_from([1e-30, 1e-6, 0.1, 1e4]),
     reinitialize=st.booleans(), serve=st.booleans(), signed=st.booleans(),
 )  # fmt: skip
@@ -126,7 +135,11 @@ def test_bfloat16_rounds_to_nearest_even_and_stays_finite():
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(*[st.floats(width=32, allow_nan=False, allow_infinity=False)] * 2), min_size=1, max_size=60))
+@given(
+    st.lists(
+        st.tuples(*[st.floats(width=32, allow_nan=False, allow_infinity=False)] * 2), min_size=1, max_size=60
+    )
+)
 def test_any_floats_code_bit_for_bit(pairs):
     old, new = np.array(pairs, dtype=np.float32).T.copy()
     groups, writer = np.arange(len(old)) % 3, StreamWriter()
@@ -156,7 +169,10 @@ def test_positions_never_cost_much_more_than_the_layers_entropy(seed, density):
 
 
 def test_clustered_positions_cost_less_than_their_entropy():
-    schema, rng = Schema([("a", "weight", (64, 200)), ("b", "weight", (64, 32, 3, 3))]), np.random.RandomState(0)
+    schema, rng = (
+        Schema([("a", "weight", (64, 200)), ("b", "weight", (64, 32, 3, 3))]),
+        np.random.RandomState(0),
+    )
     line = rng.standard_normal(schema.size).astype(np.float32)
     new = line.copy()
     for layer in schema.layers:
@@ -289,7 +305,9 @@ def test_values_that_are_not_finite_are_refused():
     writer = StreamWriter()
     writer.raw(np.array([5, 8, 8]), np.array([0, 255, 255]))
     with pytest.raises(UpdateFormatError, match="impossible value range"):
-        code_floats(StreamReader(writer.finish(), "values"), np.zeros(1, np.int64), np.ones(1, np.float32), None)
+        code_floats(
+            StreamReader(writer.finish(), "values"), np.zeros(1, np.int64), np.ones(1, np.float32), None
+        )
 
 
 def test_signatures():
@@ -337,7 +355,13 @@ def test_probabilities_come_from_a_fixed_table():
 def test_golden_vectors(path):
     """Messages made once decode today, here, to what they decoded to then."""
     schema, line, initial = cases()[path.stem][:3]
-    update = decode_update(path.read_bytes(), schema, base=line, initial=initial, key=b"golden" if path.stem == "signed" else None)
+    update = decode_update(
+        path.read_bytes(),
+        schema,
+        base=line,
+        initial=initial,
+        key=b"golden" if path.stem == "signed" else None,
+    )
     expected = np.frombuffer((path.with_suffix(".f32")).read_bytes(), dtype="<f4")
     assert same(update.result, expected.astype(np.float32))
 

@@ -1,9 +1,9 @@
 """The edge node as a program. Needs numpy and `constriction`, no torch.
 
-    python -m utils.edge init   --initial RUN/initial.safetensors --out node.safetensors
-    python -m utils.edge apply  --node node.safetensors RUN/updates/round_003.dpu ...
-    python -m utils.edge show   RUN/updates/round_003.dpu [--node node.safetensors]
-    python -m utils.edge replay RUN [--out node.safetensors]
+python -m utils.edge init   --initial RUN/initial.safetensors --out node.safetensors
+python -m utils.edge apply  --node node.safetensors RUN/updates/round_003.dpu ...
+python -m utils.edge show   RUN/updates/round_003.dpu [--node node.safetensors]
+python -m utils.edge replay RUN [--out node.safetensors]
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ def replay(args: argparse.Namespace) -> None:
         rows.append(replay_row(path.name, update.header, update.selected.size))
     print(table(rows, "<>>><<"))
     total = sum(path.stat().st_size for path in messages)
-    print(f"{len(messages)} messages, {total:,} bytes, all fingerprints right; the line is {node.fingerprint.hex()}")
+    print(
+        f"{len(messages)} messages, {total:,} bytes, all fingerprints right; now at {node.fingerprint.hex()}"
+    )
     if args.out is not None:
         node.save(args.out)
 
@@ -92,7 +94,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m utils.edge", description="An edge node that update messages keep up to date.")
+    parser = _Parser(
+        prog="python -m utils.edge", description="An edge node that update messages keep up to date."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(function, **files):
@@ -110,7 +114,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     sub = command(apply, node=(True, "the node file; replaced atomically"), sign_key=sign_key)
     sub.add_argument("messages", type=Path, nargs="+", metavar="FILE.dpu")
-    sub = command(show, node=(False, "a node, or initial.safetensors, of the same network; default: the run's own"))
+    sub = command(
+        show, node=(False, "a node, or initial.safetensors, of the same network; default: the run's own")
+    )
     sub.add_argument("messages", type=Path, nargs="+", metavar="FILE.dpu")
     sub = command(replay, out=(False, "write the rebuilt node here"), sign_key=sign_key)
     sub.add_argument("run", type=Path, metavar="RUN_FOLDER")

@@ -1,8 +1,8 @@
 """The edge node: it holds a network, and update messages are all that it ever receives.
 
-Its *line* is what new messages build on; *serving* answers queries. They are the same but for a standby phase: after
-a re-initialisation the new line may be worse than the network in service, which then stays until a message says
-"serve" (DESIGN: re-initialization).
+Its *line* is what new messages build on; *serving* answers queries. They are the same but for a standby
+phase: after a re-initialisation the new line may be worse than the network in service, which then stays
+until a message says "serve" (DESIGN: re-initialization).
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ class EdgeNode:
     path: if given, the node lives in this file: every accepted message is on disk before it takes effect.
     """
 
-    def __init__(self, schema: Schema, initial: np.ndarray, *, key: bytes | None = None, path: str | Path | None = None):
+    def __init__(
+        self, schema: Schema, initial: np.ndarray, *, key: bytes | None = None, path: str | Path | None = None
+    ):
         if initial.dtype != np.float32 or initial.shape != (schema.size,):
             raise ValueError(f"the initial state is float32 of shape ({schema.size},)")
         self.schema, self.key, self.path = schema, key, path
@@ -46,12 +48,16 @@ class EdgeNode:
         return self.schema.state_fingerprint(self.line)
 
     def receive(self, data: bytes) -> Update:
-        """Apply one message. Raises UpdateFormatError naming the reason, and stays bit for bit what it was."""
+        """Apply one message. A bad one raises UpdateFormatError with the reason, and changes nothing."""
         header, _ = unpack_message(data, self.key)
         if checksum(data).hex() in self.applied:
-            raise UpdateFormatError(f"already applied: this message of round {header.round} was received before")
+            raise UpdateFormatError(
+                f"already applied: this message of round {header.round} was received before"
+            )
         if header.round <= self.round and header.schema_fingerprint == self.schema.fingerprint:
-            raise UpdateFormatError(f"out of order: round {header.round} after round {self.round} was applied")
+            raise UpdateFormatError(
+                f"out of order: round {header.round} after round {self.round} was applied"
+            )
         update = decode_update(data, self.schema, base=self.line, initial=self.initial, key=self.key)
         update.result.setflags(write=False)
         serving = update.result if header.serve else self.serving
@@ -75,7 +81,9 @@ class EdgeNode:
         metadata = {
             "schema": json.dumps(self.schema.to_plain()),
             "node": json.dumps({"round": round_, "applied": applied}),
-            "fingerprints": json.dumps({n: self.schema.state_fingerprint(s).hex() for n, s in states.items()}),
+            "fingerprints": json.dumps(
+                {n: self.schema.state_fingerprint(s).hex() for n, s in states.items()}
+            ),
         }
         write_tensors(path, tensors, metadata)
 

@@ -19,21 +19,31 @@ def table(rows: list[tuple], align: str) -> str:
     """Rows of cells as aligned text; `align` has < or > for each column."""
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in cells) for i in range(len(align))]
-    lines = ["  ".join(f"{cell:{a}{w}}" for cell, a, w in zip(row, align, widths)).rstrip() for row in cells]
-    return "\n".join("  " + line for line in lines)
+    lines = []
+    for row in cells:
+        padded = [f"{cell:{side}{width}}" for cell, side, width in zip(row, align, widths, strict=True)]
+        lines.append("  " + "  ".join(padded).rstrip())
+    return "\n".join(lines)
 
 
 def describe(header: Header, schema: Schema | None, counts: np.ndarray | None) -> str:
     """A message in words: what it does, its size by part and, given the network, its weights by layer."""
     bits = "32 bits, lossless" if header.value_bits == 32 else f"{header.value_bits} bits"
-    base = "the initial weights (re-initialisation)" if header.reinitialize else "the state of the last message"
+    base = (
+        "the initial weights (re-initialisation)" if header.reinitialize else "the state of the last message"
+    )
     facts = [
         ("round", header.round),
         ("mode", _MODES[header.mode]),
         ("values", bits),
         ("builds on", f"{base}, fingerprint {header.base_fingerprint.hex()}"),
         ("leads to", f"fingerprint {header.result_fingerprint.hex()}"),
-        ("afterwards", "the result is served" if header.serve else "the result stands by; the edge serves what it served"),
+        (
+            "afterwards",
+            "the result is served"
+            if header.serve
+            else "the result stands by; the edge serves what it served",
+        ),
         ("signed", "yes" if header.signed else "no"),
         ("network", f"schema {header.schema_fingerprint.hex()}"),
     ]
@@ -44,12 +54,16 @@ def describe(header: Header, schema: Schema | None, counts: np.ndarray | None) -
     text = [table(facts, "<<"), table(parts, "<>>")]
     if schema is not None:
         rows = [("layer", "shape", "weights", "sent", "share")]
-        for layer, count in zip(schema.layers, counts):
+        for layer, count in zip(schema.layers, counts, strict=True):
             shape = "x".join(map(str, layer.shape))
             rows.append((layer.name, shape, f"{layer.size:,}", f"{count:,}", f"{count / layer.size:.2%}"))
         weights = schema.num_weights
-        rows.append(("all layers", "", f"{weights:,}", f"{counts.sum():,}", f"{counts.sum() / max(weights, 1):.2%}"))
-        rows.append(("rest and statistics", "", f"{schema.num_rest + schema.num_buffers:,}", "all", "100.00%"))
+        rows.append(
+            ("all layers", "", f"{weights:,}", f"{counts.sum():,}", f"{counts.sum() / max(weights, 1):.2%}")
+        )
+        rows.append(
+            ("rest and statistics", "", f"{schema.num_rest + schema.num_buffers:,}", "all", "100.00%")
+        )
         text.append(table(rows, "<<>>>"))
     return "\n\n".join(text)
 
@@ -58,7 +72,14 @@ def replay_row(name: str, header: Header, selected: int) -> tuple:
     """One line of a replay."""
     notes = ["re-initialised"] * header.reinitialize + ["standby"] * (not header.serve)
     fingerprint = header.result_fingerprint.hex()
-    return name, header.round, f"{selected:,}", f"{header.message_bytes:,}", fingerprint, ", ".join(notes) or "served"
+    return (
+        name,
+        header.round,
+        f"{selected:,}",
+        f"{header.message_bytes:,}",
+        fingerprint,
+        ", ".join(notes) or "served",
+    )
 
 
 REPLAY_HEADER = ("message", "round", "weights", "bytes", "fingerprint, checked", "")

@@ -1,8 +1,8 @@
 """Streams of entropy-coded numbers, and the integer probability tables that encoder and decoder share.
 
-A `StreamWriter` and a `StreamReader` have the same methods; each returns the numbers that went through. So one
-function describes both directions: the writer is handed the numbers, the reader None. Probabilities are integers
-looked up in tables made with exactly rounded decimal arithmetic, hence the same on every machine.
+A `StreamWriter` and a `StreamReader` have the same methods; each returns the numbers that went through. So
+one function describes both directions: the writer is handed the numbers, the reader None. Probabilities are
+integers looked up in tables made with exactly rounded decimal arithmetic, hence the same on every machine.
 See docs/update_format.md.
 """
 
@@ -52,7 +52,7 @@ _LOG2 = _log2_table()
 
 
 def log2_fixed(x: np.ndarray | int) -> np.ndarray:
-    """log2 of positive integers in units of 1/256, by table: no rounding that could differ between machines."""
+    """log2 of positive integers in 1/256, by table: no rounding that could differ between machines."""
     mantissa, exponent = np.frexp(np.asarray(x, dtype=np.float64))
     return LOGIT_ONE * (exponent.astype(np.int64) - 1) + _LOG2[(mantissa * 512).astype(np.int64) - 256]
 
@@ -69,7 +69,11 @@ class StreamWriter:
 
     def symbols(self, frequencies: np.ndarray, symbols: np.ndarray | None) -> np.ndarray:
         """Code numbers below A; `frequencies` is (len(symbols), A) float32, positive."""
-        return self._through(_categorical, frequencies, symbols) if len(frequencies) else np.zeros(0, dtype=np.int32)
+        return (
+            self._through(_categorical, frequencies, symbols)
+            if len(frequencies)
+            else np.zeros(0, dtype=np.int32)
+        )
 
     def raw(self, widths: np.ndarray, values: np.ndarray | None) -> np.ndarray:
         """Code numbers of the given widths, 0 to 32 bits, as they are."""
@@ -95,8 +99,8 @@ class StreamWriter:
 class StreamReader(StreamWriter):
     """Reads back what a StreamWriter wrote. Raises UpdateFormatError where the stream cannot be right.
 
-    It writes what it reads, too: a stream is right if, and only if, the same bytes come out. Nothing less would tell
-    that it ends early or late.
+    It writes what it reads, too: a stream is right if, and only if, the same bytes come out. Nothing less
+    would tell that it ends early or late.
     """
 
     def __init__(self, data: bytes, name: str):
@@ -123,11 +127,12 @@ def _bit_frequencies(logits: np.ndarray) -> np.ndarray:
 
 
 class SymbolModel:
-    """Adaptive frequencies of numbers below `alphabet`, in contexts that borrow from their group and from all.
+    """Adaptive frequencies of numbers below `alphabet`, in contexts that borrow from their group and from
+    all.
 
-    A context is `group * subgroups + subgroup`. `classes`, a class for each number, tells which numbers are likely
-    to be as frequent as each other. Coding goes in blocks that grow by a half each: frequencies stand still within
-    a block, so that encoder and decoder work on whole arrays.
+    A context is `group * subgroups + subgroup`. `classes`, a class for each number, tells which numbers are
+    likely to be as frequent as each other. Coding goes in blocks that grow by a half each: frequencies
+    stand still within a block, so that encoder and decoder work on whole arrays.
     """
 
     BORROW = 256  # a parent's frequencies count as 64 observations
@@ -159,8 +164,10 @@ class SymbolModel:
             context = contexts[block]
             given = None if symbols is None else symbols[block]
             seen = coder.symbols(self._frequencies()[context], given)
-            for counts, row in zip(self._counts, (0 * context, context // subgroups, context)):
-                counts += np.bincount(row * counts.shape[1] + seen, minlength=counts.size).reshape(counts.shape)
+            for counts, row in zip(self._counts, (0 * context, context // subgroups, context), strict=True):
+                counts += np.bincount(row * counts.shape[1] + seen, minlength=counts.size).reshape(
+                    counts.shape
+                )
             coded.append(seen.astype(np.int64))
             start, size = start + size, min(size * 3 // 2, 1 << 15)
         return np.concatenate(coded)

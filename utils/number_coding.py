@@ -29,8 +29,8 @@ def num_groups(groups: np.ndarray) -> int:
 def code_floats(coder, groups: np.ndarray, old: np.ndarray, new: np.ndarray | None) -> np.ndarray:
     """float32 values, bit for bit.
 
-    A symbol says: unchanged; or a difference of so many bits to the old value, counted in representable numbers; or
-    a new sign (against the old one) and exponent. The remaining bits follow raw.
+    A symbol says: unchanged; or a difference of so many bits to the old value, counted in representable
+    numbers; or a new sign (against the old one) and exponent. The remaining bits follow raw.
     """
     if not len(old):
         return np.zeros(0, dtype=np.float32)
@@ -46,7 +46,9 @@ def code_floats(coder, groups: np.ndarray, old: np.ndarray, new: np.ndarray | No
     if new is not None:
         offset = np.where(symbols > 2 * MAX_DELTA_CLASS, 2 * (MAX_DELTA_CLASS - max_class) + 2 * low, 0)
         symbols = symbols - offset
-        mantissa = np.where(symbols > 2 * max_class, new_bits & 0x7FFFFF, np.abs(_ordered(new_bits) - _ordered(old_bits)))
+        mantissa = np.where(
+            symbols > 2 * max_class, new_bits & 0x7FFFFF, np.abs(_ordered(new_bits) - _ordered(old_bits))
+        )
     alphabet = 1 + 2 * max_class + 2 * (high - low + 1)
     model = SymbolModel(alphabet, num_groups(groups), _MAGNITUDES)
     symbols = model.code(coder, contexts(groups, old), None if new is None else symbols)
@@ -73,7 +75,7 @@ def _unordered(ordered: np.ndarray) -> np.ndarray:
 
 
 def _choose_symbols(old: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The encoder's choice: (max class, exponent range), and symbols for max class MAX_DELTA_CLASS and low 0."""
+    """The encoder's choice: (max class, exponent range), and symbols as if these were 20 and 0.."""
     difference = _ordered(new) - _ordered(old)
     delta_class = np.frexp(np.abs(difference).astype(np.float64))[1]
     exponent, sign = new >> 23 & 255, (new ^ old) >> 31 & 1
@@ -93,7 +95,7 @@ def _choose_symbols(old: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def to_bfloat16(x: np.ndarray) -> np.ndarray:
-    """The upper 16 bits of float32, rounded to nearest even; subnormals become zero, too large numbers the largest."""
+    """The upper 16 bits of float32, to nearest even; no subnormals, and no infinity by rounding up."""
     bits = x.view(np.uint32).astype(np.int64)
     rounded = bits + 0x7FFF + (bits >> 16 & 1) >> 16
     sign, magnitude = rounded & 0x8000, np.minimum(rounded & 0x7FFF, 0x7F7F)
@@ -105,7 +107,7 @@ def from_bfloat16(half: np.ndarray) -> np.ndarray:
 
 
 def code_bfloat16(coder, groups: np.ndarray, old: np.ndarray, half: np.ndarray | None) -> np.ndarray:
-    """bfloat16 numbers (as integers): exponent and sign against the old value's, then 7 raw bits; 0 is a symbol."""
+    """bfloat16 numbers, as integers: zero, or exponent and sign against the old value's and 7 raw bits."""
     if not len(old):
         return np.zeros(0, dtype=np.int64)
     span = symbols = mantissa = None

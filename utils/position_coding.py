@@ -1,7 +1,8 @@
 """Where the updated weights are: the positions section of a message, and the random mask that needs none.
 
-Per layer the encoder picks the cheapest of three ways: independent bits of the layer's density (a random mask has no
-better code), the context model with its default effect weights, or with effect weights of its own.
+Per layer the encoder picks the cheapest of three ways: independent bits of the layer's density (a random
+mask has no better code), the context model with its default effect weights, or with effect weights of its
+own.
 """
 
 from __future__ import annotations
@@ -55,39 +56,49 @@ def code_mask(coder, schema: Schema, changed: np.ndarray, mask: np.ndarray | Non
     `changed` says which weights of the base state differ from the initial ones.
     """
     layers, shapes = schema.layers, geometries(schema)
-    given = [None] * len(layers) if mask is None else [mask[layer.part] for layer in layers]
-    counts = code_counts(coder, schema, None if mask is None else np.array([part.sum() for part in given], dtype=np.int64))
-    walks = [i for i, layer in enumerate(layers) if 0 < counts[i] < layer.size]
-    plans = {i: None for i in walks}
-    if mask is not None:
-        previous = None
-        for i, layer in enumerate(layers):
-            if i in plans:
-                plans[i] = _Plan(shapes[i], given[i], previous, changed[layer.part])
-            previous = given[i].reshape(shapes[i].rows, -1).sum(axis=1)
-
-    methods = None if mask is None else np.array([plans[i].method for i in walks], dtype=np.int64)
-    methods = SymbolModel(3).code(coder, np.zeros(len(walks), dtype=np.int64), methods)
-    fitted = [i for i, method in zip(walks, methods) if method == FITTED]
-    own = None if mask is None else np.array([plans[i].weights for i in fitted], dtype=np.int64).reshape(-1) + 128
-    own = coder.raw(np.full(len(fitted) * NUM_EFFECTS, _EFFECT_BITS), own).reshape(-1, NUM_EFFECTS) - 128
-    weights = {i: (0 * DEFAULT_WEIGHTS, DEFAULT_WEIGHTS, None)[method] for i, method in zip(walks, methods)}
-    weights.update(zip(fitted, own))
+    given = None if mask is None else [mask[layer.part] for layer in layers]
+    counts = None if given is None else np.array([part.sum() for part in given], dtype=np.int64)
+    counts = code_counts(coder, schema, counts)
+    walked = [i for i, layer in enumerate(layers) if 0 < counts[i] < layer.size]
+    plans = None
+    if given is not None:
+        above = [None] + [_by_row(part, shape) for part, shape in zip(given, shapes, strict=True)]
+        plans = [_Plan(shapes[i], given[i], above[i], changed[layers[i].part]) for i in walked]
+    weights = dict(zip(walked, _code_effect_weights(coder, len(walked), plans), strict=True))
+    replays = iter(plans or ())
 
     coded, previous = [np.zeros(0, dtype=bool)], None
     for i, layer in enumerate(layers):
-        if i not in plans:
+        if i not in weights:
             part = np.full(layer.size, counts[i] > 0)
-        elif mask is not None:
-            part = plans[i].replay(coder)
+        elif plans is not None:
+            part = next(replays).replay(coder)
         else:
             state, flipped = _start(shapes[i], counts[i], previous, changed[layer.part])
             part = mask_passes(state, weights[i], coder, None) ^ flipped
             if part.sum() != counts[i]:
                 raise UpdateFormatError(f"{part.sum()} weights are selected where {counts[i]} were announced")
-        previous = part.reshape(shapes[i].rows, -1).sum(axis=1)
+        previous = _by_row(part, shapes[i])
         coded.append(part)
     return np.concatenate(coded)
+
+
+def _code_effect_weights(coder, num_layers: int, plans: list[_Plan] | None) -> list[np.ndarray]:
+    """How each layer with a mixed mask is coded, as effect weights; plain coding is that with no effects."""
+    methods = own = None
+    if plans is not None:
+        methods = np.array([plan.method for plan in plans], dtype=np.int64)
+        fitted = [plan.weights for plan in plans if plan.method == FITTED]
+        own = np.array(fitted, dtype=np.int64).reshape(-1) + 128
+    methods = SymbolModel(3).code(coder, np.zeros(num_layers, dtype=np.int64), methods)
+    own = coder.raw(np.full(NUM_EFFECTS * np.count_nonzero(methods == FITTED), _EFFECT_BITS), own)
+    fitted = iter(own.reshape(-1, NUM_EFFECTS) - 128)
+    fixed = {PLAIN: 0 * DEFAULT_WEIGHTS, DEFAULT: DEFAULT_WEIGHTS}
+    return [next(fitted) if method == FITTED else fixed[method] for method in methods.tolist()]
+
+
+def _by_row(mask: np.ndarray, shape) -> np.ndarray:
+    return mask.reshape(shape.rows, -1).sum(axis=1)
 
 
 def _start(shape, count: int, previous, changed) -> tuple[LayerState, bool]:

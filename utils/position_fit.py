@@ -9,7 +9,12 @@ import numpy as np
 
 from utils.entropy_coding import LOGIT_MAX, LOGIT_ONE, PROBABILITIES
 from utils.position_model import (
-    CLASSES, DEFAULT_WEIGHTS, NUM_EFFECTS, WEIGHT_ONE, LayerState, make_pass,
+    CLASSES,
+    DEFAULT_WEIGHTS,
+    NUM_EFFECTS,
+    WEIGHT_ONE,
+    LayerState,
+    make_pass,
 )  # fmt: skip
 
 SAMPLE = 1000  # selected, and unselected, weights that the fit looks at
@@ -44,7 +49,9 @@ def fit_effect_weights(state: LayerState, mask: np.ndarray) -> tuple[np.ndarray,
         p = 1 / (1 + np.exp(-np.clip(logits, -30, 30)))
         slope = np.log(2) * effects
         gradient = slope.T @ (importance * (bits - p)) - PRIOR_PRECISION * (weights - prior)
-        curvature = (slope * (importance * p * (1 - p))[:, None]).T @ slope + PRIOR_PRECISION * np.eye(NUM_EFFECTS)
+        curvature = (slope * (importance * p * (1 - p))[:, None]).T @ slope + PRIOR_PRECISION * np.eye(
+            NUM_EFFECTS
+        )
         step = np.linalg.solve(curvature, gradient)
         if np.abs(step).max() < 0.03:
             break
@@ -76,8 +83,12 @@ def _sample_effects(state: LayerState, mask: np.ndarray) -> tuple[np.ndarray, np
         for effect, (values, which) in state.effects(p).items():
             effects[here, effect] = values[which]
         seen = ones[ones_pass == number]
-        state.learn(make_pass(state.geometry, start, seen // width, seen % width), np.ones(len(seen), dtype=bool))
-        state.changed_seen[:] = np.array([1 - changed_share, changed_share]) * mask.size * _ENDS[number] / CLASSES
+        state.learn(
+            make_pass(state.geometry, start, seen // width, seen % width), np.ones(len(seen), dtype=bool)
+        )
+        state.changed_seen[:] = (
+            np.array([1 - changed_share, changed_share]) * mask.size * _ENDS[number] / CLASSES
+        )
     effects /= LOGIT_ONE
     effects[:, 0] = 1
     return effects, bits, importance

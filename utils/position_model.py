@@ -1,11 +1,11 @@
 """A context model of which weights of a layer are selected.
 
 The selected weights cluster by output neuron (row), input (column), kernel, and kernel position; weights
-that changed before change again; and the neurons that a layer updates are the inputs that the next one updates.
-Each of these is an *effect*: the log ratio of the weights seen selected to those expected, so far. The log odds of
-a weight are the layer's density plus the weighted effects. A layer is walked in 18 passes that spread evenly
-over it, each coded as whole arrays with the effects of the passes before. All arithmetic is in integers.
-See docs/update_format.md.
+that changed before change again; and the neurons that a layer updates are the inputs that the next one
+updates. Each of these is an *effect*: the log ratio of the weights seen selected to those expected, so far.
+The log odds of a weight are the layer's density plus the weighted effects. A layer is walked in 18 passes
+that spread evenly over it, each coded as whole arrays with the effects of the passes before. All arithmetic
+is in integers. See docs/update_format.md.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ PASS_STARTS = (0,) + PASS_ENDS[:-1]
 WEIGHT_ONE = 16  # effect weights are signed bytes, in sixteenths
 NUM_EFFECTS = 7  # level, row, column, kernel, kernel position, previous layer, changed before
 DEFAULT_WEIGHTS = np.array([0, 19, 17, 14, 4, 3, 8])
-_CACHED_SIZE = 1 << 16  # the passes of layers up to this size are remembered: most networks repeat a few shapes
+_CACHED_SIZE = (
+    1 << 16
+)  # the passes of layers up to this size are remembered: most networks repeat a few shapes
 _CLASS_OF = (23 * np.arange(CLASSES)[:, None] + 37 * np.arange(CLASSES)) % CLASSES  # [j mod 64, r mod 64]
 
 
@@ -47,7 +49,7 @@ class Geometry:
 
 
 def geometries(schema: Schema) -> list[Geometry]:
-    """How to see each layer. An fc layer on flattened channels has one column a channel, like a conv layer."""
+    """How to see each layer. An fc layer on flattened channels has one column a channel, like a conv."""
     seen, previous_rows = [], 0
     for layer in schema.layers:
         rows, columns = layer.shape[:2]
@@ -61,7 +63,7 @@ def geometries(schema: Schema) -> list[Geometry]:
 
 @dataclass(frozen=True)
 class Pass:
-    """Some weights of a layer, in coding order, and how much of their surroundings the passes before have shown."""
+    """Some weights of a layer, in coding order, and how much of the layer the passes before have shown."""
 
     flat: np.ndarray
     row: np.ndarray
@@ -76,7 +78,9 @@ def make_pass(geometry: Geometry, start: int, row: np.ndarray, j: np.ndarray) ->
     g, below = geometry, _CLASS_OF < start
     column, position = (j, 0 * j) if g.kernel == 1 else np.divmod(j, g.kernel)
     all_j = np.arange(g.width) % CLASSES
-    by_j = (below @ np.bincount(np.arange(g.rows) % CLASSES, minlength=CLASSES))[all_j].reshape(g.columns, g.kernel)
+    by_j = (below @ np.bincount(np.arange(g.rows) % CLASSES, minlength=CLASSES))[all_j].reshape(
+        g.columns, g.kernel
+    )
     by_row = (np.bincount(all_j, minlength=CLASSES) @ below)[np.arange(g.rows) % CLASSES]
     kernel_seen = position
     if g.kernel > 1:
@@ -95,8 +99,9 @@ def passes(geometry: Geometry) -> Iterator[Pass]:
 
 def _passes(geometry: Geometry) -> Iterator[Pass]:
     rows, steps = np.arange(geometry.rows), np.arange(0, geometry.width, CLASSES)
-    for start, end in zip(PASS_STARTS, PASS_ENDS):
-        j = (39 * (np.arange(start, end)[:, None] - 37 * rows) % CLASSES)[:, :, None] + steps  # 39 * 23 = 1 mod 64
+    for start, end in zip(PASS_STARTS, PASS_ENDS, strict=True):
+        first = 39 * (np.arange(start, end)[:, None] - 37 * rows) % CLASSES  # 39 * 23 = 1 mod 64
+        j = first[:, :, None] + steps
         inside = j < geometry.width
         row = np.broadcast_to(rows[:, None], j.shape)[inside]
         yield make_pass(geometry, start, row, j[inside])
@@ -123,7 +128,9 @@ class LayerState:
             self.previous = self._effect(previous, previous.sum(), 1, g.columns)
         self.changed = changed.astype(np.intp) if changed.any() and not changed.all() else None
         kernel = np.arange(g.kernel + 1)
-        self.kernel_effect = self._effect(kernel, count, kernel[:, None], g.size).reshape(-1)  # [seen, selected]
+        self.kernel_effect = self._effect(kernel, count, kernel[:, None], g.size).reshape(
+            -1
+        )  # [seen, selected]
         self.selected = np.zeros(g.rows + g.columns + g.kernel, dtype=np.int64)
         self.kernel_selected = np.zeros(g.rows * g.columns if g.kernel > 1 else 0, dtype=np.int64)
         self.changed_selected = np.zeros(2, dtype=np.int64)
@@ -135,7 +142,7 @@ class LayerState:
         return log2_fixed((4 * selected + 1) * size) - log2_fixed(4 * seen * total + size)
 
     def effects(self, p: Pass) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-        """By number, each effect that this layer has, in 1/256: its values, and which one each weight of a pass has."""
+        """By number, each effect of this layer: its values in 1/256, and which a weight of the pass has."""
         g = self.geometry
         by_axis = self._effect(self.selected, self.count, p.seen, g.size)
         row, column, position = np.split(by_axis, (g.rows, g.rows + g.columns))

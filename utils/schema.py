@@ -1,7 +1,8 @@
 """What a network state looks like, known to server and edge alike: names, kinds and shapes, in order.
 
-A state is one float32 vector: the weights, then the rest (biases, BatchNorm scale and shift), then the buffers
-(BatchNorm statistics). Because both sides hold the schema, no name or shape ever travels in a message.
+A state is one float32 vector: the weights, then the rest (biases, BatchNorm scale and shift), then the
+buffers (BatchNorm statistics). Because both sides hold the schema, no name or shape ever travels in a
+message.
 """
 
 from __future__ import annotations
@@ -38,15 +39,18 @@ class Entry:
 class Schema:
     """The ordered layout of a network state.
 
-    `entries` are `(name, kind, shape)` triples, kinds in the order weight, rest, buffer. Raises ValueError for an
-    unknown kind, a wrong order, a repeated name, a weight with fewer than two dimensions, or an empty entry.
+    `entries` are `(name, kind, shape)` triples, kinds in the order weight, rest, buffer. Raises ValueError
+    for an unknown kind, a wrong order, a repeated name, a weight with fewer than two dimensions, or an
+    empty entry.
     """
 
     def __init__(self, entries):
         laid_out, start = [], 0
         for name, kind, shape in entries:
             if kind not in KINDS:
-                raise ValueError(f"schema entry {name!r} is of kind {kind!r}; expected one of {', '.join(KINDS)}")
+                raise ValueError(
+                    f"schema entry {name!r} is of kind {kind!r}; expected one of {', '.join(KINDS)}"
+                )
             shape = tuple(int(dim) for dim in shape)
             entry = Entry(str(name), kind, shape, start)
             if laid_out and KINDS.index(kind) < KINDS.index(laid_out[-1].kind):

@@ -1,7 +1,8 @@
 """Network states as safetensors files, read and written with numpy and json alone.
 
-The format: u64 little-endian length of a JSON header, the header (for each tensor dtype, shape and data offsets; text
-under `__metadata__`), then the tensors' little-endian bytes. Any safetensors program reads these files.
+The format: u64 little-endian length of a JSON header, the header (for each tensor dtype, shape and data
+offsets; text under `__metadata__`), then the tensors' little-endian bytes. Any safetensors program reads
+these files.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _MAX_HEADER = 100 << 20  # as in the safetensors library
 
 
 def write_tensors(path: str | Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Write float32 tensors. Atomic: after a power cut `path` holds the old content or the new, never a mixture."""
+    """Write float32 tensors, atomically: after a power cut `path` holds the old content or the new."""
     header, offset = {"__metadata__": metadata}, 0
     for name, tensor in tensors.items():
         end = offset + tensor.size * 4
@@ -31,7 +32,7 @@ def write_tensors(path: str | Path, tensors: dict[str, np.ndarray], metadata: di
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Read a file of float32 tensors: the tensors by name, and the metadata. Raises ValueError if it is not one."""
+    """Read float32 tensors by name, and the metadata. Raises ValueError if the file holds none."""
     data = Path(path).read_bytes()
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length > min(len(data) - 8, _MAX_HEADER):

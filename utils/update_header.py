@@ -21,7 +21,7 @@ _DIGEST = 16
 
 @dataclass(frozen=True)
 class Header:
-    """What a message says about itself. Byte counts by part are header_bytes, index_, value_ and rest_bytes."""
+    """What a message says about itself."""
 
     mode: str
     value_bits: int
@@ -48,7 +48,9 @@ class Header:
     @property
     def sizes(self) -> dict[str, int]:
         """Bytes by part; they add up to the length of the message."""
-        return {name: getattr(self, name) for name in ("header_bytes", "index_bytes", "value_bytes", "rest_bytes")}
+        return {
+            name: getattr(self, name) for name in ("header_bytes", "index_bytes", "value_bytes", "rest_bytes")
+        }
 
 
 def pack_message(header: Header, sections: tuple[bytes, bytes, bytes], key: bytes | None) -> bytes:
@@ -68,7 +70,8 @@ def pack_message(header: Header, sections: tuple[bytes, bytes, bytes], key: byte
 def unpack_message(data: bytes, key: bytes | None = None) -> tuple[Header, tuple[bytes, bytes, bytes]]:
     """Check a message as far as it goes without a network; return its header and three sections.
 
-    With a `key`, a message that is not signed with it is refused. Raises UpdateFormatError naming what is wrong.
+    With a `key`, a message that is not signed with it is refused. Raises UpdateFormatError naming what is
+    wrong.
     """
     if data[:4] != MAGIC[: len(data[:4])] or not data:
         raise UpdateFormatError("not an update message: wrong magic bytes")
@@ -89,7 +92,9 @@ def unpack_message(data: bytes, key: bytes | None = None) -> tuple[Header, tuple
         raise UpdateFormatError("checksum does not match: the message was altered on its way")
     if key is not None and not signed:
         raise UpdateFormatError("not signed, and this node accepts signed messages only")
-    if key is not None and not hmac.compare_digest(_digest(data[: -2 * _DIGEST], key), data[-2 * _DIGEST : -_DIGEST]):
+    if key is not None and not hmac.compare_digest(
+        _digest(data[: -2 * _DIGEST], key), data[-2 * _DIGEST : -_DIGEST]
+    ):
         raise UpdateFormatError("signature does not match: signed with another key")
     if mode >= len(MODES):
         raise UpdateFormatError(f"unknown mode {mode}")
@@ -103,9 +108,8 @@ def unpack_message(data: bytes, key: bytes | None = None) -> tuple[Header, tuple
         MODES[mode], value_bits, bool(flags & _REINITIALIZE), bool(flags & _SERVE), signed, round_,
         schema, base, result, index, value, body - index - value,
     )  # fmt: skip
-    start, cuts = _HEADER.size, (index, index + value, body)
-    sections = tuple(data[start + a : start + b] for a, b in zip((0,) + cuts[:-1], cuts))
-    return header, sections
+    rest = data[_HEADER.size : _HEADER.size + body]
+    return header, (rest[:index], rest[index : index + value], rest[index + value :])
 
 
 def checksum(message: bytes) -> bytes:
@@ -118,7 +122,7 @@ def _digest(data: bytes, key: bytes | None = None) -> bytes:
 
 
 def read_sign_key(path: str | Path) -> bytes:
-    """The key in a file, of any length: 32 bytes that BLAKE2b makes of its content. Raises ValueError if empty."""
+    """The key in a file: 32 bytes that BLAKE2b makes of its content. Raises ValueError if it is empty."""
     content = Path(path).read_bytes()
     if not content.strip():
         raise ValueError(f"{path}: an empty file is no key")

@@ -1,9 +1,9 @@
 """New values of weights, biases and BatchNorm entries, given the old ones: lossless, bfloat16, or quantised.
 
-`draft_values` makes the coded form on the server and says what it decodes to; `code_values` passes it through a coder.
-Below 32 bits the *change* is coded, so that a value that hardly moves costs little; statistics are the exception:
-a variance must not become zero or negative by rounding its change, so their bfloat16 is that of the value itself.
-See docs/update_format.md.
+`draft_values` makes the coded form on the server and says what it decodes to; `code_values` passes it
+through a coder. Below 32 bits the *change* is coded, so that a value that hardly moves costs little;
+statistics are the exception: a variance must not become zero or negative by rounding its change, so their
+bfloat16 is that of the value itself. See docs/update_format.md.
 """
 
 from __future__ import annotations
@@ -46,13 +46,17 @@ class CodedValues:
 
 
 def draft_values(bits: int, place: Place, new: np.ndarray) -> tuple[CodedValues, np.ndarray]:
-    """The coded form of `new`, and the values it decodes to."""
+    """The coded form of `new`, and what it decodes to. Raises ValueError if a change overflows float32."""
     if bits == 32:
         return CodedValues(new), new
+    with np.errstate(over="ignore"):
+        change = new if place.statistics else new - place.old
+    if not np.isfinite(change).all():
+        raise ValueError("a change is too large for float32")
     if bits == 16:
-        coded = CodedValues(to_bfloat16(new if place.statistics else new - place.old))
+        coded = CodedValues(to_bfloat16(change))
     else:
-        change, levels = new - place.old, _levels(bits)
+        levels = _levels(bits)
         steps = np.zeros(int(place.tensor.max(initial=-1)) + 1, dtype=np.int64)
         numbers = np.zeros(len(new), dtype=np.int64)
         for tensor in np.flatnonzero(np.bincount(place.tensor)):
@@ -72,7 +76,9 @@ def code_values(coder, bits: int, place: Place, coded: CodedValues | None) -> np
         return _decoded(bits, place, CodedValues(code_bfloat16(coder, place.group, place.old, numbers)))
     present = np.flatnonzero(np.bincount(place.tensor))
     steps = np.zeros(int(place.tensor.max(initial=-1)) + 1, dtype=np.int64)
-    steps[present] = coder.raw(np.full(len(present), _STEP_BITS), None if coded is None else coded.steps[present])
+    steps[present] = coder.raw(
+        np.full(len(present), _STEP_BITS), None if coded is None else coded.steps[present]
+    )
     if (steps >= 0x7F80).any():
         raise UpdateFormatError("a quantisation step is not finite")
     numbers = code_levels(coder, place.group, place.old, _levels(bits), numbers)
@@ -83,7 +89,9 @@ def choose_step(change: np.ndarray, levels: int) -> int:
     """The bfloat16 step that quantises a tensor's change to -levels..levels with the least squared error."""
     largest = float(np.abs(change).max(initial=0))
     candidates = to_bfloat16(np.array(_CLIPS, dtype=np.float32) * np.float32(largest / levels))
-    errors = [np.sum((quantise(change, step, levels) * _as_float(step) - change) ** 2.0) for step in candidates]
+    errors = [
+        np.sum((quantise(change, step, levels) * _as_float(step) - change) ** 2.0) for step in candidates
+    ]
     return int(candidates[int(np.argmin(errors))])
 
 

@@ -1,7 +1,9 @@
-"""Small messages that hold the format still across machines and versions: `python -m tests.golden.make_golden`.
+"""Small messages that hold the format still across machines and versions: `python -m
+tests.golden.make_golden`.
 
-Each case is (schema, line, initial, new, options). NAME.dpu is the message, NAME.f32 the state that it decodes to.
-They are made once; the tests decode them. Making them anew means that the format has changed: raise its version.
+Each case is (schema, line, initial, new, options). NAME.dpu is the message, NAME.f32 the state that it
+decodes to. They are made once; the tests decode them. Making them anew means that the format has changed:
+raise its version.
 """
 
 from __future__ import annotations
