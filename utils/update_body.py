@@ -9,7 +9,7 @@ import numpy as np
 from utils.position_coding import random_mask
 from utils.schema import Schema
 from utils.update_header import MODES
-from utils.value_coding import STATISTICS_BITS, VALUE_BITS, CodedValues, Place, code_values, draft_values
+from utils.value_coding import MIN_STATISTICS_BITS, VALUE_BITS, CodedValues, Place, code_values, draft_values
 
 
 @dataclass
@@ -62,7 +62,9 @@ def draft_update(
         kept = differing(new_weights, base[selected])
         selected, weights, new_weights = selected[kept], weights.keep(kept), new_weights[kept]
     rest, new_rest = draft_values(value_bits, of_rest, new[w : w + schema.num_rest])
-    buffers, new_buffers = draft_values(STATISTICS_BITS[value_bits], of_buffers, new[w + schema.num_rest :])
+    buffers, new_buffers = draft_values(
+        max(value_bits, MIN_STATISTICS_BITS), of_buffers, new[w + schema.num_rest :]
+    )
     result = np.concatenate([background, new_rest, new_buffers])
     result[selected] = new_weights
     if not np.isfinite(result).all():
@@ -86,7 +88,7 @@ def code_state(
     with np.errstate(over="ignore", invalid="ignore"):
         new_weights = code_values(values_coder, value_bits, of_weights, weights)
         new_rest = code_values(rest_coder, value_bits, of_rest, rest)
-        new_buffers = code_values(rest_coder, STATISTICS_BITS[value_bits], of_buffers, buffers)
+        new_buffers = code_values(rest_coder, max(value_bits, MIN_STATISTICS_BITS), of_buffers, buffers)
     result = np.concatenate([_background(base, schema, mode), new_rest, new_buffers])
     result[selected] = new_weights
     return result

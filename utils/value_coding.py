@@ -16,9 +16,10 @@ from utils.entropy_coding import UpdateFormatError
 from utils.number_coding import code_bfloat16, code_floats, code_levels, from_bfloat16, to_bfloat16
 
 VALUE_BITS = (32, 16, 8, 6, 5, 4)
-STATISTICS_BITS = {32: 32, 16: 16, 8: 16, 6: 16, 5: 16, 4: 16}
+MIN_STATISTICS_BITS = 16
 _CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25)
 _STEP_BITS = 15
+_STEP_SAMPLE = 1 << 16
 
 
 @dataclass
@@ -88,6 +89,7 @@ def code_values(coder, bits: int, place: Place, coded: CodedValues | None) -> np
 def choose_step(change: np.ndarray, levels: int) -> int:
     """The bfloat16 step that quantises a tensor's change to -levels..levels with the least squared error."""
     largest = float(np.abs(change).max(initial=0))
+    change = change[:: 1 + len(change) // _STEP_SAMPLE]
     candidates = to_bfloat16(np.array(_CLIPS, dtype=np.float32) * np.float32(largest / levels))
     errors = [
         np.sum((quantise(change, step, levels) * _as_float(step) - change) ** 2.0) for step in candidates
