@@ -309,3 +309,11 @@ def test_tensor_files_hold_any_shape(tmp_path):
         "b": (0, 2),
         "ü": (1, 2),
     }
+
+
+def test_the_message_benchmark_reads_a_run(run_folder, capsys):
+    from benchmarks.messages import measure
+
+    measure(run_folder, first_round=1)
+    out = capsys.readouterr().out
+    assert "4 messages" in out and "varint gaps" in out and "positions / per-layer binary entropy" in out
