@@ -7,11 +7,11 @@ under `__metadata__`), then the tensors' little-endian bytes. Any safetensors pr
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 
+from utils.files import write_atomic
 from utils.schema import Schema
 
 _MAX_HEADER = 100 << 20  # as in the safetensors library
@@ -19,27 +19,15 @@ _MAX_HEADER = 100 << 20  # as in the safetensors library
 
 def write_tensors(path: str | Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
     """Write float32 tensors. Atomic: after a power cut `path` holds the old content or the new, never a mixture."""
-    path, header, offset = Path(path), {"__metadata__": metadata}, 0
+    header, offset = {"__metadata__": metadata}, 0
     for name, tensor in tensors.items():
         end = offset + tensor.size * 4
         header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    beside = path.with_name(path.name + ".tmp")
-    with open(beside, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for tensor in tensors.values():
-            file.write(memoryview(np.ascontiguousarray(tensor, dtype="<f4")).cast("B"))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
-    if hasattr(os, "O_DIRECTORY"):  # make the rename itself durable
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    values = [np.asarray(tensor, dtype="<f4").tobytes() for tensor in tensors.values()]
+    write_atomic(Path(path), b"".join([len(text).to_bytes(8, "little"), text, *values]))
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

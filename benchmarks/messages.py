@@ -1,0 +1,133 @@
+"""What messages cost, and how long they take: `python -m benchmarks.messages RUN_FOLDER ... [--first_round 1]`.
+
+Replays each run from initial.safetensors and updates/, encodes each of its updates anew with every number of value
+bits, and prints the mean bytes beside the targets, the paper's formula, and plain ways to send the same update.
+Updates of a lossless run are best: what a run with fewer bits sent is quantised already. Times are wall time of this process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import lzma
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from utils.edge_node import EdgeNode
+from utils.edge_report import table
+from utils.message import VALUE_BITS, Schema, Update, decode_update, encode_update
+from utils.state_file import read_state
+
+# By model: positions / entropy; everything / formula at 32, 6 and 4 bits; seconds to encode and to decode.
+TARGETS = {
+    "mlp": (0.85, {32: 0.85, 6: 0.37, 4: 0.31}, (0.2, 0.1)),
+    "resnet56": (0.90, {32: 0.85, 6: 0.28, 4: 0.21}, (0.6, 0.3)),
+    "vgg": (0.90, {32: 0.85, 6: 0.30, 4: 0.25}, (3.0, 2.0)),
+}
+
+
+def binary_entropy(p: float) -> float:
+    """Bits of a coin that shows heads with probability p."""
+    return 0.0 if p in (0, 1) else float(-p * np.log2(p) - (1 - p) * np.log2(1 - p))
+
+
+def layer_entropy(schema: Schema, mask: np.ndarray) -> float:
+    """Bytes of the mask by the binary entropy of each layer's density."""
+    return sum(layer.size * binary_entropy(mask[layer.part].mean()) for layer in schema.layers) / 8
+
+
+def formula_bytes(num_weights: int, num_sent: int) -> float:
+    """The paper's cost: 32 bits a value plus the entropy of the mask, weights only."""
+    return (32 * num_sent + binary_entropy(num_sent / num_weights) * num_weights) / 8
+
+
+def plain_choices(schema: Schema, mask: np.ndarray, new: np.ndarray) -> dict[str, int]:
+    """Bytes of three plain ways to send an update, the rest as float32 included."""
+    w, index = schema.num_weights, np.flatnonzero(mask)
+    values, rest = new[index].tobytes(), new[w:].tobytes()
+    gaps, varints = np.diff(index, prepend=-1) - 1, bytearray()
+    for gap in gaps.tolist():
+        while gap >= 128:
+            varints.append(gap & 127 | 128)
+            gap >>= 7
+        varints.append(gap)
+    return {
+        "int32 indices + float32": 4 * len(index) + len(values) + len(rest),
+        "bitmap + float32, zlib": len(zlib.compress(np.packbits(mask).tobytes() + values + rest, 9)),
+        "varint gaps + float32, lzma": len(lzma.compress(bytes(varints) + values + rest, preset=9)),
+    }
+
+
+def encode_again(update: Update, base, initial, schema, bits: int) -> tuple[dict, float, float]:
+    """The same update with other value bits: its sizes, and seconds to encode and to decode."""
+    header, mode = update.header, "sparse" if update.header.mode == "random" else update.header.mode
+    options = {"mode": mode, "round": header.round, "initial": initial, "value_bits": bits}
+    start = time.perf_counter()
+    data = encode_update(base, update.result, schema, reinitialize=header.reinitialize, **options)
+    middle = time.perf_counter()
+    sizes = decode_update(data, schema, base=base, initial=initial).sizes
+    return sizes, middle - start, time.perf_counter() - middle
+
+
+def measure(run: Path, first_round: int) -> None:
+    """Print the figures of one run."""
+    schema, initial = read_state(run / "initial.safetensors")
+    node, w = EdgeNode(schema, initial), schema.num_weights
+    parts = {bits: [] for bits in VALUE_BITS}
+    ratios, formulas, plain = [], [], []
+    for path in sorted((run / "updates").glob("round_*.dpu")):
+        before = node.line
+        update = node.receive(path.read_bytes())
+        if update.header.round < first_round:
+            continue
+        base = initial if update.header.reinitialize else before
+        mask = np.zeros(w, dtype=bool)
+        mask[update.selected] = True
+        formulas.append(formula_bytes(w, len(update.selected)))
+        plain.append(plain_choices(schema, mask, update.result))
+        for bits in VALUE_BITS:
+            sizes, *seconds = encode_again(update, base, initial, schema, bits)
+            parts[bits].append([*sizes.values(), *seconds])
+            if bits == 32 and 0 < len(update.selected) < w:
+                ratios.append(sizes["index_bytes"] / layer_entropy(schema, mask))
+    if not formulas:
+        raise SystemExit(f"{run}: no message of round {first_round} or later")
+
+    config = json.loads((run / "config.json").read_text()) if (run / "config.json").exists() else {}
+    model = config.get("settings", {}).get("model") or next((name for name in TARGETS if name in run.name), "")
+    target_ratio, targets, target_seconds = TARGETS.get(model, (None, {}, (None, None)))
+    formula, others = np.mean(formulas), 4 * (schema.num_rest + schema.num_buffers)
+    print(f"{run}: {len(formulas)} messages, {w:,} weights, on average {formula:,.0f} bytes by the paper's formula")
+    if ratios:
+        print(f"  positions / per-layer binary entropy: mean {np.mean(ratios):.3f}, largest {np.max(ratios):.3f}"
+              + (f", target {target_ratio}" if target_ratio else ""))  # fmt: skip
+    rows = [("value bits", "header", "positions", "values", "rest", "total", "/ formula", "target", "encode s", "decode s")]
+    for bits in VALUE_BITS:
+        mean = np.mean(parts[bits], axis=0)
+        reference = formula + others * (bits == 32)  # lossless: the rest at 32 bits is part of the comparison
+        rows.append((
+            bits, *(f"{part:,.0f}" for part in mean[:4]), f"{mean[:4].sum():,.0f}", f"{mean[:4].sum() / reference:.3f}",
+            targets.get(bits, ""), f"{mean[4]:.3f}", f"{mean[5]:.3f}",
+        ))  # fmt: skip
+    rows.append(("target", *[""] * 7, *(seconds or "" for seconds in target_seconds)))
+    for name in plain[0]:
+        size = np.mean([choice[name] for choice in plain])
+        rows.append((name, *[""] * 4, f"{size:,.0f}", f"{size / (formula + others):.3f}", "", "", ""))
+    print(table(rows, "<" + ">" * 9))
+    print("  / formula: at 32 bits, and for the plain choices, against formula + 32 bits for the rest; else the formula alone\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_FOLDER")
+    parser.add_argument("--first_round", type=int, default=1, help="leave earlier rounds out (default: %(default)s)")
+    args = parser.parse_args()
+    for run in args.runs:
+        measure(run, args.first_round)
+
+
+if __name__ == "__main__":
+    main()

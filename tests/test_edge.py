@@ -1,0 +1,293 @@
+"""The edge node: order and replays, standby, power cuts, the program, and life without torch."""
+
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from utils import edge
+from utils.edge_node import EdgeNode
+from utils.message import Schema, UpdateFormatError, encode_update
+from utils.state_file import read_state, read_tensors, write_state, write_tensors
+
+ROOT = Path(__file__).resolve().parents[1]
+SCHEMA = Schema([
+    ("fc1.weight", "weight", (12, 20)), ("fc2.weight", "weight", (4, 12)),
+    ("fc1.bias", "rest", (12,)), ("bn.running_var", "buffer", (12,)),
+])  # fmt: skip
+
+
+def number(seed):
+    return np.random.RandomState(seed).standard_normal(SCHEMA.size).astype(np.float32)
+
+
+INITIAL = number(0)
+
+
+def story(sign_key=None):
+    """Five rounds: (message, line, what is served). Round 2 re-initialises into standby, round 4 serves again."""
+    line, serving, told = INITIAL, INITIAL, []
+    for round_ in range(5):
+        reinitialize, serve = round_ in (0, 2), round_ not in (2, 3)
+        base = INITIAL if reinitialize else line
+        new = base + np.float32(0.1) * number(round_ + 1)
+        kept = np.random.RandomState(round_).random_sample(SCHEMA.num_weights) < 0.9
+        new[: SCHEMA.num_weights][kept] = base[: SCHEMA.num_weights][kept]
+        options = {"round": round_, "reinitialize": reinitialize, "serve": serve, "sign_key": sign_key}
+        data = encode_update(base, new, SCHEMA, mode="sparse", initial=INITIAL, **options)
+        line, serving = new, new if serve else serving
+        told.append((data, line, serving))
+    return told
+
+
+def holds(node, line, serving):
+    return np.array_equal(node.line, line) and np.array_equal(node.serving, serving)
+
+
+def test_a_node_follows_the_server_through_standby():
+    node = EdgeNode(SCHEMA, INITIAL)
+    for round_, (data, line, serving) in enumerate(story()):
+        node.receive(data)
+        assert holds(node, line, serving) and node.round == round_
+        assert node.in_standby == (round_ in (2, 3))
+
+
+def refused(node, data, reason):
+    before = (node.line, node.serving, node.round, node.applied)
+    copies = node.line.copy(), node.serving.copy()
+    with pytest.raises(UpdateFormatError, match=reason):
+        node.receive(data)
+    assert all(a is b for a, b in zip(before, (node.line, node.serving, node.round, node.applied), strict=True))
+    assert holds(node, *copies)
+
+
+def test_replays_gaps_and_wrong_order_are_refused():
+    messages = [data for data, _, _ in story()]
+    node = EdgeNode(SCHEMA, INITIAL)
+    refused(node, messages[1], "another base")
+    node.receive(messages[0])
+    refused(node, messages[0], "already applied")
+    node.receive(messages[2])  # re-initialises, so it builds on nothing but the initial weights
+    refused(node, messages[1], "out of order: round 1 after round 2")
+    refused(node, messages[4], "another base")
+    other = EdgeNode(Schema([("fc.weight", "weight", (12, 20))]), INITIAL[:240])
+    refused(other, messages[0], "another network")
+    refused(node, messages[3][:-1], "wrong length")
+
+
+def test_states_cannot_be_changed_by_accident():
+    node = EdgeNode(SCHEMA, INITIAL)
+    node.receive(story()[0][0])
+    for state in (node.initial, node.line, node.serving):
+        with pytest.raises(ValueError, match="read-only"):
+            state[0] = 1
+
+
+def test_a_node_with_a_key_takes_signed_messages_only():
+    node = EdgeNode(SCHEMA, INITIAL, key=b"k")
+    refused(node, story()[0][0], "not signed")
+    refused(node, story(b"other")[0][0], "another key")
+    node.receive(story(b"k")[0][0])
+
+
+@pytest.mark.parametrize("messages", [0, 1, 3, 5])
+def test_a_node_survives_in_its_file(tmp_path, messages):
+    path = tmp_path / "node.safetensors"
+    EdgeNode(SCHEMA, INITIAL).save(path)
+    for data, line, serving in story()[:messages]:
+        EdgeNode.load(path).receive(data)
+        node = EdgeNode.load(path)
+        assert holds(node, line, serving)
+        refused(node, data, "already applied")
+    node = EdgeNode.load(path)
+    assert node.round == messages - 1 and node.in_standby == (messages in (3, 4))
+
+
+def test_power_cut_between_write_and_rename(tmp_path, monkeypatch):
+    path = tmp_path / "node.safetensors"
+    EdgeNode(SCHEMA, INITIAL).save(path)
+    node = EdgeNode.load(path)
+    (first, line, serving), (second, *_) = story()[:2]
+    node.receive(first)
+    content = path.read_bytes()
+
+    def cut(*_):
+        raise KeyboardInterrupt("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", cut)
+        with pytest.raises(KeyboardInterrupt):
+            node.receive(second)
+    assert holds(node, line, serving) and path.read_bytes() == content
+    woken = EdgeNode.load(path)
+    assert holds(woken, line, serving)
+    woken.receive(second)
+    assert EdgeNode.load(path).round == 1
+
+
+def test_disk_full_leaves_node_and_file_untouched(tmp_path, monkeypatch):
+    path = tmp_path / "node.safetensors"
+    EdgeNode(SCHEMA, INITIAL).save(path)
+    node, content = EdgeNode.load(path), path.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        node.receive(story()[0][0])
+    assert holds(node, INITIAL, INITIAL) and node.round == -1 and path.read_bytes() == content
+
+
+def test_state_files_are_safetensors(tmp_path):
+    path = tmp_path / "initial.safetensors"
+    write_state(path, SCHEMA, INITIAL)
+    schema, state = read_state(path)
+    assert schema.fingerprint == SCHEMA.fingerprint and np.array_equal(state, INITIAL)
+    raw = path.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    assert length % 8 == 0 and raw[8:9] == b"{" and len(raw) == 8 + length + 4 * SCHEMA.size
+    tensors, metadata = read_tensors(path)
+    assert tensors["fc1.weight"].shape == (12, 20) and "schema" in metadata
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda raw: b"", "truncated"),
+        (lambda raw: raw[:100], "truncated"),
+        (lambda raw: raw[:-4], "damaged"),
+        (lambda raw: raw[:8] + b"x" + raw[9:], "damaged"),
+        (lambda raw: raw[:-1] + bytes([raw[-1] ^ 1]), "fingerprint"),
+        (lambda raw: raw.replace(b"F32", b"F16"), "damaged"),
+        (lambda raw: raw.replace(b"line/", b"lime/"), "missing"),
+    ],
+)
+def test_damaged_node_files_are_named(tmp_path, change, reason):
+    path = tmp_path / "node.safetensors"
+    EdgeNode(SCHEMA, INITIAL).save(path)
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(ValueError, match=f"node.safetensors.*{reason}"):
+        EdgeNode.load(path)
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    folder = tmp_path / "run"
+    (folder / "updates").mkdir(parents=True)
+    write_state(folder / "initial.safetensors", SCHEMA, INITIAL)
+    for round_, (data, _, _) in enumerate(story()):
+        (folder / "updates" / f"round_{round_:03}.dpu").write_bytes(data)
+    return folder
+
+
+def test_program_from_init_to_replay(run_folder, tmp_path, capsys):
+    node, rebuilt = tmp_path / "node.safetensors", tmp_path / "rebuilt.safetensors"
+    updates = sorted(str(path) for path in (run_folder / "updates").iterdir())
+    assert edge.main(["init", "--initial", str(run_folder / "initial.safetensors"), "--out", str(node)]) == 0
+    assert edge.main(["apply", "--node", str(node), *updates]) == 0
+    assert capsys.readouterr().out.count("applied, round") == 5
+    assert edge.main(["replay", str(run_folder), "--out", str(rebuilt)]) == 0
+    assert "5 messages" in capsys.readouterr().out
+    assert rebuilt.read_bytes() == node.read_bytes()
+    assert edge.main(["show", *updates]) == 0
+    out = capsys.readouterr().out
+    for words in ("the initial weights", "stands by", "positions", "fc1.weight", "12x20", "all layers"):
+        assert words in out
+
+
+def test_show_without_the_network(run_folder, tmp_path, capsys):
+    alone = tmp_path / "alone" / "m.dpu"
+    alone.parent.mkdir()
+    alone.write_bytes((run_folder / "updates" / "round_001.dpu").read_bytes())
+    assert edge.main(["show", str(alone)]) == 0
+    assert "add --node" in capsys.readouterr().out
+
+
+def test_signed_run(tmp_path, capsys):
+    folder, key = tmp_path / "run", tmp_path / "key"
+    (folder / "updates").mkdir(parents=True)
+    key.write_bytes(b"secret")
+    from utils.update_header import read_sign_key
+
+    write_state(folder / "initial.safetensors", SCHEMA, INITIAL)
+    (folder / "updates" / "round_000.dpu").write_bytes(story(read_sign_key(key))[0][0])
+    assert edge.main(["replay", str(folder), "--sign_key", str(key)]) == 0
+    key.write_bytes(b"other secret")
+    assert edge.main(["replay", str(folder), "--sign_key", str(key)]) == 2
+    assert "another key" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["apply", "--node", "{tmp}/none", "{run}/updates/round_000.dpu"], "No such file"),
+        (["apply", "--node", "{run}/updates/round_000.dpu", "x"], "safetensors"),
+        (["apply", "--node", "{run}/initial.safetensors", "x"], "not an edge node"),
+        (["init", "--initial", "{run}/initial.safetensors", "--out", "{run}/initial.safetensors"], "exists"),
+        (["init", "--initial", "{run}/initial.safetensors"], "--out"),
+        (["show", "{run}/initial.safetensors"], "magic"),
+        (["replay", "{tmp}"], "No such file"),
+        (["replay", "{run}", "--sign_key", "{tmp}/empty"], "empty"),
+        (["frobnicate"], "frobnicate"),
+        ([], "COMMAND"),
+    ],
+)
+def test_errors_are_one_line_and_status_2(run_folder, tmp_path, capsys, arguments, words):
+    (tmp_path / "empty").write_bytes(b"")
+    assert edge.main([a.format(run=run_folder, tmp=tmp_path) for a in arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and error.startswith("edge: error: ") and words in error
+
+
+def test_replay_stops_at_a_missing_message(run_folder, capsys):
+    (run_folder / "updates" / "round_003.dpu").unlink()
+    assert edge.main(["replay", str(run_folder)]) == 2
+    assert "round_004.dpu: builds on another base" in capsys.readouterr().err
+
+
+WITHOUT_TORCH = """
+import sys
+class Forbid:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] not in allowed and name.partition(".")[0] not in sys.stdlib_module_names:
+            raise ImportError(f"the edge node must not import {name}")
+allowed = {"numpy", "constriction", "utils"}
+sys.meta_path.insert(0, Forbid())
+from utils import edge
+sys.exit(edge.main(sys.argv[1:]))
+"""
+
+
+def test_the_edge_imports_numpy_and_constriction_only(run_folder):
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, "replay", str(run_folder)],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "5 messages" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_edge_runs_in_an_environment_without_torch(run_folder, tmp_path):
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    needs = [line for line in (ROOT / "requirements.txt").read_text().split() if line.startswith(("numpy", "constriction"))]
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *needs], check=True, timeout=600)
+    assert subprocess.run([python, "-c", "import torch"], capture_output=True).returncode != 0
+    done = subprocess.run(
+        [python, "-m", "utils.edge", "replay", str(run_folder)], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "5 messages" in done.stdout
+
+
+def test_tensor_files_hold_any_shape(tmp_path):
+    tensors = {"a": np.float32(3.0).reshape(()), "b": np.zeros((0, 2), np.float32), "ü": np.ones((1, 2), np.float32)}
+    write_tensors(tmp_path / "t", tensors, {"note": "x"})
+    back, metadata = read_tensors(tmp_path / "t")
+    assert metadata == {"note": "x"} and {name: t.shape for name, t in back.items()} == {"a": (), "b": (0, 2), "ü": (1, 2)}
