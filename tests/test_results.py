@@ -13,12 +13,14 @@ ROWS = [
     {
         "round": 0, "num_samples": 1000, "reinitialized": 0, "start_val_acc": 0.1, "full_val_acc": None,
         "rewound_val_acc": None, "val_acc": 0.5, "test_acc": 0.4, "served_val_acc": 0.5, "served_test_acc": 0.4,
-        "updated_weights": 10, "sent": 1, "formula_bytes": 50, "seconds": 1.25,
+        "updated_weights": 10, "sent": 1, "message_bytes": 60, "index_bytes": 5, "value_bytes": 35,
+        "rest_bytes": 8, "header_bytes": 12, "formula_bytes": 50, "seconds": 1.25,
     },
     {
         "round": 1, "num_samples": 3000, "reinitialized": 1, "start_val_acc": 0.1, "full_val_acc": 0.9,
         "rewound_val_acc": 0.2, "val_acc": 0.3, "test_acc": 0.2, "served_val_acc": 0.5, "served_test_acc": 0.4,
-        "updated_weights": 0, "sent": 0, "formula_bytes": 0, "seconds": 2.0,
+        "updated_weights": 0, "sent": 0, "message_bytes": 0, "index_bytes": 0, "value_bytes": 0,
+        "rest_bytes": 0, "header_bytes": 0, "formula_bytes": 0, "seconds": 2.0,
     },
 ]  # fmt: skip
 
@@ -45,19 +47,22 @@ def test_columns_are_those_of_the_design():
 
 
 def test_summary_by_hand():
-    summary = summarize(ROWS, num_weights=100)
+    summary = summarize(ROWS, num_weights=100, num_values=120)
     assert summary["average_test_acc"] == pytest.approx(0.3)
     assert summary["average_served_test_acc"] == pytest.approx(0.4)
     assert (summary["rounds"], summary["rounds_sent"]) == (2, 1)
     assert summary["formula_bytes"] == 50
     assert summary["formula_ratio_to_full_updating"] == pytest.approx(50 / 800)
-    assert summary["message_bytes"] is None
+    assert summary["message_bytes"] == 60
+    assert summary["message_bytes"] == sum(summary[p + "_bytes"] for p in ("index", "value", "rest", "header"))
+    assert summary["ratio_to_full_updating"] == pytest.approx(60 / (4 * 120 * 2))
+    assert summary["rounds_nothing_sent"] == [1]
 
 
 def test_rounds_come_back_as_written(tmp_path):
     folder = RunFolder(tmp_path)
     folder.write_rounds(ROWS)
-    folder.write_summary(summarize(ROWS, 100))
+    folder.write_summary(summarize(ROWS, 100, 120))
     assert folder.finished
     result = folder.read()
     assert folder.rounds.read_text().splitlines()[0] == ",".join(COLUMNS)
@@ -69,13 +74,13 @@ def test_rounds_come_back_as_written(tmp_path):
 
 
 def test_lines_that_are_printed(tmp_path):
-    assert describe_round(ROWS[0], 12) == "round  0/11    1,000 samples  test 40.00 %  10 weights sent  (1.2 s)"
+    assert describe_round(ROWS[0], 12) == "round  0/11    1,000 samples  test 40.00 %  10 weights in 0.1 kB  (1.2 s)"
     assert describe_round(ROWS[1], 2) == (
         "round 1/1    3,000 samples  test 40.00 %  nothing sent, re-initialized, line 20.00 %  (2.0 s)"
     )
     folder = RunFolder(tmp_path)
     folder.write_rounds(ROWS)
-    folder.write_summary(summarize(ROWS, 100))
+    folder.write_summary(summarize(ROWS, 100, 120))
     text = describe_run(folder.read())
     table = text.split("\n\n")[0].splitlines()
     assert len(table) == 4 and len({len(line) for line in table}) == 1

@@ -6,13 +6,23 @@ import pytest
 import torch
 
 from data.arrival import Arrival
+from utils.edge_node import EdgeNode
+from utils.link import Link
 from utils.methods import METHODS
+from utils.position_coding import random_mask
 from utils.progress import Bars
 from utils.recipes import recipe_for
 from utils.results import COLUMNS
+from utils.schema import Schema
+from utils.state_file import read_state
 from utils.rounds import Deployment, Plan, network_sha256, pack, run_rounds, unpack
 
 INITIAL = torch.zeros(8)
+SCHEMA = Schema([("fc.weight", "weight", (2, 3)), ("fc.bias", "rest", (2,))])
+# Which weights a mode's candidate changes; the first one is the fake network's accuracy.
+CHANGES = {mode: slice(0, 2) for mode in ("dpu", "pruning")}
+CHANGES |= {mode: slice(0, 6) for mode in ("same_init", "last_round", "diff_init")}
+CHANGES["rpu"] = random_mask([6], 1 / 3, 1)
 
 
 class FakeTrainer:
@@ -26,16 +36,18 @@ class FakeTrainer:
         return round(self.vector[0].item()) / 100
 
 
-def run(mode, script, reinitialize=False, sizes=(1000, 1000), monkeypatch=None, num_rounds=None):
+def run(mode, script, reinitialize=False, sizes=(1000, 1000), monkeypatch=None, tmp_path=None):
     """Run rounds whose training finds what `script` says: (validation accuracy, improved).
 
-    The candidate of round r is a network full of `10 * (r + 1)`; returns rows, starts and the deployment.
+    The candidate of round r holds `10 * (r + 1)` where it differs from its start; returns rows, starts and the
+    deployment. Messages and edge node are real.
     """
     starts = []
 
     class FakeTraining:
-        def __init__(self, trainer, recipe, validation, number, samples, start, bars, on_epoch, saved):
+        def __init__(self, trainer, recipe, validation, number, samples, start, bars, on_epoch, as_received, saved):
             starts.append(int(start[0]))
+            self.mask_seed = 1
             self.number, self.start, self.flat, self.selected = number, start, trainer.flat, torch.arange(2)
             self.start_val_acc, self.full_val_acc, self.rewound_val_acc, self.seconds = 0.1, None, None, 1.0
             self.best, self.best_val_acc, self.improved = start, 0.1, False
@@ -43,7 +55,8 @@ def run(mode, script, reinitialize=False, sizes=(1000, 1000), monkeypatch=None, 
     def update(training):
         val_acc, improved = script[training.number]
         if improved:
-            training.best = torch.full((8,), 10.0 * (training.number + 1))
+            training.best = torch.cat([training.start[:6], torch.zeros(2)])
+            training.best[CHANGES[mode]] = 10.0 * (training.number + 1)
         training.best_val_acc, training.improved = val_acc, improved
 
     monkeypatch.setattr("utils.rounds.RoundTraining", FakeTraining)
@@ -53,24 +66,42 @@ def run(mode, script, reinitialize=False, sizes=(1000, 1000), monkeypatch=None, 
         update=update,
         recipe=recipe_for("mlp", True),
         arrival=Arrival(10_000, *sizes, seed=0),
-        num_rounds=num_rounds or len(script),
+        num_rounds=len(script),
         updating_ratio=1 / 3,
         reinitialize=reinitialize,
+        value_bits=32,
         initial=INITIAL,
         fresh=lambda number: torch.full((8,), -1.0 - number),
     )
     bars = Bars(len(script), 0, shown=False)
     edge = Deployment(INITIAL, INITIAL)
-    edge = run_rounds(plan, trainer, None, None, edge, bars, lambda edge, training: None)
+    link = Link(SCHEMA, INITIAL, tmp_path)
+    link.open(0)
+    edge = run_rounds(plan, trainer, None, None, link, edge, bars, lambda edge, training: None)
+    check_messages(edge, tmp_path)
     return edge.rows, starts, edge
+
+
+def check_messages(edge, folder):
+    """What the edge serves must follow from the initial network and the messages alone."""
+    node = EdgeNode(*read_state(folder / "initial.safetensors"))
+    messages = sorted((folder / "updates").iterdir())
+    assert [int(path.stem[-3:]) for path in messages] == [row["round"] for row in edge.rows if row["sent"]]
+    for path in messages:
+        node.receive(path.read_bytes())
+        row = edge.rows[int(path.stem[-3:])]
+        assert row["message_bytes"] == path.stat().st_size
+        assert row["message_bytes"] == sum(row[part + "_bytes"] for part in ("index", "value", "rest", "header"))
+    assert node.serving.tolist() == edge.served.tolist()
+    assert all(row["message_bytes"] == 0 for row in edge.rows if not row["sent"])
 
 
 def column(rows, name):
     return [row[name] for row in rows]
 
 
-def test_each_update_builds_on_the_last_one_sent(monkeypatch):
-    rows, starts, edge = run("dpu", [(0.3, True), (0.3, False), (0.4, True)], monkeypatch=monkeypatch)
+def test_each_update_builds_on_the_last_one_sent(monkeypatch, tmp_path):
+    rows, starts, edge = run("dpu", [(0.3, True), (0.3, False), (0.4, True)], monkeypatch=monkeypatch, tmp_path=tmp_path)
     assert starts == [0, 10, 10]
     assert column(rows, "sent") == [1, 0, 1]
     assert column(rows, "updated_weights") == [2, 0, 2]
@@ -80,10 +111,10 @@ def test_each_update_builds_on_the_last_one_sent(monkeypatch):
     assert edge.line[0] == edge.served[0] == 30
 
 
-def test_reinitialised_line_is_served_once_it_has_caught_up(monkeypatch):
+def test_reinitialised_line_is_served_once_it_has_caught_up(monkeypatch, tmp_path):
     # Round 2 (3000 samples) starts again and is worse; round 3 is still worse; round 4 is as good: served.
     script = [(0.5, True), (0.6, True), (0.4, True), (0.55, True), (0.6, True)]
-    rows, starts, edge = run("dpu", script, reinitialize=True, monkeypatch=monkeypatch)
+    rows, starts, edge = run("dpu", script, reinitialize=True, monkeypatch=monkeypatch, tmp_path=tmp_path)
     assert starts == [0, 10, 0, 30, 40]
     assert column(rows, "reinitialized") == [0, 0, 1, 0, 0]
     assert column(rows, "sent") == [1, 1, 1, 1, 1]
@@ -94,9 +125,9 @@ def test_reinitialised_line_is_served_once_it_has_caught_up(monkeypatch):
     assert edge.num_samples_at_last_init == 3000
 
 
-def test_reinitialization_that_finds_nothing_leaves_the_line_and_tries_again(monkeypatch):
+def test_reinitialization_that_finds_nothing_leaves_the_line_and_tries_again(monkeypatch, tmp_path):
     script = [(0.5, True), (0.6, True), (0.1, False), (0.7, True)]
-    rows, starts, edge = run("dpu", script, reinitialize=True, monkeypatch=monkeypatch)
+    rows, starts, edge = run("dpu", script, reinitialize=True, monkeypatch=monkeypatch, tmp_path=tmp_path)
     assert starts == [0, 10, 0, 0]
     assert column(rows, "reinitialized") == [0, 0, 1, 1]
     assert column(rows, "sent") == [1, 1, 0, 1]
@@ -105,8 +136,8 @@ def test_reinitialization_that_finds_nothing_leaves_the_line_and_tries_again(mon
 
 
 @pytest.mark.parametrize("mode", ["same_init", "diff_init", "pruning"])
-def test_network_that_stands_alone_is_sent_only_if_no_worse(mode, monkeypatch):
-    rows, starts, _ = run(mode, [(0.5, True), (0.4, True), (0.5, True), (0.6, True)], monkeypatch=monkeypatch)
+def test_network_that_stands_alone_is_sent_only_if_no_worse(mode, monkeypatch, tmp_path):
+    rows, starts, _ = run(mode, [(0.5, True), (0.4, True), (0.5, True), (0.6, True)], monkeypatch=monkeypatch, tmp_path=tmp_path)
     assert starts == ([0, -2, -3, -4] if mode == "diff_init" else [0, 0, 0, 0])
     assert column(rows, "sent") == [1, 0, 1, 1]
     assert column(rows, "val_acc") == [0.5, 0.4, 0.5, 0.6]
@@ -114,21 +145,20 @@ def test_network_that_stands_alone_is_sent_only_if_no_worse(mode, monkeypatch):
     assert column(rows, "served_test_acc") == [0.1, 0.1, 0.3, 0.4]
 
 
-def test_full_updating_from_the_last_round(monkeypatch):
-    rows, starts, _ = run("last_round", [(0.5, True), (0.5, False), (0.6, True)], monkeypatch=monkeypatch)
+def test_full_updating_from_the_last_round(monkeypatch, tmp_path):
+    rows, starts, _ = run("last_round", [(0.5, True), (0.5, False), (0.6, True)], monkeypatch=monkeypatch, tmp_path=tmp_path)
     assert starts == [0, 10, 10]
     assert column(rows, "sent") == [1, 0, 1]
 
 
-def test_rows_name_columns_of_the_table_and_samples_follow_the_arrival(monkeypatch):
-    rows, _, _ = run("rpu", [(0.5, True), (0.6, True)], sizes=(700, 400), monkeypatch=monkeypatch)
+def test_rows_name_columns_of_the_table_and_samples_follow_the_arrival(monkeypatch, tmp_path):
+    rows, _, _ = run("rpu", [(0.5, True), (0.6, True)], sizes=(700, 400), monkeypatch=monkeypatch, tmp_path=tmp_path)
     assert column(rows, "num_samples") == [700, 1100]
     assert set(rows[0]) <= set(COLUMNS)
-    assert not {name for name in rows[0] if name.endswith("_bytes")} - {"formula_bytes"}
 
 
 def test_packed_state_holds_plain_values_and_comes_back(monkeypatch, tmp_path):
-    _, _, edge = run("dpu", [(0.5, True), (0.6, True)], monkeypatch=monkeypatch)
+    _, _, edge = run("dpu", [(0.5, True), (0.6, True)], monkeypatch=monkeypatch, tmp_path=tmp_path)
     torch.save(pack(edge), tmp_path / "state")
     again, interrupted = unpack(torch.load(tmp_path / "state", weights_only=True))
     assert interrupted is None

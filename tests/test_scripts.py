@@ -1,6 +1,7 @@
 """The three scripts as people run them, on digits: every mode, the run folder, and going on after a kill."""
 
 import csv
+import hashlib
 import json
 import os
 import signal
@@ -15,6 +16,11 @@ import torch
 import multiround_dpu
 import multiround_fu
 import multiround_rpu
+from data.datasets import load_dataset, split_validation
+from models import build_model
+from utils.edge import main as edge_main
+from utils.edge_node import EdgeNode
+from utils.state_file import read_state
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = (
@@ -50,9 +56,11 @@ def without_time(folder: Path) -> list[dict]:
         return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
 
 
-def weights_of(folder: Path) -> tuple[str, str]:
+def weights_of(folder: Path) -> tuple:
+    """Hashes of the final networks and of every message."""
     summary = json.loads((folder / "summary.json").read_text())
-    return summary["line_sha256"], summary["served_sha256"]
+    messages = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in (folder / "updates").iterdir()}
+    return summary["line_sha256"], summary["served_sha256"], messages
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -74,6 +82,56 @@ def test_counts_of_updated_weights(results):
     assert counts["rpu"] == {round(0.5 * 64 * 24) + round(0.5 * 240)}
     assert counts["same_init"] == {NUM_WEIGHTS}
     assert counts["pruning"] == {int(0.2 * NUM_WEIGHTS)}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_messages_alone_lead_the_edge_to_the_served_network(results, name, capsys):
+    result = results[name]
+    for row in result.rows:
+        parts = [row[part] for part in ("index_bytes", "value_bytes", "rest_bytes", "header_bytes")]
+        path = result.folder / "updates" / f"round_{row['round']:03d}.dpu"
+        assert path.exists() == bool(row["sent"])
+        assert row["message_bytes"] == sum(parts) == (path.stat().st_size if row["sent"] else 0)
+    node = EdgeNode(*read_state(result.folder / "initial.safetensors"))
+    for path in sorted((result.folder / "updates").iterdir()):
+        node.receive(path.read_bytes())
+    assert hashlib.sha256(node.serving.tobytes()).hexdigest() == result.summary["served_sha256"]
+    assert edge_main(["replay", str(result.folder)]) == 0
+    assert "all fingerprints right" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["dpu", "rpu", "last_round", "pruning"])
+@pytest.mark.parametrize("bits", ["16", "8", "4"])
+def test_coarser_values_close_the_loop(results, tmp_path, name, bits):
+    """Accuracies are those of the decoded network, and each round starts from what the edge holds."""
+    script, mode = RUNS[name]
+    result = script.main([*mode.split(), *SMALL, "--value_bits", bits, "--output_dir", str(tmp_path)])
+    node = EdgeNode(*read_state(result.folder / "initial.safetensors"))
+    for path in sorted((result.folder / "updates").iterdir()):
+        node.receive(path.read_bytes())
+    assert hashlib.sha256(node.serving.tobytes()).hexdigest() == result.summary["served_sha256"]
+    exact = results[name].rows[0]
+    assert result.rows[0]["value_bytes"] < exact["value_bytes"] * (0.8 if bits == "16" else 0.5)
+    served = torch.load(result.folder / "model.pt", weights_only=True)
+    digits = load_dataset("digits", "unused")
+    split = split_validation(digits, 179, 3)
+    images = (split.test_images / 255 - digits.mean.view(-1, 1, 1)) / digits.std.view(-1, 1, 1)
+    model = build_model("mlp", digits.input_shape, 10, hidden_sizes=(24,))
+    model.load_state_dict(served)
+    accuracy = (model(images).argmax(1) == split.test_labels).double().mean().item()
+    assert accuracy == pytest.approx(result.rows[-1]["served_test_acc"], abs=1e-6)
+
+
+def test_signed_messages(tmp_path, capsys):
+    key = tmp_path / "key"
+    key.write_bytes(b"secret")
+    flags = [*SMALL, "--updating_ratio", "0.1", "--num_epochs", "1", "--output_dir", str(tmp_path / "out")]
+    result = multiround_dpu.main([*flags, "--sign_key", str(key)])
+    assert edge_main(["replay", str(result.folder), "--sign_key", str(key)]) == 0
+    key.write_bytes(b"other")
+    assert edge_main(["replay", str(result.folder), "--sign_key", str(key)]) == 2
+    assert "signature" in capsys.readouterr().err
+    assert multiround_dpu.main(flags).folder != result.folder
 
 
 def test_reinitialization_defaults(results):

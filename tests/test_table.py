@@ -9,7 +9,8 @@ from utils.table import main
 
 ROW = {
     "reinitialized": 0, "start_val_acc": 0.1, "full_val_acc": None, "rewound_val_acc": None, "val_acc": 0.5,
-    "test_acc": 0.5, "served_val_acc": 0.5, "updated_weights": 10, "sent": 1, "formula_bytes": 1500, "seconds": 1.0,
+    "test_acc": 0.5, "served_val_acc": 0.5, "updated_weights": 10, "sent": 1, "message_bytes": 1200,
+    "index_bytes": 0, "value_bytes": 0, "rest_bytes": 0, "header_bytes": 1200, "formula_bytes": 1500, "seconds": 1.0,
 }  # fmt: skip
 
 
@@ -22,7 +23,7 @@ def make_run(path, mode, accuracies, data="same"):
     ]
     folder.write_config({"settings": {"mode": mode}})
     folder.write_rounds(rows)
-    folder.write_summary({**summarize(rows, 100), "fingerprints": {"dataset": data}})
+    folder.write_summary({**summarize(rows, 100, 110), "fingerprints": {"dataset": data}})
     return str(path)
 
 
@@ -40,6 +41,7 @@ def test_comparison_by_hand(tmp_path, capsys):
         "     average            62.50      77.50",
         "to same_init           -15.00      +0.00",
         " rounds sent           2 of 2     2 of 2",
+        "     sent kB              2.4        2.4",
         "  formula kB              3.0        3.0",
     ]
 

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.position_coding import draw_mask
+
 
 def global_contribution(weights: Tensor, start: Tensor) -> Tensor:
     """Return `(w_f - w)**2`, (I,): the bound on the loss that rewinding a weight to `start` gives back."""
@@ -86,12 +88,7 @@ def select_random(
 
     The generator is numpy's `RandomState`, whose stream never changes: an edge node can draw the same.
     """
-    selected, offset = [], 0
-    for size in layer_sizes:
-        chosen = generator.permutation(size)[: round(updating_ratio * size)]
-        selected.append(np.sort(chosen) + offset)
-        offset += size
-    return torch.from_numpy(np.concatenate(selected).astype(np.int64))
+    return torch.from_numpy(draw_mask(layer_sizes, updating_ratio, generator))
 
 
 def rewind_(weights: Tensor, start: Tensor, selected: Tensor) -> None:

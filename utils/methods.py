@@ -8,10 +8,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from data.seeding import frozen_generator
+from data.seeding import derive_seed
 from utils.contribution import (
     LocalContribution,
     combined_contribution,
@@ -31,6 +32,7 @@ class Method:
     """What a mode does each round, and what its rounds start from."""
 
     start: str  # "line": what the edge was sent last; "initial"; "fresh": new random weights each round
+    coding: str  # how its messages name the weights: see utils.link.Coding
     score: str | None = None  # how step 1 ranks the weights; None: there is one step only
     reinitialize: bool = False  # re-initialise by default when the samples have doubled
 
@@ -45,14 +47,14 @@ class Method:
 
 
 METHODS = {
-    "dpu": Method(start="line", score="combined", reinitialize=True),
-    "gcpu": Method(start="line", score="global", reinitialize=True),
-    "lcpu": Method(start="line", score="local", reinitialize=True),
-    "rpu": Method(start="line"),
-    "same_init": Method(start="initial"),
-    "last_round": Method(start="line"),
-    "diff_init": Method(start="fresh"),
-    "pruning": Method(start="initial", score="magnitude"),
+    "dpu": Method("line", "sparse", score="combined", reinitialize=True),
+    "gcpu": Method("line", "sparse", score="global", reinitialize=True),
+    "lcpu": Method("line", "sparse", score="local", reinitialize=True),
+    "rpu": Method("line", "random"),
+    "same_init": Method("initial", "dense"),
+    "last_round": Method("line", "dense"),
+    "diff_init": Method("fresh", "dense"),
+    "pruning": Method("initial", "pruned", score="magnitude"),
 }
 
 
@@ -83,20 +85,26 @@ def partial_update(work: RoundTraining, updating_ratio: float, score: Score, pru
         start_weights = work.start[: flat.num_weights]
         selected = select_top(score(flat.weights, start_weights, local.value), updating_ratio)
         rewind_(flat.weights, torch.zeros_like(start_weights) if prune else start_weights, selected)
-        work.rewound_val_acc = work.validate()
-        work.offer(work.rewound_val_acc, at_least=True)
         work.select(selected)
+        work.rewound_val_acc = work.validate_as_received()
+        work.offer(work.rewound_val_acc, at_least=True)
     # Step 2: sparse fine-tuning of the selected weights and the rest.
     work.train(SPARSE_FINE_TUNING, choose=True)
 
 
 def random_update(work: RoundTraining, updating_ratio: float, seed: int) -> None:
     """Update `round(k*n_l)` random weights of each layer l, trained from the start point (RPU)."""
+    work.mask_seed = mask_seed(seed, work.number)
     if not work.reached(SPARSE_FINE_TUNING):
-        generator = frozen_generator(seed, "selection", work.number)
+        generator = np.random.RandomState(work.mask_seed)
         selected = select_random(work.flat.layer_sizes, updating_ratio, generator)
         work.select(selected.to(work.flat.vector.device))
     work.train(SPARSE_FINE_TUNING, choose=True)
+
+
+def mask_seed(seed: int, number: int) -> int:
+    """Return the 32-bit seed of the random mask of round `number`, which its message carries."""
+    return derive_seed(seed, "selection", number) % 2**32
 
 
 def full_update(work: RoundTraining) -> None:

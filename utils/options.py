@@ -90,6 +90,11 @@ def build_parser(prog: str, description: str, modes: Sequence[str]) -> argparse.
     if "rpu" in modes:
         switch(g, "--reinit", "start again from the initial weights when the samples have doubled")
 
+    g = parser.add_argument_group("messages")
+    bits = "of a weight's value: 32 is lossless, 16 is bfloat16, fewer are quantised changes"
+    flag(g, "--value_bits", int, 32, choices=(32, 16, 8, 6, 5, 4), help=bits)
+    flag(g, "--sign_key", Path, metavar="FILE", help="sign messages with the key in this file")
+
     g = parser.add_argument_group("training")
     one, two = ("/".join(str(row[i]) for row in DEFAULTS.values()) for i in (2, 1))
     epochs = {("rpu",): one, ("dpu", "gcpu", "lcpu"): two}.get(tuple(modes), f"{one}, pruning {two}")

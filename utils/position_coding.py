@@ -7,6 +7,8 @@ own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from utils.entropy_coding import SymbolModel, UpdateFormatError
@@ -19,17 +21,19 @@ _COUNT_ALPHABET = 64  # twice the bit length of a count, plus whether the unsele
 _EFFECT_BITS = 8
 
 
-def random_mask(layer_sizes: list[int], updating_ratio: float, seed: int) -> np.ndarray:
-    """RPU's mask, the same on server and edge: sorted indices of round(k n_l) weights of each layer l.
-
-    Draws from numpy's RandomState, whose stream is frozen across versions (NEP 19).
-    """
-    generator, start, selected = np.random.RandomState(seed), 0, [np.zeros(0, dtype=np.int64)]
+def draw_mask(layer_sizes: Sequence[int], updating_ratio: float, generator: np.random.RandomState) -> np.ndarray:
+    """RPU's mask: sorted int64 indices of round(k n_l) random weights of each layer l."""
+    start, selected = 0, [np.zeros(0, dtype=np.int64)]
     for size in layer_sizes:
         count = round(updating_ratio * size)
         selected.append(start + np.sort(generator.permutation(size)[:count]))
         start += size
     return np.concatenate(selected)
+
+
+def random_mask(layer_sizes: Sequence[int], updating_ratio: float, seed: int) -> np.ndarray:
+    """RPU's mask, the same on server and edge: numpy's RandomState is frozen across versions (NEP 19)."""
+    return draw_mask(layer_sizes, updating_ratio, np.random.RandomState(seed))
 
 
 def code_counts(coder, schema: Schema, counts: np.ndarray | None) -> np.ndarray:

@@ -101,30 +101,39 @@ class RunFolder:
         write_atomic(self.plot, image.getvalue())
 
 
-def summarize(rows: list[dict[str, Any]], num_weights: int) -> dict[str, Any]:
-    """Return the averages over all rounds, the last round and the totals."""
+def summarize(rows: list[dict[str, Any]], num_weights: int, num_values: int) -> dict[str, Any]:
+    """Return the averages over all rounds, the last round and the totals.
+
+    num_values  all values of the network: weights, the rest and buffers. Full updating would send each of them,
+                or by the paper's formula each weight, with 32 bits in every round.
+    """
 
     def mean(name: str) -> float:
         return sum(row[name] for row in rows) / len(rows)
 
-    formula = sum(row["formula_bytes"] for row in rows)
+    def total(name: str) -> int:
+        return sum(row[name] for row in rows)
+
     return {
         "rounds": len(rows),
         "average_test_acc": mean("test_acc"),
         "average_served_test_acc": mean("served_test_acc"),
         "final_test_acc": rows[-1]["test_acc"],
         "final_served_test_acc": rows[-1]["served_test_acc"],
-        "rounds_sent": sum(row["sent"] for row in rows),
-        "formula_bytes": formula,
-        "formula_ratio_to_full_updating": formula / (formula_bytes(1.0, num_weights) * len(rows)),
-        "message_bytes": None,  # no message is encoded yet
+        "rounds_sent": total("sent"),
+        "rounds_nothing_sent": [row["round"] for row in rows if not row["sent"]],
+        **{name: total(name) for name in COLUMNS if name.endswith("_bytes")},
+        "ratio_to_full_updating": total("message_bytes") / (4 * num_values * len(rows)),
+        "formula_ratio_to_full_updating": total("formula_bytes") / (formula_bytes(1.0, num_weights) * len(rows)),
         "seconds": sum(row["seconds"] for row in rows),
     }
 
 
 def describe_round(row: dict[str, Any], num_rounds: int) -> str:
     """Return the line that is printed when a round is done."""
-    sent = f"{row['updated_weights']:,} weights sent" if row["sent"] else "nothing sent"
+    sent = f"{row['updated_weights']:,} weights" if row["sent"] else "nothing sent"
+    if row["sent"]:
+        sent += f" in {row['message_bytes'] / 1000:,.1f} kB"
     notes = ", re-initialized" if row["reinitialized"] else ""
     if row["served_val_acc"] != row["val_acc"] or row["served_test_acc"] != row["test_acc"]:
         notes += f", line {100 * row['test_acc']:.2f} %"
@@ -136,7 +145,7 @@ def describe_round(row: dict[str, Any], num_rounds: int) -> str:
 
 def describe_run(result: RunResult) -> str:
     """Return the table that a script prints at the end: all rounds, the averages and the files."""
-    header = ("round", "samples", "reinit", "val %", "test %", "served %", "weights sent", "formula kB", "seconds")
+    header = ("round", "samples", "reinit", "val %", "test %", "served %", "weights", "sent kB", "formula kB", "seconds")
     lines = [
         (
             str(row["round"]),
@@ -146,6 +155,7 @@ def describe_run(result: RunResult) -> str:
             f"{100 * row['test_acc']:.2f}",
             f"{100 * row['served_test_acc']:.2f}",
             f"{row['updated_weights']:,}" if row["sent"] else "-",
+            f"{row['message_bytes'] / 1000:,.1f}" if row["sent"] else "-",
             f"{row['formula_bytes'] / 1000:,.1f}" if row["sent"] else "-",
             f"{row['seconds']:.1f}",
         )
@@ -159,10 +169,12 @@ def describe_run(result: RunResult) -> str:
             f"average test accuracy   {100 * s['average_test_acc']:.2f} %, "
             f"as served {100 * s['average_served_test_acc']:.2f} %",
             f"updates sent            in {s['rounds_sent']} of {s['rounds']} rounds",
-            f"by the paper's formula  {s['formula_bytes'] / 1000:,.1f} kB, "
-            f"{s['formula_ratio_to_full_updating']:.4f} of full updating in every round",
+            f"bytes sent, all counted {s['message_bytes']:,}: "
+            f"{s['ratio_to_full_updating']:.4f} of sending the whole network in every round",
+            f"by the paper's formula  {s['formula_bytes']:,}: "
+            f"{s['formula_ratio_to_full_updating']:.4f} (weights and their mask only)",
             f"run folder              {result.folder}",
-            "                        rounds.csv, summary.json, config.json, accuracy.png, model.pt",
+            "                        rounds.csv, summary.json, config.json, accuracy.png, model.pt, updates/",
         ]
     )
 

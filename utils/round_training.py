@@ -1,6 +1,8 @@
 """One round's training: its two steps, its best candidate, and how it goes on after an interruption."""
 
+import math
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -21,10 +23,12 @@ class RoundTraining:
 
     number, samples  the round and the indices of its samples
     start            the network it starts from, (I+J+B,)
+    as_received      what the edge would hold if the network were sent now; None: just that network (lossless)
     saved            the `state` of an interrupted round, to go on from it
     on_epoch         called after each epoch but a step's last with this object, to save its `state`
 
     .selected        (S,) the weights that may change; None: all
+    .mask_seed       the seed of a random selection, else None
     .best, .best_val_acc, .improved   the best candidate so far, and whether it beats the start point
     .start_val_acc, .full_val_acc, .rewound_val_acc   validation accuracies, None where a method has none
     """
@@ -39,13 +43,15 @@ class RoundTraining:
         start: Tensor,
         bars: Bars,
         on_epoch: Callable[["RoundTraining"], None],
+        as_received: Callable[["RoundTraining"], Tensor] | None = None,
         saved: dict[str, Any] | None = None,
     ):
         self.trainer, self.flat = trainer, trainer.flat
         self.recipe, self.validation = recipe, validation
         self.number, self.samples, self.start = number, samples, start
-        self.bars, self.on_epoch = bars, on_epoch
+        self.bars, self.on_epoch, self.as_received = bars, on_epoch, as_received
         self.selected: Tensor | None = None
+        self.mask_seed: int | None = None
         self.full_val_acc: float | None = None
         self.rewound_val_acc: float | None = None
         self._step, self._epoch = 0, 0  # epochs done in the step
@@ -90,8 +96,10 @@ class RoundTraining:
                 place = (self.number, step, epoch)
                 loss = self.trainer.epoch(self._optimizer, self.samples, place, local, bar.advance)
                 self._epoch = epoch + 1
+                if not math.isfinite(loss):
+                    warnings.warn(f"round {self.number}: the loss is {loss}: try a smaller --lr", stacklevel=2)
                 if choose:
-                    self.offer(self.validate())
+                    self.offer(self.validate_as_received())
                 bar.show(epoch + 1, loss, self.best_val_acc)
                 self.on_epoch(self)
 
@@ -100,10 +108,24 @@ class RoundTraining:
         with self.bars.busy("validating") as tick:
             return self.trainer.accuracy(self.validation, tick)
 
+    def validate_as_received(self) -> float:
+        """Return the validation accuracy of what the edge would hold if the network were sent now."""
+        if self.as_received is None or not self._finite():
+            return self.validate()
+        network = self.flat.snapshot()
+        self.flat.load(self.as_received(self))
+        val_acc = self.validate()
+        self.flat.load(network)
+        return val_acc
+
     def offer(self, val_acc: float, at_least: bool = False) -> None:
-        """Make the network the best candidate if it is strictly better, or `at_least` as good."""
-        if val_acc > self.best_val_acc or (at_least and val_acc == self.best_val_acc):
+        """Make the network the best candidate if it is strictly better, or `at_least` as good, and finite."""
+        better = val_acc > self.best_val_acc or (at_least and val_acc == self.best_val_acc)
+        if better and self._finite():
             self.best, self.best_val_acc, self.improved = self.flat.snapshot(), val_acc, True
+
+    def _finite(self) -> bool:
+        return bool(self.flat.vector.isfinite().all())
 
     @property
     def seconds(self) -> float:

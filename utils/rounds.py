@@ -10,6 +10,7 @@ from torch import Tensor
 
 from data.arrival import Arrival
 from data.batches import Batches
+from utils.link import Coding, Delivery, Link
 from utils.methods import Method
 from utils.progress import Bars
 from utils.recipes import Recipe
@@ -30,6 +31,7 @@ class Plan:
     num_rounds: int
     updating_ratio: float  # 1 for full updating
     reinitialize: bool
+    value_bits: int  # of a weight's value in a message; 32 is lossless
     initial: Tensor  # the initial network, (I+J+B,)
     fresh: Callable[[int], Tensor]  # round -> another initial network
 
@@ -48,6 +50,8 @@ class Deployment:
     served_acc: tuple[float, float | None] = (0.0, None)
     next_round: int = 0
     num_samples_at_last_init: int = 0
+    last_message: int = -1  # the round of the last message sent
+    applied: list[str] = field(default_factory=list)  # the checksums of all messages, as the node keeps them
     rows: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -56,16 +60,18 @@ def run_rounds(
     trainer: Trainer,
     validation: Batches,
     test: Batches,
+    link: Link,
     edge: Deployment,
     bars: Bars,
     save: Callable[[Deployment, RoundTraining | None], None],
     interrupted: dict[str, Any] | None = None,
 ) -> Deployment:
-    """Run the rounds that `edge` has not seen yet and return what it holds at the end.
+    """Run the rounds that `edge` has not seen yet; returns what it holds at the end, evaluated as it holds it.
 
     save         called with the state of everything: with the training after an epoch, with None after a round
     interrupted  the round that was under way when the state was saved
     """
+    link.restore(edge.served if plan.method.restarts else edge.line, edge.served, edge.last_message, edge.applied)
     for number in range(edge.next_round, plan.num_rounds):
         # The samples that have arrived, and the network from which this round starts.
         samples = plan.arrival.samples(number)
@@ -75,6 +81,8 @@ def run_rounds(
             and should_reinitialize(len(samples), edge.num_samples_at_last_init)
         )
         start = start_point(plan, edge, number, reinitialize)
+        on_initial = reinitialize or plan.method.restarts
+        base = plan.initial if on_initial else edge.line
 
         # The server's training.
         training = RoundTraining(
@@ -86,6 +94,7 @@ def run_rounds(
             start,
             bars,
             on_epoch=partial(save, edge),
+            as_received=None if plan.value_bits == 32 else partial(received, plan, link, base),
             saved=interrupted,
         )
         interrupted = None
@@ -94,18 +103,29 @@ def run_rounds(
             edge.line_acc = edge.served_acc = (training.start_val_acc, None)
 
         # What is sent, and what the edge serves from now on.
-        sent = send(plan, edge, training)
-        if number == 0 or (reinitialize and sent):
+        delivery = send(plan, link, edge, training, base, on_initial)
+        if number == 0 or (reinitialize and delivery):
             edge.num_samples_at_last_init = len(samples)
         with bars.busy("testing") as tick:
             evaluate_new(edge, trainer, test, tick)
 
         # The books.
-        edge.rows.append(round_row(plan, edge, training, len(samples), reinitialize, sent))
+        edge.rows.append(round_row(plan, edge, training, len(samples), reinitialize, delivery))
         edge.next_round = number + 1
         save(edge, None)
         bars.round_done(describe_round(edge.rows[-1], plan.num_rounds), edge.rows[-1]["served_test_acc"])
     return edge
+
+
+def received(plan: Plan, link: Link, base: Tensor, training: RoundTraining) -> Tensor:
+    """Return what the edge would hold if the network in training were sent now on top of `base`."""
+    return link.as_received(base, training.flat.vector, coding_of(plan, training))
+
+
+def coding_of(plan: Plan, training: RoundTraining) -> Coding:
+    """Return how this round's message names its weights and codes their values."""
+    mode = plan.method.coding
+    return Coding(mode, plan.value_bits, plan.updating_ratio, training.selected, training.mask_seed)
 
 
 def start_point(plan: Plan, edge: Deployment, number: int, reinitialize: bool) -> Tensor:
@@ -115,21 +135,29 @@ def start_point(plan: Plan, edge: Deployment, number: int, reinitialize: bool) -
     return plan.fresh(number) if plan.method.start == "fresh" else edge.line
 
 
-def send(plan: Plan, edge: Deployment, training: RoundTraining) -> bool:
-    """Bring the round's candidate to the edge if it is worth its bytes, and return whether it was.
+def send(
+    plan: Plan, link: Link, edge: Deployment, training: RoundTraining, base: Tensor, on_initial: bool
+) -> Delivery | None:
+    """Bring the round's candidate to the edge if it is worth its bytes; returns None where it is not.
 
     Nothing is sent if training did not improve on the start point. An update that builds on the line always
     goes out, and is served as soon as it is no worse on validation than what is served; one that stands
     alone goes out only then.
     """
-    candidate, acc = training.best, (training.best_val_acc, None)
+    acc = (training.best_val_acc, None)
     no_worse = acc[0] >= edge.served_acc[0]
-    sent = training.improved and (no_worse or not plan.method.restarts)
-    if sent or plan.method.restarts:
-        edge.line, edge.line_acc = candidate, acc
-    if sent and no_worse:
-        edge.served, edge.served_acc = candidate, acc
-    return sent
+    if not training.improved or (plan.method.restarts and not no_worse):
+        if plan.method.restarts:
+            edge.line = link.as_received(base, training.best, coding_of(plan, training))
+            edge.line_acc = acc
+        return None
+    coding = coding_of(plan, training)
+    delivery = link.send(training.number, base, training.best, coding, on_initial, serve=no_worse)
+    edge.last_message, edge.applied = link.node.round, list(link.node.applied)
+    edge.line, edge.line_acc = delivery.line, acc
+    if no_worse:
+        edge.served, edge.served_acc = edge.line, acc
+    return delivery
 
 
 def evaluate_new(edge: Deployment, trainer: Trainer, test: Batches, on_batch: Callable[[], None]) -> None:
@@ -150,11 +178,11 @@ def round_row(
     training: RoundTraining,
     num_samples: int,
     reinitialized: bool,
-    sent: bool,
+    delivery: Delivery | None,
 ) -> dict[str, Any]:
     """Return the round's row of rounds.csv."""
+    nothing = dict.fromkeys(("message_bytes", "index_bytes", "value_bytes", "rest_bytes", "header_bytes"), 0)
     num_weights = training.flat.num_weights
-    updated = num_weights if training.selected is None else training.selected.numel()
     return {
         "round": training.number,
         "num_samples": num_samples,
@@ -166,9 +194,10 @@ def round_row(
         "test_acc": edge.line_acc[1],
         "served_val_acc": edge.served_acc[0],
         "served_test_acc": edge.served_acc[1],
-        "updated_weights": updated if sent else 0,
-        "sent": int(sent),
-        "formula_bytes": formula_bytes(plan.updating_ratio, num_weights) if sent else 0,
+        "updated_weights": delivery.num_weights if delivery else 0,
+        "sent": int(delivery is not None),
+        **(delivery.sizes if delivery else nothing),
+        "formula_bytes": formula_bytes(plan.updating_ratio, num_weights) if delivery else 0,
         "seconds": training.seconds,
     }
 

@@ -21,6 +21,7 @@ def compare(results: list[RunResult], names: list[str]) -> str:
         footer.append(["to same_init", "", *(f"{average - full:+.2f}" for average in averages)])
     sent = [f"{result.summary['rounds_sent']} of {result.summary['rounds']}" for result in results]
     footer.append(["rounds sent", "", *sent])
+    footer.append(["sent kB", "", *(f"{result.summary['message_bytes'] / 1000:,.1f}" for result in results)])
     footer.append(["formula kB", "", *(f"{result.summary['formula_bytes'] / 1000:,.1f}" for result in results)])
     return "served test accuracy, %\n" + aligned(["round", "samples", *names], rows, footer)
 

@@ -1,0 +1,114 @@
+"""The link between server and edge node: every update crosses it as a message, kept as a file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.edge_node import EdgeNode
+from utils.files import write_atomic
+from utils.message import edge_state, encode_update
+from utils.schema import Schema
+from utils.state_file import write_state
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How a round's weights are named in its message, and how their values are coded.
+
+    mode        "sparse" (positions of `selected`), "random" (a mask drawn from `mask_seed`), "dense" or "pruned"
+    value_bits  32 is lossless
+    """
+
+    mode: str
+    value_bits: int = 32
+    updating_ratio: float | None = None
+    selected: Tensor | None = None
+    mask_seed: int | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of `encode_update` and `edge_state`."""
+        sparse = self.mode == "sparse" and self.selected is not None
+        return {**vars(self), "selected": self.selected.cpu().numpy() if sparse else None}
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A message that the edge node has applied: weights in it, bytes by part, and the node's line afterwards."""
+
+    num_weights: int
+    sizes: dict[str, int]
+    line: Tensor
+
+
+class Link:
+    """Sends networks, as vectors (I+J+B,), to an edge node that sees nothing but messages.
+
+    folder  of the run: `initial.safetensors` and `updates/` are written there
+    """
+
+    def __init__(self, schema: Schema, initial: Tensor, folder: Path, sign_key: bytes | None = None):
+        self.schema, self.sign_key = schema, sign_key
+        self.device = initial.device
+        self.node = EdgeNode(schema, _to_numpy(initial), key=sign_key)
+        self._initial_file = folder / "initial.safetensors"
+        self._updates = folder / "updates"
+
+    def open(self, next_round: int) -> None:
+        """Write the network that the edge is shipped with, and drop messages of rounds that were never saved."""
+        self._updates.mkdir(exist_ok=True)
+        if not self._initial_file.exists():
+            write_state(self._initial_file, self.schema, self.node.initial)
+        for path in self._updates.glob("round_*.dpu"):
+            if int(path.stem.split("_")[1]) >= next_round:
+                path.unlink()
+
+    def restore(self, line: Tensor, serving: Tensor, last_round: int, applied: list[str]) -> None:
+        """Bring the node back to where a saved run had it."""
+        node = self.node
+        node.line = _to_numpy(line)
+        node.serving = node.line if torch.equal(line, serving) else _to_numpy(serving)
+        node.round, node.applied = last_round, tuple(applied)
+
+    def as_received(self, base: Tensor, network: Tensor, coding: Coding) -> Tensor:
+        """Return what the edge would hold if `network` were sent to it on top of `base`."""
+        if coding.value_bits == 32:
+            return network
+        state = edge_state(_to_numpy(base), _to_numpy(network), self.schema, **coding.arguments())
+        return torch.from_numpy(state).to(self.device)
+
+    def send(
+        self, number: int, base: Tensor, network: Tensor, coding: Coding, on_initial: bool, serve: bool
+    ) -> Delivery:
+        """Encode the update of round `number`, keep it as a file, and let the edge node apply it.
+
+        base        what it builds on: the initial network if `on_initial`, else the node's line
+        serve       whether the node answers queries with it from now on
+        Asserts that the node holds what the server expects: with lossless values `network`, bit for bit.
+        """
+        wished = _to_numpy(network)
+        data = encode_update(
+            _to_numpy(base),
+            wished,
+            self.schema,
+            round=number,
+            initial=self.node.initial,
+            reinitialize=on_initial,
+            serve=serve,
+            sign_key=self.sign_key,
+            **coding.arguments(),
+        )
+        path = self._updates / f"round_{number:03d}.dpu"
+        write_atomic(path, data)
+        update = self.node.receive(path.read_bytes())
+        if coding.value_bits == 32 and self.node.line.tobytes() != wished.tobytes():
+            raise AssertionError(f"round {number}: the edge node's network is not the server's")
+        line = torch.from_numpy(self.node.line.copy()).to(self.device)
+        return Delivery(update.selected.size, {"message_bytes": len(data), **update.sizes}, line)
+
+
+def _to_numpy(vector: Tensor) -> np.ndarray:
+    return vector.detach().cpu().numpy().copy()

@@ -1,0 +1,100 @@
+"""What a run is called, what its config.json says, and what is printed before its first round."""
+
+import hashlib
+import json
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.datasets import Dataset, EvaluationSplit
+from utils.device import describe_device
+from utils.flat import FlatParameters
+from utils.rounds import Plan
+
+# Settings that say where files lie or what is shown; the same run with others has the same folder.
+_NOT_IN_HASH = (
+    "dataset",
+    "dataset_dir",
+    "output_dir",
+    "overwrite",
+    "quiet",
+    "num_workers",
+    "checkpoint_interval",
+    "sign_key",
+)
+
+
+def folder_name(settings: dict[str, Any], dataset: str, fingerprints: dict[str, str]) -> str:
+    """Return `DATASET-MODEL-MODE-kK-seedS-HASH`; the hash is over all that can change a result."""
+    relevant = {name: value for name, value in settings.items() if name not in _NOT_IN_HASH}
+    text = json.dumps([relevant, fingerprints], sort_keys=True)
+    digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+    parts = (dataset, settings["model"], settings["mode"], f"k{settings['updating_ratio']:g}")
+    return "-".join((*parts, f"seed{settings['seed']}", digest))
+
+
+def make_config(
+    settings: dict[str, Any],
+    command: list[str],
+    fingerprints: dict[str, str],
+    device: torch.device,
+    flat: FlatParameters,
+    plan: Plan,
+) -> dict[str, Any]:
+    """Return the content of config.json."""
+    ratio = "" if plan.updating_ratio == 1 else f", k = {settings['updating_ratio']:g}"
+    dataset = Path(settings["dataset"]).stem
+    return {
+        "title": f"{settings['mode']} on {dataset}, {settings['model']}{ratio}, seed {settings['seed']}",
+        "settings": {k: str(v) if isinstance(v, Path) else v for k, v in settings.items() if k != "overwrite"},
+        "recipe": vars(plan.recipe),
+        "num_rounds": plan.num_rounds,
+        "fingerprints": fingerprints,
+        "layers": [list(entry[:3]) for entry in flat.entries],
+        "device": describe_device(device),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "platform": platform.platform(),
+        "git_commit": _git_commit(),
+        "command": command,
+    }
+
+
+def headline(
+    dataset: Dataset,
+    split: EvaluationSplit,
+    settings: dict[str, Any],
+    flat: FlatParameters,
+    plan: Plan,
+    device: str,
+    folder: Path,
+) -> str:
+    """Return what is printed before the first round."""
+    shape = "x".join(map(str, dataset.input_shape))
+    counts = [len(labels) for labels in (dataset.train_labels, split.val_labels, split.test_labels)]
+    train, val, test = (f"{count:,}" for count in counts)
+    rounds = f"{plan.num_rounds} round{'s' if plan.num_rounds > 1 else ''}"
+    ratio = "" if plan.updating_ratio == 1 else f" k = {plan.updating_ratio:g},"
+    return "\n".join(
+        [
+            f"{dataset.name}: {train} training, {val} validation and {test} test images of {shape}, "
+            f"{dataset.num_classes} classes",
+            f"{settings['model']}: {flat.num_weights:,} weights, {flat.num_rest + flat.num_buffers:,} others",
+            f"{settings['mode']}: {rounds},{ratio} seed {settings['seed']}, on {device}",
+            f"run folder: {folder}",
+        ]
+    )
+
+
+def _git_commit() -> str | None:
+    """Return the commit that this code is at, "+changes" behind it if files differ; None outside git."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        status = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + ("+changes" if status.stdout.strip() else "")

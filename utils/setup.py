@@ -1,0 +1,135 @@
+"""From settings and data to what a run does: defaults that depend on the data, the network, the plan."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+from data.arrival import Arrival
+from data.batches import Batches
+from data.datasets import Dataset, EvaluationSplit, default_validation_size
+from data.seeding import derive_seed
+from models import build_model
+from utils.contribution import num_selected
+from utils.flat import FlatParameters
+from utils.methods import METHODS, full_update, partial_update, random_update, score_function
+from utils.options import UsageError, check_sizes, uses_batch_norm
+from utils.recipes import recipe_for
+from utils.rounds import Plan
+
+MakeNetwork = Callable[[int], FlatParameters]
+
+
+def with_data_defaults(settings: dict[str, Any], dataset: Dataset, device: torch.device) -> dict[str, Any]:
+    """Return `settings` with the sizes that follow from the data filled in, and the kind of device.
+
+    Raises UsageError for a size that the data cannot serve.
+    """
+    batch_norm = uses_batch_norm(settings["model"], settings["batch_norm"])
+    size_init, size_subseq = check_sizes(
+        settings["dataset_size_init"], settings["dataset_size_subseq"], len(dataset.train_labels), batch_norm
+    )
+    num_test = len(dataset.test_labels)
+    val_size = settings["val_dataset_size"]
+    if dataset.val_images is not None:
+        if val_size is not None:
+            there = f"{dataset.name} has validation images"
+            raise UsageError(f"--val_dataset_size is {val_size}, but {there}: leave it out")
+    elif val_size is None:
+        val_size = default_validation_size(num_test)
+    elif val_size >= num_test:
+        raise UsageError(
+            f"--val_dataset_size is {val_size}, which leaves none of the {num_test} test images: give less"
+        )
+    return {
+        **settings,
+        "device": device.type,
+        "dataset_size_init": size_init,
+        "dataset_size_subseq": size_subseq,
+        "val_dataset_size": val_size,
+    }
+
+
+def network_maker(settings: dict[str, Any], dataset: Dataset, device: torch.device) -> MakeNetwork:
+    """Return a function that makes the initial network of the run (0), or another one, flat and on the device."""
+    return partial(_make_network, settings, dataset, device)
+
+
+def first_network(make_network: MakeNetwork, name: str) -> FlatParameters:
+    """Return the initial network; raises UsageError if the model cannot take the input or the machine the model."""
+    try:
+        return make_network(0)
+    except ValueError as error:
+        raise UsageError(f"--model: {error}") from error
+    except RuntimeError as error:  # what torch raises when memory does not suffice, on every device
+        if "memory" not in str(error):
+            raise
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"--model: {name} is too large for this machine ({reason})") from error
+
+
+def _make_network(settings: dict[str, Any], dataset: Dataset, device: torch.device, number: int) -> FlatParameters:
+    model = build_model(
+        settings["model"],
+        dataset.input_shape,
+        dataset.num_classes,
+        seed=derive_seed(settings["seed"], "initial weights", number),
+        hidden_sizes=settings["hidden_sizes"],
+        batch_norm=settings["batch_norm"],
+    )
+    return FlatParameters(model.to(device))
+
+
+def make_plan(
+    settings: dict[str, Any], flat: FlatParameters, arrival: Arrival, make_network: MakeNetwork
+) -> Plan:
+    """Return what the run does each round. Raises UsageError if no weight is selected or rounds are too many."""
+    mode, ratio = settings["mode"], settings["updating_ratio"]
+    method = METHODS[mode]
+    if method.score is not None:
+        score = score_function(method.score, settings["lamda"])
+        update = partial(partial_update, updating_ratio=ratio, score=score, prune=mode == "pruning")
+        count = num_selected(flat.num_weights, ratio)
+    elif mode == "rpu":
+        update = partial(random_update, updating_ratio=ratio, seed=settings["seed"])
+        count = sum(round(ratio * size) for size in flat.layer_sizes)
+    else:
+        update, count = full_update, flat.num_weights
+    if count == 0:
+        flag = "pruning_ratio" if mode == "pruning" else "updating_ratio"
+        raise UsageError(f"--{flag} is {ratio}, which selects none of {flat.num_weights:,} weights: give more")
+    max_rounds = settings["max_rounds"] or arrival.num_rounds
+    if max_rounds > arrival.num_rounds:
+        there = f"all the data is there after {arrival.num_rounds}"
+        raise UsageError(f"--max_rounds is {max_rounds}, but {there}: give at most that")
+    return Plan(
+        method=method,
+        update=update,
+        recipe=recipe_for(settings["model"], method.two_steps, settings["lr"], settings["num_epochs"]),
+        arrival=arrival,
+        num_rounds=max_rounds,
+        updating_ratio=ratio,
+        reinitialize=settings["reinitialize"],
+        value_bits=settings["value_bits"],
+        initial=flat.snapshot(),
+        fresh=lambda number: make_network(number).vector,
+    )
+
+
+def make_batches(
+    settings: dict[str, Any], dataset: Dataset, split: EvaluationSplit, device: torch.device
+) -> tuple[Batches, Batches, Batches]:
+    """Return the training, validation and test samples on the device."""
+    augment = {"auto": dataset.name in ("cifar10", "cifar100"), "on": True, "off": False}[settings["augment"]]
+    batches = partial(Batches, mean=dataset.mean, std=dataset.std, device=device)
+    train = batches(
+        dataset.train_images,
+        dataset.train_labels,
+        batch_size=settings["train_batch_size"],
+        augment=augment,
+        smallest_batch=2 if uses_batch_norm(settings["model"], settings["batch_norm"]) else 1,
+    )
+    validation = batches(split.val_images, split.val_labels, batch_size=settings["val_batch_size"])
+    test = batches(split.test_images, split.test_labels, batch_size=settings["test_batch_size"])
+    return train, validation, test
