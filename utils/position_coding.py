@@ -21,7 +21,9 @@ _COUNT_ALPHABET = 64  # twice the bit length of a count, plus whether the unsele
 _EFFECT_BITS = 8
 
 
-def draw_mask(layer_sizes: Sequence[int], updating_ratio: float, generator: np.random.RandomState) -> np.ndarray:
+def draw_mask(
+    layer_sizes: Sequence[int], updating_ratio: float, generator: np.random.RandomState
+) -> np.ndarray:
     """RPU's mask: sorted int64 indices of round(k n_l) random weights of each layer l."""
     start, selected = 0, [np.zeros(0, dtype=np.int64)]
     for size in layer_sizes:
