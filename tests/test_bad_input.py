@@ -185,7 +185,7 @@ def test_network_too_large_for_the_memory(refusal, monkeypatch):
     def build_model(*_, **__):  # made up: on some machines asking for too much memory ends the process
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory\nframe #0")
 
-    monkeypatch.setattr("utils.experiment.build_model", build_model)
+    monkeypatch.setattr("utils.setup.build_model", build_model)
     line = refusal("dpu", "--hidden_sizes 1000000 1000000")
     assert "--model: mlp is too large for this machine ([enforce fail] DefaultCPUAllocator" in line
 
