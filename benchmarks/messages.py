@@ -21,6 +21,7 @@ import numpy as np
 from utils.edge_node import EdgeNode
 from utils.edge_report import table
 from utils.message import VALUE_BITS, Schema, Update, decode_update, encode_update
+from utils.results import binary_entropy, formula_bytes
 from utils.state_file import read_state
 
 # By model: positions / entropy; everything / formula at 32, 6 and 4 bits; seconds to encode and to decode.
@@ -31,19 +32,9 @@ TARGETS = {
 }
 
 
-def binary_entropy(p: float) -> float:
-    """Bits of a coin that shows heads with probability p."""
-    return 0.0 if p in (0, 1) else float(-p * np.log2(p) - (1 - p) * np.log2(1 - p))
-
-
 def layer_entropy(schema: Schema, mask: np.ndarray) -> float:
     """Bytes of the mask by the binary entropy of each layer's density."""
     return sum(layer.size * binary_entropy(mask[layer.part].mean()) for layer in schema.layers) / 8
-
-
-def formula_bytes(num_weights: int, num_sent: int) -> float:
-    """The paper's cost: 32 bits a value plus the entropy of the mask, weights only."""
-    return (32 * num_sent + binary_entropy(num_sent / num_weights) * num_weights) / 8
 
 
 def plain_choices(schema: Schema, mask: np.ndarray, new: np.ndarray) -> dict[str, int]:
@@ -88,7 +79,7 @@ def measure(run: Path, first_round: int) -> None:
         base = initial if update.header.reinitialize else before
         mask = np.zeros(w, dtype=bool)
         mask[update.selected] = True
-        formulas.append(formula_bytes(w, len(update.selected)))
+        formulas.append(formula_bytes(len(update.selected) / w, w))
         plain.append(plain_choices(schema, mask, update.result))
         for bits in VALUE_BITS:
             sizes, *seconds = encode_again(update, base, initial, schema, bits)

@@ -21,14 +21,18 @@ COLUMNS = (
 LOCK = ".lock"
 
 
+def binary_entropy(p: float) -> float:
+    """Return the entropy, in bits, of a coin that shows heads with probability `p`."""
+    return 0.0 if p in (0, 1) else -p * math.log2(p) - (1 - p) * math.log2(1 - p)
+
+
 def formula_bytes(updating_ratio: float, num_weights: int) -> int:
     """Return the paper's analytic cost of one update, `(32*k*I + H(k)*I) / 8` bytes, rounded.
 
     32 bits for each updated weight and the entropy H(k), in bits, of the mask for every weight; weights only.
     """
     k = updating_ratio
-    entropy = 0.0 if k in (0.0, 1.0) else -k * math.log2(k) - (1 - k) * math.log2(1 - k)
-    return round((32 * k + entropy) * num_weights / 8)
+    return round((32 * k + binary_entropy(k)) * num_weights / 8)
 
 
 @dataclass(frozen=True)
