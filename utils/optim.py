@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from utils.flat import FlatParameters
+from utils.gradients import WeightGradients
 from utils.recipes import Recipe
 
 
@@ -35,6 +36,7 @@ class FlatOptimizer:
         else:
             self._weights = flat.weights[selected]
             self._weights.grad = torch.zeros_like(self._weights)
+        self.gradients = WeightGradients(flat, selected, self._weights.grad)
         self._rest = flat.rest.detach()
         self._rest.grad = flat.rest_grad
         self._optimizer = _build(recipe, [self._weights, self._rest])
@@ -46,12 +48,15 @@ class FlatOptimizer:
         for group in self._optimizer.param_groups:
             group["lr"] = self.recipe.learning_rate(epoch)
 
-    def step(self) -> None:
-        """Update the network from the gradients in `flat`, which stay as they are."""
+    def step(self, direct: bool = False) -> None:
+        """Update the network from the gradients in `flat`, which stay as they are.
+
+        direct  the backward pass was one within `self.gradients.direct()`
+        """
         if self.selected is None:
             self._optimizer.step()
             return
-        torch.index_select(self.flat.weight_grad, 0, self.selected, out=self._weights.grad)
+        self.gradients.gather(everything=not direct)
         self._optimizer.step()
         self.flat.weights.index_copy_(0, self.selected, self._weights)
 
@@ -72,6 +77,20 @@ class FlatOptimizer:
             self._optimizer.state[self._weights][name] = value[self.selected] if dense else value.clone()
         for name, value in source[carried._rest].items():
             self._optimizer.state[self._rest][name] = value.clone()
+
+
+def _leave_compiler_out() -> None:
+    """Keep torch.optim from importing torch's compiler, which takes longer than importing torch itself.
+
+    These methods import it only to exempt themselves from compilation, and nothing here is compiled.
+    """
+    for method in (torch.optim.Optimizer.add_param_group, torch.optim.Optimizer.load_state_dict):
+        plain = getattr(method, "__wrapped__", None)
+        if plain is not None:
+            plain.__dynamo_disable = plain
+
+
+_leave_compiler_out()
 
 
 def _build(recipe: Recipe, vectors: list[Tensor]) -> torch.optim.Optimizer:

@@ -47,19 +47,21 @@ class Trainer:
         model.train()
         optimizer.set_epoch(place[-1])
         total = torch.zeros((), device=self.device)
-        for images, labels in self.train.epoch(samples, torch_generator(self.seed, "training", *place)):
-            flat.zero_grad()
-            with self._precision():
-                loss = F.cross_entropy(model(images), labels)
-            loss.backward()
-            if local is None:
-                optimizer.step()
-            else:
-                self._before.copy_(flat.weights)
-                optimizer.step()
-                local.update(flat.weight_grad, self._before, flat.weights)
-            total += loss.detach() * labels.numel()
-            on_batch()
+        direct = not self.bfloat16
+        with optimizer.gradients.direct() if direct else nullcontext():
+            for images, labels in self.train.epoch(samples, torch_generator(self.seed, "training", *place)):
+                flat.zero_grad()
+                with self._precision():
+                    loss = F.cross_entropy(model(images), labels)
+                loss.backward()
+                if local is None:
+                    optimizer.step(direct)
+                else:
+                    self._before.copy_(flat.weights)
+                    optimizer.step(direct)
+                    local.update(flat.weight_grad, self._before, flat.weights)
+                total += loss.detach() * labels.numel()
+                on_batch()
         return total.item() / samples.numel()
 
     def accuracy(self, batches: Batches, on_batch: Callable[[], None] = lambda: None) -> float:

@@ -1,0 +1,82 @@
+"""Gradients written directly, against those that autograd accumulates."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from models import build_model
+from utils.flat import FlatParameters
+from utils.gradients import SAMPLED_BELOW, WeightGradients
+
+
+def backward(flat: FlatParameters, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(16, 1, 8, 8, generator=generator)
+    flat.zero_grad()
+    F.cross_entropy(flat.model(images), torch.arange(16) % 4).backward()
+
+
+@pytest.mark.parametrize("name", ["mlp", "vgg", "resnet56"])
+def test_dense_gradients_are_those_of_autograd(name):
+    flat = FlatParameters(build_model(name, (1, 8, 8), 4))
+    flat.model.eval()
+    backward(flat, 1)
+    expected = flat.gradient.clone()
+    with WeightGradients(flat).direct():
+        backward(flat, 1)
+    assert torch.equal(flat.gradient, expected)
+
+
+@given(st.integers(1, 400), st.integers(0, 2**31))
+@settings(max_examples=25, deadline=None)
+def test_sampled_gradients_are_those_of_autograd(count, seed):
+    flat = FlatParameters(build_model("mlp", (1, 8, 8), 4, hidden_sizes=(64, 32), seed=seed))
+    selected = torch.randperm(flat.num_weights, generator=torch.Generator().manual_seed(seed))[:count].sort().values
+    compact = torch.full((count,), torch.nan)
+    gradients = WeightGradients(flat, selected, compact)
+    backward(flat, seed)
+    expected = flat.weight_grad[selected]
+    gradients.gather(everything=True)
+    assert torch.equal(compact, expected)
+    rest = flat.rest_grad.clone()
+    compact.fill_(torch.nan)
+    with gradients.direct():
+        backward(flat, seed)
+    gradients.gather(everything=False)
+    assert torch.allclose(compact, expected, rtol=1e-4, atol=1e-6)
+    assert torch.allclose(flat.rest_grad, rest)
+
+
+def test_few_weights_of_a_layer_are_sampled_and_many_gathered():
+    flat = FlatParameters(build_model("mlp", (1, 8, 8), 4, hidden_sizes=(64, 32)))
+    few = torch.arange(int(SAMPLED_BELOW * 64 * 64) - 1)
+    many = torch.arange(64 * 64, 64 * 64 + 1500)
+    selected = torch.cat([few, many])
+    gradients = WeightGradients(flat, selected, torch.zeros(len(selected)))
+    with gradients.direct():
+        backward(flat, 3)
+    assert flat.weight_grad[: 64 * 64].abs().sum() == 0, "no dense gradient where a layer is sampled"
+    assert flat.weight_grad[many].abs().sum() > 0
+
+
+def test_sampled_gradient_by_hand():
+    model = nn.Sequential(nn.Linear(40, 3, bias=False))
+    flat = FlatParameters(model)
+    compact = torch.zeros(2)
+    gradients = WeightGradients(flat, torch.tensor([2, 41]), compact)
+    images = torch.zeros(2, 40)
+    images[:, 1:3] = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    with gradients.direct():
+        # d/dw of sum(output * [[1, 2, 3], [4, 5, 6]]): weight (0, 2) gets 1*2 + 4*4, weight (1, 1) gets 2*1 + 5*3
+        (model(images) * torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])).sum().backward()
+    assert compact.tolist() == [18.0, 17.0]
+
+
+def test_layers_are_as_they_were_afterwards():
+    flat = FlatParameters(build_model("mlp", (1, 8, 8), 4))
+    with pytest.raises(KeyboardInterrupt), WeightGradients(flat).direct():
+        raise KeyboardInterrupt
+    assert all("forward" not in vars(module) for module in flat.model.modules())
