@@ -18,9 +18,11 @@ import multiround_fu
 import multiround_rpu
 from data.datasets import load_dataset, split_validation
 from models import build_model
+from utils.device import set_up_device
 from utils.edge import main as edge_main
 from utils.edge_node import EdgeNode
 from utils.state_file import read_state
+from utils.update_header import unpack_message
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = (
@@ -115,11 +117,13 @@ def test_coarser_values_close_the_loop(results, tmp_path, name, bits):
     served = torch.load(result.folder / "model.pt", weights_only=True)
     digits = load_dataset("digits", "unused")
     split = split_validation(digits, 179, 3)
-    images = (split.test_images / 255 - digits.mean.view(-1, 1, 1)) / digits.std.view(-1, 1, 1)
     model = build_model("mlp", digits.input_shape, 10, hidden_sizes=(24,))
     model.load_state_dict(served)
-    accuracy = (model(images).argmax(1) == split.test_labels).double().mean().item()
-    assert accuracy == pytest.approx(result.rows[-1]["served_test_acc"], abs=1e-6)
+    for part in ("val", "test"):
+        images = getattr(split, f"{part}_images") / 255
+        images = (images - digits.mean.view(-1, 1, 1)) / digits.std.view(-1, 1, 1)
+        accuracy = (model(images).argmax(1) == getattr(split, f"{part}_labels")).double().mean().item()
+        assert accuracy == pytest.approx(result.rows[-1][f"served_{part}_acc"], abs=1e-6)
 
 
 def test_signed_messages(tmp_path, capsys):
@@ -129,6 +133,7 @@ def test_signed_messages(tmp_path, capsys):
     result = multiround_dpu.main([*flags, "--sign_key", str(key)])
     assert edge_main(["replay", str(result.folder), "--sign_key", str(key)]) == 0
     key.write_bytes(b"other")
+    assert multiround_dpu.main([*flags, "--sign_key", str(key)]).folder != result.folder
     assert edge_main(["replay", str(result.folder), "--sign_key", str(key)]) == 2
     assert "signature" in capsys.readouterr().err
     assert multiround_dpu.main(flags).folder != result.folder
@@ -200,6 +205,37 @@ def test_overwrite_starts_anew(results, tmp_path):
     assert weights_of(again.folder) == weights_of(results["rpu"].folder)
 
 
+@pytest.mark.parametrize(
+    "flags", ["--augment on", "--precision bf16", "--batch_norm", "--lr 0.001", "--train_batch_size 199"]
+)
+def test_flags_that_change_the_training(results, tmp_path, flags):
+    """Each has an effect and a folder of its own; 200 samples in batches of 199 leave a last batch of one."""
+    flags = [*RUNS["dpu"][1].split(), *SMALL, "--output_dir", str(tmp_path), *flags.split(), "--max_rounds", "1"]
+    result = multiround_dpu.main([*flags, "--batch_norm"])
+    assert result.rows[0]["full_val_acc"] != results["dpu"].rows[0]["full_val_acc"]
+    assert result.folder.name != results["dpu"].folder.name
+
+
+def test_spelled_out_defaults_are_the_same_run(tmp_path):
+    flags = [*SMALL[:-8], "--num_epochs", "30", "--max_rounds", "1", "--output_dir", str(tmp_path)]
+    first = multiround_dpu.main(["--updating_ratio", "0.1", *flags])
+    again = multiround_dpu.main(["--updating_ratio", "0.1", *flags, "--lr", "0.005", "--augment", "off"])
+    assert again.folder == first.folder
+
+
+def test_random_masks_and_fresh_networks_differ_between_rounds(results):
+    masks = []
+    for path in sorted((results["rpu"].folder / "updates").iterdir()):
+        header, (positions, _, _) = unpack_message(path.read_bytes())
+        assert header.mode == "random"
+        masks.append(positions)
+    assert len(set(masks)) == len(masks) > 1
+    starts = [row["start_val_acc"] for row in results["diff_init"].rows]
+    assert len(set(starts)) > 1
+    same = [row["start_val_acc"] for row in results["same_init"].rows]
+    assert len(set(same)) == 1 and same[0] == starts[0]
+
+
 def test_global_random_state_is_not_touched(tmp_path):
     torch.manual_seed(11)
     state = torch.get_rng_state()
@@ -226,7 +262,7 @@ def test_script_as_a_process(script, tmp_path):
     assert lines[0] == "digits: 1,198 training, 179 validation and 420 test images of 1x8x8, 10 classes"
     assert lines[1] == "mlp: 1,776 weights, 34 others"
     assert lines[3].startswith("run folder: ")
-    assert lines[4].startswith("round 0/1") and lines[5].startswith("round 1/1")
+    assert lines[4].startswith("round 0 of 0-1 ") and lines[5].startswith("round 1 of 0-1 ")
     assert any(line.split()[:3] == ["round", "samples", "reinit"] for line in lines)
     assert os.listdir(tmp_path) == ["out"]
 
@@ -294,22 +330,27 @@ def wait_for_progress(folder: Path, process: subprocess.Popen) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["dpu", "last_round", "pruning"])
-def test_run_killed_again_and_again_at_odd_moments(results, tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [("dpu", "--value_bits 6 --batch_norm"), ("rpu_reinit", "--value_bits 8"), ("diff_init", ""), ("pruning", "")],
+)
+def test_run_killed_again_and_again_at_odd_moments(tmp_path, name, more):
     script, mode = RUNS[name]
-    flags = [*mode.split(), *SMALL, "--output_dir", str(tmp_path), "--checkpoint_interval", "0"]
+    flags = [*mode.split(), *SMALL, *more.split(), "--checkpoint_interval", "0"]
+    expected = script.main([*flags, "--output_dir", str(tmp_path / "never killed")]).folder
+    flags += ["--output_dir", str(tmp_path / "killed")]
     codes = []
     for attempt in range(3):
         process = start_process(str(Path(script.__file__)), *flags)
-        wait_for_progress(tmp_path, process)
+        wait_for_progress(tmp_path / "killed", process)
         time.sleep(0.013 * attempt)
         process.kill()
         process.communicate()
         codes.append(process.returncode)
     assert codes[0] == -signal.SIGKILL
     result = script.main(flags)
-    assert without_time(result.folder) == without_time(results[name].folder)
-    assert weights_of(result.folder) == weights_of(results[name].folder)
+    assert without_time(result.folder) == without_time(expected)
+    assert weights_of(result.folder) == weights_of(expected)
 
 
 def test_damaged_checkpoint_falls_back_to_the_one_before(results, tmp_path, capsys):
@@ -321,6 +362,51 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(results, tmp_path, caps
     multiround_dpu.main(flags)
     assert f"warning: checkpoint {folder / 'checkpoint'} is damaged" in capsys.readouterr().err
     assert without_time(folder) == without_time(results["dpu"].folder)
+
+
+@pytest.mark.parametrize("damage", ["missing", "altered"])
+def test_lost_message_of_a_saved_round_is_named(tmp_path, capsys, damage):
+    flags = [*RUNS["dpu"][1].split(), *SMALL, "--output_dir", str(tmp_path), "--checkpoint_interval", "0"]
+    start_process("after", "9", *flags, code=SUICIDE).communicate(timeout=120)
+    (message,) = tmp_path.glob("*/updates/round_000.dpu")
+    if damage == "missing":
+        message.unlink()
+    else:
+        message.write_bytes(message.read_bytes()[:-1] + b"x")
+    with pytest.raises(SystemExit) as stop:
+        multiround_dpu.main(flags)
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert str(message) in err and "--overwrite" in err and len(err.splitlines()) == 1
+
+
+def test_checkpoint_of_another_version_is_named(tmp_path, capsys, monkeypatch):
+    flags = [*RUNS["dpu"][1].split(), *SMALL, "--output_dir", str(tmp_path), "--checkpoint_interval", "0"]
+    start_process("after", "9", *flags, code=SUICIDE).communicate(timeout=120)
+    monkeypatch.setattr("utils.checkpoint.FORMAT", 99)
+    with pytest.raises(SystemExit):
+        multiround_dpu.main(flags)
+    assert "another version" in capsys.readouterr().err
+
+
+def test_interrupt_says_how_to_go_on(tmp_path):
+    flags = [*RUNS["dpu"][1].split(), *SMALL, "--output_dir", str(tmp_path), "--num_epochs", "2000"]
+    process = start_process(str(ROOT / "multiround_dpu.py"), *flags, "--checkpoint_interval", "0")
+    wait_for_progress(tmp_path, process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.strip() == "interrupted: the same command goes on from the last checkpoint, if there is one yet"
+
+
+def test_cuda_is_found_and_named_with_its_number(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    chosen = []
+    monkeypatch.setattr("torch.cuda.set_device", chosen.append)
+    for name, index in (("auto", 0), ("cuda", 0), ("cuda:1", 1)):
+        assert set_up_device(name, "fp32", None) == torch.device("cuda", index)
+    assert [device.index for device in chosen] == [0, 0, 1]
 
 
 def test_second_process_in_the_same_folder_is_refused(results, tmp_path):
