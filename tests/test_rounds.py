@@ -13,9 +13,9 @@ from utils.position_coding import random_mask
 from utils.progress import Bars
 from utils.recipes import recipe_for
 from utils.results import COLUMNS
+from utils.rounds import Deployment, Plan, network_sha256, pack, run_rounds, unpack
 from utils.schema import Schema
 from utils.state_file import read_state
-from utils.rounds import Deployment, Plan, network_sha256, pack, run_rounds, unpack
 
 INITIAL = torch.zeros(8)
 SCHEMA = Schema([("fc.weight", "weight", (2, 3)), ("fc.bias", "rest", (2,))])

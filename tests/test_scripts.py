@@ -1,68 +1,22 @@
-"""The three scripts as people run them, on digits: every mode, the run folder, and going on after a kill."""
+"""The three scripts as people run them, on digits: every mode, the run folder, and what every flag does."""
 
-import csv
 import hashlib
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
 
 import multiround_dpu
-import multiround_fu
 import multiround_rpu
 from data.datasets import load_dataset, split_validation
 from models import build_model
+from tests.script_runs import NUM_WEIGHTS, ROOT, RUNS, SMALL, start_process, weights_of, without_time
 from utils.device import set_up_device
 from utils.edge import main as edge_main
 from utils.edge_node import EdgeNode
 from utils.state_file import read_state
 from utils.update_header import unpack_message
-
-ROOT = Path(__file__).resolve().parents[1]
-SMALL = (
-    "--dataset digits --hidden_sizes 24 --num_epochs 3 --dataset_size_init 200 --dataset_size_subseq 200 "
-    "--max_rounds 3 --seed 3 --threads 1"
-).split()
-RUNS = {
-    "dpu": (multiround_dpu, "--mode dpu --updating_ratio 0.1 --lamda 0.25"),
-    "gcpu": (multiround_dpu, "--mode gcpu --without_reinit --updating_ratio 0.1"),
-    "lcpu": (multiround_dpu, "--mode lcpu --updating_ratio 0.1"),
-    "rpu": (multiround_rpu, "--mode rpu --updating_ratio 0.5"),
-    "rpu_reinit": (multiround_rpu, "--mode rpu --reinit --updating_ratio 0.5"),
-    "same_init": (multiround_fu, "--mode same_init"),
-    "last_round": (multiround_fu, "--mode last_round"),
-    "diff_init": (multiround_fu, "--mode diff_init"),
-    "pruning": (multiround_fu, "--mode pruning --pruning_ratio 0.2"),
-}
-NUM_WEIGHTS = 64 * 24 + 24 * 10
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    """Every run above, once."""
-    out = tmp_path_factory.mktemp("runs")
-    return {
-        name: script.main([*flags.split(), *SMALL, "--output_dir", str(out)])
-        for name, (script, flags) in RUNS.items()
-    }
-
-
-def without_time(folder: Path) -> list[dict]:
-    with open(folder / "rounds.csv", newline="") as file:
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
-
-
-def weights_of(folder: Path) -> tuple:
-    """Hashes of the final networks and of every message."""
-    summary = json.loads((folder / "summary.json").read_text())
-    messages = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in (folder / "updates").iterdir()}
-    return summary["line_sha256"], summary["served_sha256"], messages
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -243,14 +197,6 @@ def test_global_random_state_is_not_touched(tmp_path):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def start_process(*flags, code=None, cwd=ROOT) -> subprocess.Popen:
-    command = [sys.executable, *(["-c", code] if code else []), *flags]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        command, cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-
-
 @pytest.mark.parametrize("script", ["multiround_dpu.py", "multiround_rpu.py", "multiround_fu.py"])
 def test_script_as_a_process(script, tmp_path):
     flags = ["--model_dir", str(tmp_path / "out"), "--num_epochs", "1", "--max_rounds", "2"]
@@ -267,138 +213,6 @@ def test_script_as_a_process(script, tmp_path):
     assert os.listdir(tmp_path) == ["out"]
 
 
-# The process kills itself with SIGKILL right after (or in the middle of) its n-th checkpoint.
-SUICIDE = """
-import os, signal, sys
-from utils.checkpoint import Checkpoints
-import utils.checkpoint, multiround_dpu
-moment, number = sys.argv[1], int(sys.argv[2])
-save, count = Checkpoints.save, 0
-def dying_save(self, state):
-    global count
-    count += 1
-    if count == number and moment == "before":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if count == number and moment == "between renames":
-        def dying_replace(*paths):
-            replace(*paths)
-            os.kill(os.getpid(), signal.SIGKILL)
-        replace, os.replace = os.replace, dying_replace
-    save(self, state)
-    if count == number and moment == "after":
-        os.kill(os.getpid(), signal.SIGKILL)
-Checkpoints.save = dying_save
-multiround_dpu.main(sys.argv[3:])
-"""
-
-
-# With --checkpoint_interval 0 and 3 epochs, a DPU round saves 3 times in step 1, 3 times in step 2, once done.
-@pytest.mark.parametrize(
-    ("moment", "number"),
-    [
-        ("before", 1),  # nothing saved yet
-        ("after", 2),  # in step 1 of round 0
-        ("after", 3),  # at its end
-        ("between renames", 5),  # in step 2 of round 0
-        ("after", 7),  # between rounds, before rounds.csv is written
-        ("before", 9),  # in step 1 of round 1
-        ("after", 20),  # in step 2 of round 2, re-initialised
-    ],
-)
-def test_killed_run_goes_on_to_the_same_bytes(results, tmp_path, moment, number):
-    flags = [*RUNS["dpu"][1].split(), *SMALL, "--output_dir", str(tmp_path), "--checkpoint_interval", "0"]
-    process = start_process(moment, str(number), *flags, code=SUICIDE)
-    process.communicate(timeout=120)
-    assert process.returncode == -signal.SIGKILL
-    (folder,) = tmp_path.iterdir()
-    assert not (folder / "summary.json").exists()
-    result = multiround_dpu.main(flags)
-    assert result.folder == folder
-    assert without_time(folder) == without_time(results["dpu"].folder)
-    assert weights_of(folder) == weights_of(results["dpu"].folder)
-
-
-def wait_for_progress(folder: Path, process: subprocess.Popen) -> None:
-    """Wait until the process has saved another checkpoint in a run folder in `folder`, or has ended."""
-
-    def newest():
-        return max((path.stat().st_mtime_ns for path in folder.glob("*/checkpoint")), default=0)
-
-    before, deadline = newest(), time.monotonic() + 60
-    while newest() == before and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.001)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "more"),
-    [("dpu", "--value_bits 6 --batch_norm"), ("rpu_reinit", "--value_bits 8"), ("diff_init", ""), ("pruning", "")],
-)
-def test_run_killed_again_and_again_at_odd_moments(tmp_path, name, more):
-    script, mode = RUNS[name]
-    flags = [*mode.split(), *SMALL, *more.split(), "--checkpoint_interval", "0"]
-    expected = script.main([*flags, "--output_dir", str(tmp_path / "never killed")]).folder
-    flags += ["--output_dir", str(tmp_path / "killed")]
-    codes = []
-    for attempt in range(3):
-        process = start_process(str(Path(script.__file__)), *flags)
-        wait_for_progress(tmp_path / "killed", process)
-        time.sleep(0.013 * attempt)
-        process.kill()
-        process.communicate()
-        codes.append(process.returncode)
-    assert codes[0] == -signal.SIGKILL
-    result = script.main(flags)
-    assert without_time(result.folder) == without_time(expected)
-    assert weights_of(result.folder) == weights_of(expected)
-
-
-def test_damaged_checkpoint_falls_back_to_the_one_before(results, tmp_path, capsys):
-    flags = [*RUNS["dpu"][1].split(), *SMALL, "--output_dir", str(tmp_path), "--checkpoint_interval", "0"]
-    start_process("after", "10", *flags, code=SUICIDE).communicate(timeout=120)
-    (folder,) = tmp_path.iterdir()
-    with open(folder / "checkpoint", "r+b") as file:
-        file.truncate(1000)
-    multiround_dpu.main(flags)
-    assert f"warning: checkpoint {folder / 'checkpoint'} is damaged" in capsys.readouterr().err
-    assert without_time(folder) == without_time(results["dpu"].folder)
-
-
-@pytest.mark.parametrize("damage", ["missing", "altered"])
-def test_lost_message_of_a_saved_round_is_named(tmp_path, capsys, damage):
-    flags = [*RUNS["dpu"][1].split(), *SMALL, "--output_dir", str(tmp_path), "--checkpoint_interval", "0"]
-    start_process("after", "9", *flags, code=SUICIDE).communicate(timeout=120)
-    (message,) = tmp_path.glob("*/updates/round_000.dpu")
-    if damage == "missing":
-        message.unlink()
-    else:
-        message.write_bytes(message.read_bytes()[:-1] + b"x")
-    with pytest.raises(SystemExit) as stop:
-        multiround_dpu.main(flags)
-    assert stop.value.code == 2
-    err = capsys.readouterr().err
-    assert str(message) in err and "--overwrite" in err and len(err.splitlines()) == 1
-
-
-def test_checkpoint_of_another_version_is_named(tmp_path, capsys, monkeypatch):
-    flags = [*RUNS["dpu"][1].split(), *SMALL, "--output_dir", str(tmp_path), "--checkpoint_interval", "0"]
-    start_process("after", "9", *flags, code=SUICIDE).communicate(timeout=120)
-    monkeypatch.setattr("utils.checkpoint.FORMAT", 99)
-    with pytest.raises(SystemExit):
-        multiround_dpu.main(flags)
-    assert "another version" in capsys.readouterr().err
-
-
-def test_interrupt_says_how_to_go_on(tmp_path):
-    flags = [*RUNS["dpu"][1].split(), *SMALL, "--output_dir", str(tmp_path), "--num_epochs", "2000"]
-    process = start_process(str(ROOT / "multiround_dpu.py"), *flags, "--checkpoint_interval", "0")
-    wait_for_progress(tmp_path, process)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert err.strip() == "interrupted: the same command goes on from the last checkpoint, if there is one yet"
-
-
 def test_cuda_is_found_and_named_with_its_number(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
@@ -407,19 +221,3 @@ def test_cuda_is_found_and_named_with_its_number(monkeypatch):
     for name, index in (("auto", 0), ("cuda", 0), ("cuda:1", 1)):
         assert set_up_device(name, "fp32", None) == torch.device("cuda", index)
     assert [device.index for device in chosen] == [0, 0, 1]
-
-
-def test_second_process_in_the_same_folder_is_refused(results, tmp_path):
-    flags = [*RUNS["dpu"][1].split(), *SMALL, "--output_dir", str(tmp_path), "--num_epochs", "2000"]
-    first = start_process(str(ROOT / "multiround_dpu.py"), *flags)
-    try:
-        deadline = time.monotonic() + 60
-        while not list(tmp_path.glob("*/config.json")) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        second = start_process(str(ROOT / "multiround_dpu.py"), *flags)
-        _, err = second.communicate(timeout=60)
-        assert second.returncode == 2
-        assert "another process" in err and len(err.splitlines()) == 1
-    finally:
-        first.kill()
-        first.communicate()

@@ -149,7 +149,7 @@ def describe_round(row: dict[str, Any], num_rounds: int) -> str:
 
 def describe_run(result: RunResult) -> str:
     """Return the table that a script prints at the end: all rounds, the averages and the files."""
-    header = ("round", "samples", "reinit", "val %", "test %", "served %", "weights", "sent kB", "formula kB", "seconds")
+    header = "round,samples,reinit,val %,test %,served %,weights,sent kB,formula kB,seconds".split(",")
     lines = [
         (
             str(row["round"]),

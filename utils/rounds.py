@@ -142,9 +142,9 @@ def send(
 ) -> Delivery | None:
     """Bring the round's candidate to the edge if it is worth its bytes; returns None where it is not.
 
-    Nothing is sent if training did not improve on the start point, or nothing changes. An update that builds on the line always
-    goes out, and is served as soon as it is no worse on validation than what is served; one that stands
-    alone goes out only then.
+    Nothing is sent if training did not improve on the start point, or nothing changes. An update that builds on
+    the line always goes out, and is served as soon as it is no worse on validation than what is served; one
+    that stands alone goes out only then.
     """
     acc = (training.best_val_acc, None)
     no_worse = acc[0] >= edge.served_acc[0]
