@@ -4,7 +4,7 @@
 import sys
 from typing import TYPE_CHECKING
 
-from utils.options import build_parser, parse
+from utils.options import build_parser, interrupted, parse
 
 if TYPE_CHECKING:
     from utils.results import RunResult
@@ -17,9 +17,12 @@ def main(argv: list[str] | None = None) -> "RunResult":
     argv = sys.argv[1:] if argv is None else argv
     parser = build_parser("multiround_fu.py", __doc__, MODES)
     args = parse(parser, argv)
-    from utils.experiment import run_script  # torch is loaded only once the command line is right
+    try:
+        from utils.experiment import run_script  # torch is loaded only once the command line is right
 
-    return run_script(args, [parser.prog, *argv], parser.error)
+        return run_script(args, [parser.prog, *argv], parser.error)
+    except KeyboardInterrupt:
+        parser.exit(130, interrupted(args.overwrite))
 
 
 if __name__ == "__main__":

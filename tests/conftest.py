@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.script_runs import RUNS, SMALL
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
@@ -35,3 +37,13 @@ def real_cifar10(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     folder = tmp_path_factory.mktemp("cifar10")
     np.savez(folder / "cifar10.npz", **arrays)
     return folder
+
+
+@pytest.fixture(scope="session")
+def results(tmp_path_factory):
+    """Every run above, once."""
+    out = tmp_path_factory.mktemp("runs")
+    return {
+        name: script.main([*flags.split(), *SMALL, "--output_dir", str(out)])
+        for name, (script, flags) in RUNS.items()
+    }

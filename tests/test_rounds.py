@@ -13,9 +13,9 @@ from utils.position_coding import random_mask
 from utils.progress import Bars
 from utils.recipes import recipe_for
 from utils.results import COLUMNS
+from utils.rounds import Deployment, Plan, network_sha256, pack, run_rounds, unpack
 from utils.schema import Schema
 from utils.state_file import read_state
-from utils.rounds import Deployment, Plan, network_sha256, pack, run_rounds, unpack
 
 INITIAL = torch.zeros(8)
 SCHEMA = Schema([("fc.weight", "weight", (2, 3)), ("fc.bias", "rest", (2,))])
@@ -76,7 +76,7 @@ def run(mode, script, reinitialize=False, sizes=(1000, 1000), monkeypatch=None, 
     bars = Bars(len(script), 0, shown=False)
     edge = Deployment(INITIAL, INITIAL)
     link = Link(SCHEMA, INITIAL, tmp_path)
-    link.open(0)
+    link.open([], [])
     edge = run_rounds(plan, trainer, None, None, link, edge, bars, lambda edge, training: None)
     check_messages(edge, tmp_path)
     return edge.rows, starts, edge
@@ -129,7 +129,7 @@ def test_reinitialization_that_finds_nothing_leaves_the_line_and_tries_again(mon
     script = [(0.5, True), (0.6, True), (0.1, False), (0.7, True)]
     rows, starts, edge = run("dpu", script, reinitialize=True, monkeypatch=monkeypatch, tmp_path=tmp_path)
     assert starts == [0, 10, 0, 0]
-    assert column(rows, "reinitialized") == [0, 0, 1, 1]
+    assert column(rows, "reinitialized") == [0, 0, 0, 1]
     assert column(rows, "sent") == [1, 1, 0, 1]
     assert column(rows, "val_acc") == [0.5, 0.6, 0.6, 0.7]
     assert edge.num_samples_at_last_init == 4000

@@ -1,66 +1,22 @@
-"""The three scripts as people run them, on digits: every mode, the run folder, and going on after a kill."""
+"""The three scripts as people run them, on digits: every mode, the run folder, and what every flag does."""
 
-import csv
 import hashlib
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
 
 import multiround_dpu
-import multiround_fu
 import multiround_rpu
 from data.datasets import load_dataset, split_validation
 from models import build_model
+from tests.script_runs import NUM_WEIGHTS, ROOT, RUNS, SMALL, start_process, weights_of, without_time
+from utils.device import set_up_device
 from utils.edge import main as edge_main
 from utils.edge_node import EdgeNode
 from utils.state_file import read_state
-
-ROOT = Path(__file__).resolve().parents[1]
-SMALL = (
-    "--dataset digits --hidden_sizes 24 --num_epochs 3 --dataset_size_init 200 --dataset_size_subseq 200 "
-    "--max_rounds 3 --seed 3 --threads 1"
-).split()
-RUNS = {
-    "dpu": (multiround_dpu, "--mode dpu --updating_ratio 0.1 --lamda 0.25"),
-    "gcpu": (multiround_dpu, "--mode gcpu --without_reinit --updating_ratio 0.1"),
-    "lcpu": (multiround_dpu, "--mode lcpu --updating_ratio 0.1"),
-    "rpu": (multiround_rpu, "--mode rpu --updating_ratio 0.5"),
-    "rpu_reinit": (multiround_rpu, "--mode rpu --reinit --updating_ratio 0.5"),
-    "same_init": (multiround_fu, "--mode same_init"),
-    "last_round": (multiround_fu, "--mode last_round"),
-    "diff_init": (multiround_fu, "--mode diff_init"),
-    "pruning": (multiround_fu, "--mode pruning --pruning_ratio 0.2"),
-}
-NUM_WEIGHTS = 64 * 24 + 24 * 10
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    """Every run above, once."""
-    out = tmp_path_factory.mktemp("runs")
-    return {
-        name: script.main([*flags.split(), *SMALL, "--output_dir", str(out)])
-        for name, (script, flags) in RUNS.items()
-    }
-
-
-def without_time(folder: Path) -> list[dict]:
-    with open(folder / "rounds.csv", newline="") as file:
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
-
-
-def weights_of(folder: Path) -> tuple:
-    """Hashes of the final networks and of every message."""
-    summary = json.loads((folder / "summary.json").read_text())
-    messages = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in (folder / "updates").iterdir()}
-    return summary["line_sha256"], summary["served_sha256"], messages
+from utils.update_header import unpack_message
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -115,11 +71,13 @@ def test_coarser_values_close_the_loop(results, tmp_path, name, bits):
     served = torch.load(result.folder / "model.pt", weights_only=True)
     digits = load_dataset("digits", "unused")
     split = split_validation(digits, 179, 3)
-    images = (split.test_images / 255 - digits.mean.view(-1, 1, 1)) / digits.std.view(-1, 1, 1)
     model = build_model("mlp", digits.input_shape, 10, hidden_sizes=(24,))
     model.load_state_dict(served)
-    accuracy = (model(images).argmax(1) == split.test_labels).double().mean().item()
-    assert accuracy == pytest.approx(result.rows[-1]["served_test_acc"], abs=1e-6)
+    for part in ("val", "test"):
+        images = getattr(split, f"{part}_images") / 255
+        images = (images - digits.mean.view(-1, 1, 1)) / digits.std.view(-1, 1, 1)
+        accuracy = (model(images).argmax(1) == getattr(split, f"{part}_labels")).double().mean().item()
+        assert accuracy == pytest.approx(result.rows[-1][f"served_{part}_acc"], abs=1e-6)
 
 
 def test_signed_messages(tmp_path, capsys):
@@ -129,6 +87,7 @@ def test_signed_messages(tmp_path, capsys):
     result = multiround_dpu.main([*flags, "--sign_key", str(key)])
     assert edge_main(["replay", str(result.folder), "--sign_key", str(key)]) == 0
     key.write_bytes(b"other")
+    assert multiround_dpu.main([*flags, "--sign_key", str(key)]).folder != result.folder
     assert edge_main(["replay", str(result.folder), "--sign_key", str(key)]) == 2
     assert "signature" in capsys.readouterr().err
     assert multiround_dpu.main(flags).folder != result.folder
@@ -200,19 +159,42 @@ def test_overwrite_starts_anew(results, tmp_path):
     assert weights_of(again.folder) == weights_of(results["rpu"].folder)
 
 
+@pytest.mark.parametrize(
+    "flags", ["--augment on", "--precision bf16", "--batch_norm", "--lr 0.001", "--train_batch_size 199"]
+)
+def test_flags_that_change_the_training(results, tmp_path, flags):
+    """Each has an effect and a folder of its own; 200 samples in batches of 199 leave a last batch of one."""
+    flags = [*RUNS["dpu"][1].split(), *SMALL, "--output_dir", str(tmp_path), *flags.split(), "--max_rounds", "1"]
+    result = multiround_dpu.main([*flags, "--batch_norm"])
+    assert result.rows[0]["full_val_acc"] != results["dpu"].rows[0]["full_val_acc"]
+    assert result.folder.name != results["dpu"].folder.name
+
+
+def test_spelled_out_defaults_are_the_same_run(tmp_path):
+    flags = [*SMALL[:-8], "--num_epochs", "30", "--max_rounds", "1", "--output_dir", str(tmp_path)]
+    first = multiround_dpu.main(["--updating_ratio", "0.1", *flags])
+    again = multiround_dpu.main(["--updating_ratio", "0.1", *flags, "--lr", "0.005", "--augment", "off"])
+    assert again.folder == first.folder
+
+
+def test_random_masks_and_fresh_networks_differ_between_rounds(results):
+    masks = []
+    for path in sorted((results["rpu"].folder / "updates").iterdir()):
+        header, (positions, _, _) = unpack_message(path.read_bytes())
+        assert header.mode == "random"
+        masks.append(positions)
+    assert len(set(masks)) == len(masks) > 1
+    starts = [row["start_val_acc"] for row in results["diff_init"].rows]
+    assert len(set(starts)) > 1
+    same = [row["start_val_acc"] for row in results["same_init"].rows]
+    assert len(set(same)) == 1 and same[0] == starts[0]
+
+
 def test_global_random_state_is_not_touched(tmp_path):
     torch.manual_seed(11)
     state = torch.get_rng_state()
     multiround_rpu.main([*SMALL, "--updating_ratio", "0.5", "--num_epochs", "1", "--output_dir", str(tmp_path)])
     assert torch.equal(torch.get_rng_state(), state)
-
-
-def start_process(*flags, code=None, cwd=ROOT) -> subprocess.Popen:
-    command = [sys.executable, *(["-c", code] if code else []), *flags]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        command, cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
 
 
 @pytest.mark.parametrize("script", ["multiround_dpu.py", "multiround_rpu.py", "multiround_fu.py"])
@@ -226,114 +208,16 @@ def test_script_as_a_process(script, tmp_path):
     assert lines[0] == "digits: 1,198 training, 179 validation and 420 test images of 1x8x8, 10 classes"
     assert lines[1] == "mlp: 1,776 weights, 34 others"
     assert lines[3].startswith("run folder: ")
-    assert lines[4].startswith("round 0/1") and lines[5].startswith("round 1/1")
+    assert lines[4].startswith("round 0 of 0-1 ") and lines[5].startswith("round 1 of 0-1 ")
     assert any(line.split()[:3] == ["round", "samples", "reinit"] for line in lines)
     assert os.listdir(tmp_path) == ["out"]
 
 
-# The process kills itself with SIGKILL right after (or in the middle of) its n-th checkpoint.
-SUICIDE = """
-import os, signal, sys
-from utils.checkpoint import Checkpoints
-import utils.checkpoint, multiround_dpu
-moment, number = sys.argv[1], int(sys.argv[2])
-save, count = Checkpoints.save, 0
-def dying_save(self, state):
-    global count
-    count += 1
-    if count == number and moment == "before":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if count == number and moment == "between renames":
-        def dying_replace(*paths):
-            replace(*paths)
-            os.kill(os.getpid(), signal.SIGKILL)
-        replace, os.replace = os.replace, dying_replace
-    save(self, state)
-    if count == number and moment == "after":
-        os.kill(os.getpid(), signal.SIGKILL)
-Checkpoints.save = dying_save
-multiround_dpu.main(sys.argv[3:])
-"""
-
-
-# With --checkpoint_interval 0 and 3 epochs, a DPU round saves 3 times in step 1, 3 times in step 2, once done.
-@pytest.mark.parametrize(
-    ("moment", "number"),
-    [
-        ("before", 1),  # nothing saved yet
-        ("after", 2),  # in step 1 of round 0
-        ("after", 3),  # at its end
-        ("between renames", 5),  # in step 2 of round 0
-        ("after", 7),  # between rounds, before rounds.csv is written
-        ("before", 9),  # in step 1 of round 1
-        ("after", 20),  # in step 2 of round 2, re-initialised
-    ],
-)
-def test_killed_run_goes_on_to_the_same_bytes(results, tmp_path, moment, number):
-    flags = [*RUNS["dpu"][1].split(), *SMALL, "--output_dir", str(tmp_path), "--checkpoint_interval", "0"]
-    process = start_process(moment, str(number), *flags, code=SUICIDE)
-    process.communicate(timeout=120)
-    assert process.returncode == -signal.SIGKILL
-    (folder,) = tmp_path.iterdir()
-    assert not (folder / "summary.json").exists()
-    result = multiround_dpu.main(flags)
-    assert result.folder == folder
-    assert without_time(folder) == without_time(results["dpu"].folder)
-    assert weights_of(folder) == weights_of(results["dpu"].folder)
-
-
-def wait_for_progress(folder: Path, process: subprocess.Popen) -> None:
-    """Wait until the process has saved another checkpoint in a run folder in `folder`, or has ended."""
-
-    def newest():
-        return max((path.stat().st_mtime_ns for path in folder.glob("*/checkpoint")), default=0)
-
-    before, deadline = newest(), time.monotonic() + 60
-    while newest() == before and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.001)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["dpu", "last_round", "pruning"])
-def test_run_killed_again_and_again_at_odd_moments(results, tmp_path, name):
-    script, mode = RUNS[name]
-    flags = [*mode.split(), *SMALL, "--output_dir", str(tmp_path), "--checkpoint_interval", "0"]
-    codes = []
-    for attempt in range(3):
-        process = start_process(str(Path(script.__file__)), *flags)
-        wait_for_progress(tmp_path, process)
-        time.sleep(0.013 * attempt)
-        process.kill()
-        process.communicate()
-        codes.append(process.returncode)
-    assert codes[0] == -signal.SIGKILL
-    result = script.main(flags)
-    assert without_time(result.folder) == without_time(results[name].folder)
-    assert weights_of(result.folder) == weights_of(results[name].folder)
-
-
-def test_damaged_checkpoint_falls_back_to_the_one_before(results, tmp_path, capsys):
-    flags = [*RUNS["dpu"][1].split(), *SMALL, "--output_dir", str(tmp_path), "--checkpoint_interval", "0"]
-    start_process("after", "10", *flags, code=SUICIDE).communicate(timeout=120)
-    (folder,) = tmp_path.iterdir()
-    with open(folder / "checkpoint", "r+b") as file:
-        file.truncate(1000)
-    multiround_dpu.main(flags)
-    assert f"warning: checkpoint {folder / 'checkpoint'} is damaged" in capsys.readouterr().err
-    assert without_time(folder) == without_time(results["dpu"].folder)
-
-
-def test_second_process_in_the_same_folder_is_refused(results, tmp_path):
-    flags = [*RUNS["dpu"][1].split(), *SMALL, "--output_dir", str(tmp_path), "--num_epochs", "2000"]
-    first = start_process(str(ROOT / "multiround_dpu.py"), *flags)
-    try:
-        deadline = time.monotonic() + 60
-        while not list(tmp_path.glob("*/config.json")) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        second = start_process(str(ROOT / "multiround_dpu.py"), *flags)
-        _, err = second.communicate(timeout=60)
-        assert second.returncode == 2
-        assert "another process" in err and len(err.splitlines()) == 1
-    finally:
-        first.kill()
-        first.communicate()
+def test_cuda_is_found_and_named_with_its_number(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    chosen = []
+    monkeypatch.setattr("torch.cuda.set_device", chosen.append)
+    for name, index in (("auto", 0), ("cuda", 0), ("cuda:1", 1)):
+        assert set_up_device(name, "fp32", None) == torch.device("cuda", index)
+    assert [device.index for device in chosen] == [0, 0, 1]

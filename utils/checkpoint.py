@@ -16,6 +16,7 @@ import torch
 from utils.files import write_atomic
 
 _DIGEST_BYTES = 32
+FORMAT = 1  # of the saved state; another version's checkpoint is refused
 
 
 class CheckpointError(ValueError):
@@ -27,18 +28,18 @@ class Checkpoints:
 
     def __init__(self, folder: Path):
         self.latest = folder / "checkpoint"
+        self.new = folder / "checkpoint_new"  # there only if a kill came between the renames
         self.previous = folder / "checkpoint_previous"
 
     def save(self, state: dict[str, Any]) -> None:
         """Make `state` the latest checkpoint. A kill at any moment leaves one that reads back."""
         buffer = io.BytesIO()
-        torch.save(state, buffer)
+        torch.save({"format": FORMAT, **state}, buffer)
         data = buffer.getvalue()
-        beside = self.latest.with_name("checkpoint_new")
-        write_atomic(beside, hashlib.blake2b(data, digest_size=_DIGEST_BYTES).digest() + data)
+        write_atomic(self.new, hashlib.blake2b(data, digest_size=_DIGEST_BYTES).digest() + data)
         if self.latest.exists():
             os.replace(self.latest, self.previous)
-        os.replace(beside, self.latest)
+        os.replace(self.new, self.latest)
 
     def keep_one(self) -> None:
         """Delete the one before the latest, which a finished run does not need."""
@@ -47,11 +48,11 @@ class Checkpoints:
     def load(self, device: torch.device | str) -> dict[str, Any] | None:
         """Return the newest state that reads back, on `device`; None if there is no checkpoint.
 
-        A damaged checkpoint is refused by name in a warning, and the one before it is used. Raises
-        CheckpointError if there are checkpoints and none reads back.
+        A damaged checkpoint is refused by name in a warning and set aside as `checkpoint_damaged`, and the one
+        before it is used. Raises CheckpointError if there are checkpoints and none reads back.
         """
         damaged = None
-        for path in (self.latest, self.previous):
+        for path in (self.latest, self.new, self.previous):
             if not path.exists():
                 continue
             try:
@@ -61,6 +62,8 @@ class Checkpoints:
             else:
                 if damaged is not None:
                     warnings.warn(f"{damaged}; using the one before it", stacklevel=2)
+                    if self.latest.exists():  # else the next save would put it in the place of the good one
+                        os.replace(self.latest, self.latest.with_name("checkpoint_damaged"))
                 return state
         if damaged is not None:
             raise CheckpointError(f"{damaged}, and there is no good one before it: start anew with --overwrite")
@@ -77,6 +80,9 @@ def read_checkpoint(path: Path, device: torch.device | str) -> dict[str, Any]:
     if hashlib.blake2b(data, digest_size=_DIGEST_BYTES).digest() != digest:
         raise CheckpointError(f"checkpoint {path} is damaged: its checksum does not match")
     try:
-        return torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+        state = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise CheckpointError(f"checkpoint {path} does not load: {str(error).splitlines()[0]}") from error
+    if state.pop("format", None) != FORMAT:
+        raise CheckpointError(f"checkpoint {path} was written by another version of this program")
+    return state

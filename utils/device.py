@@ -40,7 +40,7 @@ def describe_device(device: torch.device) -> str:
 def _find(name: str) -> torch.device:
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
-        return torch.device("cuda" if cuda else "cpu")
+        return torch.device("cuda", 0) if cuda else torch.device("cpu")
     there = ["auto", "cpu", *(["cuda"] if cuda else []), *(["mps"] if mps else [])]
     there += [f"cuda:{i}" for i in range(torch.cuda.device_count())] if cuda else []
     if name not in there:

@@ -1,5 +1,6 @@
 """From the values of the command line to a finished run folder."""
 
+import hashlib
 import sys
 import time
 import warnings
@@ -36,9 +37,11 @@ def run_script(args: Namespace, command: list[str], fail: Callable[[str], NoRetu
             return run_experiment(vars(args), command)
         except (UsageError, DatasetError, CheckpointError, ResultsError) as error:
             fail(str(error))
-        except KeyboardInterrupt:
-            print("\ninterrupted: the same command goes on from the last checkpoint", file=sys.stderr)
-            sys.exit(130)
+        except BrokenPipeError:  # whoever read the output has left
+            sys.stdout = None
+            sys.exit(1)
+        except OSError as error:
+            fail(f"{error.filename or 'a file'} cannot be used ({error.strerror})")
 
 
 def run_experiment(settings: dict[str, Any], command: list[str]) -> RunResult:
@@ -50,7 +53,7 @@ def run_experiment(settings: dict[str, Any], command: list[str]) -> RunResult:
     sign_key = _read_key(settings["sign_key"])
     dataset = load_dataset(settings["dataset"], settings["dataset_dir"])
     settings = with_data_defaults(settings, dataset, device)
-    settings["signed"] = sign_key is not None
+    settings["signed"] = None if sign_key is None else key_fingerprint(sign_key)
     seed, sizes = settings["seed"], (settings["dataset_size_init"], settings["dataset_size_subseq"])
     arrival = Arrival(len(dataset.train_labels), *sizes, seed)
     split = split_validation(dataset, settings["val_dataset_size"], seed)
@@ -81,6 +84,11 @@ def run_experiment(settings: dict[str, Any], command: list[str]) -> RunResult:
     return result
 
 
+def key_fingerprint(sign_key: bytes) -> str:
+    """Return what tells keys apart without giving them away."""
+    return hashlib.blake2b(b"run", key=sign_key, digest_size=8).hexdigest()
+
+
 def _run(
     folder: RunFolder,
     saved: dict[str, Any] | None,
@@ -100,7 +108,7 @@ def _run(
         edge, interrupted = unpack(saved)
         where = f"round {edge.next_round}" + (f", epoch {interrupted['epoch']}" if interrupted else "")
         print(f"resuming at {where}", flush=True)
-    link.open(edge.next_round)
+    link.open([row["round"] for row in edge.rows if row["sent"]], edge.applied)
     folder.write_rounds(edge.rows)
     last_saved = time.monotonic()
 

@@ -8,11 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.checkpoint import CheckpointError
 from utils.edge_node import EdgeNode
 from utils.files import write_atomic
 from utils.message import edge_state, encode_update
 from utils.schema import Schema
 from utils.state_file import write_state
+from utils.update_header import checksum
 
 
 @dataclass(frozen=True)
@@ -57,14 +59,23 @@ class Link:
         self._initial_file = folder / "initial.safetensors"
         self._updates = folder / "updates"
 
-    def open(self, next_round: int) -> None:
-        """Write the network that the edge is shipped with, and drop messages of rounds that were never saved."""
+    def open(self, rounds: list[int], applied: list[str]) -> None:
+        """Write the network that the edge is shipped with, and check the messages that a saved run has sent.
+
+        rounds, applied  of the messages sent: their rounds and checksums; files of others were never saved and go
+        Raises CheckpointError if a message is missing or another one.
+        """
         self._updates.mkdir(exist_ok=True)
-        if not self._initial_file.exists():
-            write_state(self._initial_file, self.schema, self.node.initial)
-        for path in self._updates.glob("round_*.dpu"):
-            if int(path.stem.split("_")[1]) >= next_round:
-                path.unlink()
+        write_state(self._initial_file, self.schema, self.node.initial)
+        expected = {self._path(number): digest for number, digest in zip(rounds, applied, strict=True)}
+        for path, digest in expected.items():
+            if not path.is_file() or checksum(path.read_bytes()).hex() != digest:
+                raise CheckpointError(f"{path} is missing or damaged: start anew with --overwrite")
+        for path in set(self._updates.glob("round_*.dpu")) - set(expected):
+            path.unlink()
+
+    def _path(self, number: int) -> Path:
+        return self._updates / f"round_{number:03d}.dpu"
 
     def restore(self, line: Tensor, serving: Tensor, last_round: int, applied: list[str]) -> None:
         """Bring the node back to where a saved run had it."""
@@ -101,7 +112,7 @@ class Link:
             sign_key=self.sign_key,
             **coding.arguments(),
         )
-        path = self._updates / f"round_{number:03d}.dpu"
+        path = self._path(number)
         write_atomic(path, data)
         update = self.node.receive(path.read_bytes())
         if coding.value_bits == 32 and self.node.line.tobytes() != wished.tobytes():

@@ -32,7 +32,7 @@ class _HelpFormatter(argparse.HelpFormatter):
     """Shows a default behind each help text that has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        plain = action.default in (None, False, argparse.SUPPRESS)
+        plain = any(action.default is nothing for nothing in (None, False, argparse.SUPPRESS))
         return action.help if plain else f"{action.help} (default: %(default)s)"
 
 
@@ -172,6 +172,12 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError("--train_batch_size is 1: BatchNorm needs batches of 2 or more")
     _check_folder("--dataset_dir", args.dataset_dir)
     _check_folder("--output_dir", args.output_dir)
+
+
+def interrupted(overwrite: bool) -> str:
+    """Return the line that answers Ctrl-C."""
+    how = "the same command without --overwrite" if overwrite else "the same command"
+    return f"\ninterrupted: {how} goes on from the last checkpoint, if there is one yet\n"
 
 
 def uses_batch_norm(model: str, batch_norm: bool) -> bool:

@@ -142,14 +142,14 @@ def describe_round(row: dict[str, Any], num_rounds: int) -> str:
     if row["served_val_acc"] != row["val_acc"] or row["served_test_acc"] != row["test_acc"]:
         notes += f", line {100 * row['test_acc']:.2f} %"
     return (
-        f"round {row['round']:>{len(str(num_rounds - 1))}}/{num_rounds - 1}  {row['num_samples']:>7,} samples  "
+        f"round {row['round']:>{len(str(num_rounds - 1))}} of 0-{num_rounds - 1}  {row['num_samples']:>7,} samples  "
         f"test {100 * row['served_test_acc']:5.2f} %  {sent}{notes}  ({row['seconds']:.1f} s)"
     )
 
 
 def describe_run(result: RunResult) -> str:
     """Return the table that a script prints at the end: all rounds, the averages and the files."""
-    header = ("round", "samples", "reinit", "val %", "test %", "served %", "weights", "sent kB", "formula kB", "seconds")
+    header = "round,samples,reinit,val %,test %,served %,weights,sent kB,formula kB,seconds".split(",")
     lines = [
         (
             str(row["round"]),

@@ -25,7 +25,7 @@ class RoundTraining:
     start            the network it starts from, (I+J+B,)
     as_received      what the edge would hold if the network were sent now; None: just that network (lossless)
     saved            the `state` of an interrupted round, to go on from it
-    on_epoch         called after each epoch but a step's last with this object, to save its `state`
+    on_epoch         called after each epoch with this object, to save its `state`
 
     .selected        (S,) the weights that may change; None: all
     .mask_seed       the seed of a random selection, else None

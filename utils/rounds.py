@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from data.arrival import Arrival
@@ -104,13 +105,14 @@ def run_rounds(
 
         # What is sent, and what the edge serves from now on.
         delivery = send(plan, link, edge, training, base, on_initial)
-        if number == 0 or (reinitialize and delivery):
+        reinitialized = reinitialize and delivery is not None
+        if number == 0 or reinitialized:
             edge.num_samples_at_last_init = len(samples)
         with bars.busy("testing") as tick:
             evaluate_new(edge, trainer, test, tick)
 
         # The books.
-        edge.rows.append(round_row(plan, edge, training, len(samples), reinitialize, delivery))
+        edge.rows.append(round_row(plan, edge, training, len(samples), reinitialized, delivery))
         edge.next_round = number + 1
         save(edge, None)
         bars.round_done(describe_round(edge.rows[-1], plan.num_rounds), edge.rows[-1]["served_test_acc"])
@@ -140,18 +142,19 @@ def send(
 ) -> Delivery | None:
     """Bring the round's candidate to the edge if it is worth its bytes; returns None where it is not.
 
-    Nothing is sent if training did not improve on the start point. An update that builds on the line always
-    goes out, and is served as soon as it is no worse on validation than what is served; one that stands
-    alone goes out only then.
+    Nothing is sent if training did not improve on the start point, or nothing changes. An update that builds on
+    the line always goes out, and is served as soon as it is no worse on validation than what is served; one
+    that stands alone goes out only then.
     """
     acc = (training.best_val_acc, None)
     no_worse = acc[0] >= edge.served_acc[0]
-    if not training.improved or (plan.method.restarts and not no_worse):
-        if plan.method.restarts:
-            edge.line = link.as_received(base, training.best, coding_of(plan, training))
-            edge.line_acc = acc
-        return None
     coding = coding_of(plan, training)
+    candidate = link.as_received(base, training.best, coding) if training.improved else training.best
+    changed = not torch.equal(candidate, edge.served if plan.method.restarts else edge.line)
+    if not training.improved or not changed or (plan.method.restarts and not no_worse):
+        if plan.method.restarts:
+            edge.line, edge.line_acc = candidate, acc
+        return None
     delivery = link.send(training.number, base, training.best, coding, on_initial, serve=no_worse)
     edge.last_message, edge.applied = link.node.round, list(link.node.applied)
     edge.line, edge.line_acc = delivery.line, acc

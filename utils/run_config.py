@@ -17,14 +17,14 @@ from utils.rounds import Plan
 
 # Settings that say where files lie or what is shown; the same run with others has the same folder.
 _NOT_IN_HASH = (
-    "dataset",
+    "dataset",  # its fingerprint counts instead
     "dataset_dir",
     "output_dir",
     "overwrite",
     "quiet",
     "num_workers",
     "checkpoint_interval",
-    "sign_key",
+    "sign_key",  # "signed" counts instead
 )
 
 

@@ -15,7 +15,7 @@ from utils.contribution import num_selected
 from utils.flat import FlatParameters
 from utils.methods import METHODS, full_update, partial_update, random_update, score_function
 from utils.options import UsageError, check_sizes, uses_batch_norm
-from utils.recipes import recipe_for
+from utils.recipes import Recipe, recipe_for
 from utils.rounds import Plan
 
 MakeNetwork = Callable[[int], FlatParameters]
@@ -42,13 +42,23 @@ def with_data_defaults(settings: dict[str, Any], dataset: Dataset, device: torch
         raise UsageError(
             f"--val_dataset_size is {val_size}, which leaves none of the {num_test} test images: give less"
         )
+    augment = {"auto": dataset.name in ("cifar10", "cifar100"), "on": True, "off": False}[settings["augment"]]
+    recipe = _recipe(settings)
     return {
         **settings,
+        "augment": augment,
+        "lr": recipe.lr,
+        "num_epochs": recipe.num_epochs,
         "device": device.type,
         "dataset_size_init": size_init,
         "dataset_size_subseq": size_subseq,
         "val_dataset_size": val_size,
     }
+
+
+def _recipe(settings: dict[str, Any]) -> Recipe:
+    two_steps = METHODS[settings["mode"]].two_steps
+    return recipe_for(settings["model"], two_steps, settings["lr"], settings["num_epochs"])
 
 
 def network_maker(settings: dict[str, Any], dataset: Dataset, device: torch.device) -> MakeNetwork:
@@ -106,7 +116,7 @@ def make_plan(
     return Plan(
         method=method,
         update=update,
-        recipe=recipe_for(settings["model"], method.two_steps, settings["lr"], settings["num_epochs"]),
+        recipe=_recipe(settings),
         arrival=arrival,
         num_rounds=max_rounds,
         updating_ratio=ratio,
@@ -121,13 +131,12 @@ def make_batches(
     settings: dict[str, Any], dataset: Dataset, split: EvaluationSplit, device: torch.device
 ) -> tuple[Batches, Batches, Batches]:
     """Return the training, validation and test samples on the device."""
-    augment = {"auto": dataset.name in ("cifar10", "cifar100"), "on": True, "off": False}[settings["augment"]]
     batches = partial(Batches, mean=dataset.mean, std=dataset.std, device=device)
     train = batches(
         dataset.train_images,
         dataset.train_labels,
         batch_size=settings["train_batch_size"],
-        augment=augment,
+        augment=settings["augment"],
         smallest_batch=2 if uses_batch_norm(settings["model"], settings["batch_norm"]) else 1,
     )
     validation = batches(split.val_images, split.val_labels, batch_size=settings["val_batch_size"])

@@ -1,0 +1,158 @@
+"""Runs that are killed, interrupted or damaged, and what the same command makes of them."""
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+import multiround_dpu
+from tests.script_runs import ROOT, RUNS, SMALL, start_process, weights_of, without_time
+
+# The process kills itself with SIGKILL right after (or in the middle of) its n-th checkpoint.
+SUICIDE = """
+import os, signal, sys
+from utils.checkpoint import Checkpoints
+import utils.checkpoint, multiround_dpu
+moment, number = sys.argv[1], int(sys.argv[2])
+save, count = Checkpoints.save, 0
+def dying_save(self, state):
+    global count
+    count += 1
+    if count == number and moment == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if count == number and moment == "between renames":
+        def dying_replace(*paths):
+            replace(*paths)
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace, os.replace = os.replace, dying_replace
+    save(self, state)
+    if count == number and moment == "after":
+        os.kill(os.getpid(), signal.SIGKILL)
+Checkpoints.save = dying_save
+multiround_dpu.main(sys.argv[3:])
+"""
+
+
+# With --checkpoint_interval 0 and 3 epochs, a DPU round saves 3 times in step 1, 3 times in step 2, once done.
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [
+        ("before", 1),  # nothing saved yet
+        ("after", 2),  # in step 1 of round 0
+        ("after", 3),  # at its end
+        ("between renames", 5),  # in step 2 of round 0
+        ("after", 7),  # between rounds, before rounds.csv is written
+        ("before", 9),  # in step 1 of round 1
+        ("after", 20),  # in step 2 of round 2, re-initialised
+    ],
+)
+def test_killed_run_goes_on_to_the_same_bytes(results, tmp_path, moment, number):
+    flags = [*RUNS["dpu"][1].split(), *SMALL, "--output_dir", str(tmp_path), "--checkpoint_interval", "0"]
+    process = start_process(moment, str(number), *flags, code=SUICIDE)
+    process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL
+    (folder,) = tmp_path.iterdir()
+    assert not (folder / "summary.json").exists()
+    result = multiround_dpu.main(flags)
+    assert result.folder == folder
+    assert without_time(folder) == without_time(results["dpu"].folder)
+    assert weights_of(folder) == weights_of(results["dpu"].folder)
+
+
+def wait_for_progress(folder: Path, process: subprocess.Popen) -> None:
+    """Wait until the process has saved another checkpoint in a run folder in `folder`, or has ended."""
+
+    def newest():
+        return max((path.stat().st_mtime_ns for path in folder.glob("*/checkpoint")), default=0)
+
+    before, deadline = newest(), time.monotonic() + 60
+    while newest() == before and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [("dpu", "--value_bits 6 --batch_norm"), ("rpu_reinit", "--value_bits 8"), ("diff_init", ""), ("pruning", "")],
+)
+def test_run_killed_again_and_again_at_odd_moments(tmp_path, name, more):
+    script, mode = RUNS[name]
+    flags = [*mode.split(), *SMALL, *more.split(), "--checkpoint_interval", "0"]
+    expected = script.main([*flags, "--output_dir", str(tmp_path / "never killed")]).folder
+    flags += ["--output_dir", str(tmp_path / "killed")]
+    codes = []
+    for attempt in range(3):
+        process = start_process(str(Path(script.__file__)), *flags)
+        wait_for_progress(tmp_path / "killed", process)
+        time.sleep(0.013 * attempt)
+        process.kill()
+        process.communicate()
+        codes.append(process.returncode)
+    assert codes[0] == -signal.SIGKILL
+    result = script.main(flags)
+    assert without_time(result.folder) == without_time(expected)
+    assert weights_of(result.folder) == weights_of(expected)
+
+
+def test_damaged_checkpoint_falls_back_to_the_one_before(results, tmp_path, capsys):
+    flags = [*RUNS["dpu"][1].split(), *SMALL, "--output_dir", str(tmp_path), "--checkpoint_interval", "0"]
+    start_process("after", "10", *flags, code=SUICIDE).communicate(timeout=120)
+    (folder,) = tmp_path.iterdir()
+    with open(folder / "checkpoint", "r+b") as file:
+        file.truncate(1000)
+    multiround_dpu.main(flags)
+    assert f"warning: checkpoint {folder / 'checkpoint'} is damaged" in capsys.readouterr().err
+    assert without_time(folder) == without_time(results["dpu"].folder)
+
+
+@pytest.mark.parametrize("damage", ["missing", "altered"])
+def test_lost_message_of_a_saved_round_is_named(tmp_path, capsys, damage):
+    flags = [*RUNS["dpu"][1].split(), *SMALL, "--output_dir", str(tmp_path), "--checkpoint_interval", "0"]
+    start_process("after", "9", *flags, code=SUICIDE).communicate(timeout=120)
+    (message,) = tmp_path.glob("*/updates/round_000.dpu")
+    if damage == "missing":
+        message.unlink()
+    else:
+        message.write_bytes(message.read_bytes()[:-1] + b"x")
+    with pytest.raises(SystemExit) as stop:
+        multiround_dpu.main(flags)
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert str(message) in err and "--overwrite" in err and len(err.splitlines()) == 1
+
+
+def test_checkpoint_of_another_version_is_named(tmp_path, capsys, monkeypatch):
+    flags = [*RUNS["dpu"][1].split(), *SMALL, "--output_dir", str(tmp_path), "--checkpoint_interval", "0"]
+    start_process("after", "9", *flags, code=SUICIDE).communicate(timeout=120)
+    monkeypatch.setattr("utils.checkpoint.FORMAT", 99)
+    with pytest.raises(SystemExit):
+        multiround_dpu.main(flags)
+    assert "another version" in capsys.readouterr().err
+
+
+def test_interrupt_says_how_to_go_on(tmp_path):
+    flags = [*RUNS["dpu"][1].split(), *SMALL, "--output_dir", str(tmp_path), "--num_epochs", "2000"]
+    process = start_process(str(ROOT / "multiround_dpu.py"), *flags, "--checkpoint_interval", "0")
+    wait_for_progress(tmp_path, process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.strip() == "interrupted: the same command goes on from the last checkpoint, if there is one yet"
+
+
+def test_second_process_in_the_same_folder_is_refused(results, tmp_path):
+    flags = [*RUNS["dpu"][1].split(), *SMALL, "--output_dir", str(tmp_path), "--num_epochs", "2000"]
+    first = start_process(str(ROOT / "multiround_dpu.py"), *flags)
+    try:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("*/config.json")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        second = start_process(str(ROOT / "multiround_dpu.py"), *flags)
+        _, err = second.communicate(timeout=60)
+        assert second.returncode == 2
+        assert "another process" in err and len(err.splitlines()) == 1
+    finally:
+        first.kill()
+        first.communicate()
