@@ -20,7 +20,7 @@ SAMPLED_BELOW = 0.04
 
 
 class _Into(torch.autograd.Function):
-    """A linear layer whose weight gradient goes into `place`, (out, in): dense, or at `rows`, `columns` (S,) into (S,)."""
+    """A linear layer whose weight gradient goes into `place`: dense (out, in), or (S,) at rows and columns `where`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, place: Tensor, where: tuple | None) -> Tensor:
