@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO_FLAGS := --dataset digits --hidden_sizes 128 128 --seed 1 --output_dir runs/demo
 
-.PHONY: demo test fast clean
+.PHONY: demo test fast bench clean
 
 demo: .venv/.installed
 	$(BIN)/python multiround_dpu.py --mode dpu --updating_ratio 0.02 --num_epochs 30 $(DEMO_FLAGS)
@@ -23,6 +23,10 @@ test: .venv/.installed-dev
 
 fast: .venv/.installed-dev
 	$(BIN)/python -m pytest -m "not slow"
+
+# Samples per second on this machine's CPU; `make demo` or `make test` must have made .venv.
+bench: .venv/.installed
+	$(BIN)/python -m benchmarks.throughput --model mlp --dataset digits
 
 clean:
 	rm -rf .venv
