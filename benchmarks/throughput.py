@@ -112,7 +112,8 @@ def project_loops(data, model, recipe, samples: int, batch: int, device, ratio: 
     """Return this project's step 1, step 2 and evaluation, each over `samples` samples."""
     flat = FlatParameters(model.to(device))
     batches = Batches(data.train_images, data.train_labels, data.mean, data.std, batch, augment, device)
-    held_out = Batches(data.train_images[:samples], data.train_labels[:samples], data.mean, data.std, 500, False, device)
+    some = data.train_images[:samples], data.train_labels[:samples]
+    held_out = Batches(*some, data.mean, data.std, 500, device=device)
     trainer, chosen = Trainer(flat, batches, seed=0), torch.arange(samples)
     local, dense = LocalContribution(flat.num_weights, device), FlatOptimizer(flat, recipe)
     trainer.epoch(dense, chosen, (0, 0, 0), local)
