@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 
 import pytest
@@ -168,6 +169,20 @@ def test_flags_that_change_the_training(results, tmp_path, flags):
     result = multiround_dpu.main([*flags, "--batch_norm"])
     assert result.rows[0]["full_val_acc"] != results["dpu"].rows[0]["full_val_acc"]
     assert result.folder.name != results["dpu"].folder.name
+
+
+@pytest.mark.parametrize("model", ["vgg", "resnet56"])
+def test_convolutional_models(tmp_path, model):
+    """33 samples in batches of 16: the last one of a single sample joins the one before, for BatchNorm's sake."""
+    sizes = "--dataset digits --dataset_size_init 33 --train_batch_size 16 --max_rounds 1 --num_epochs 1".split()
+    flags = ["--model", model, "--updating_ratio", "0.1", "--output_dir", str(tmp_path), "--threads", "1"]
+    result = multiround_rpu.main([*sizes, *flags])
+    row = result.rows[0]
+    assert row["start_val_acc"] <= row["val_acc"] <= 1
+    config = json.loads((result.folder / "config.json").read_text())
+    weights = sum(math.prod(shape) for _, kind, shape in config["layers"] if kind == "weight")
+    assert result.summary["num_weights"] == weights and result.summary["num_buffers"] > 0
+    assert not row["sent"] or abs(row["updated_weights"] - 0.1 * weights) < 60
 
 
 def test_spelled_out_defaults_are_the_same_run(tmp_path):
