@@ -80,8 +80,8 @@ class RoundTraining:
         local   accumulates the local contribution
         choose  after each epoch, make the network the best candidate if it is strictly better
         """
-        carried, self._local = self._optimizer, local
-        self._optimizer = FlatOptimizer(self.flat, self.recipe, self.selected, carried)
+        self._local = local
+        self._optimizer = FlatOptimizer(self.flat, self.recipe, self.selected, carried=self._optimizer)
         if self._step == step:
             self._optimizer.load_state_dict(self._saved["optimizer"])
             if local is not None:
