@@ -28,7 +28,7 @@ from data.batches import Batches
 from data.datasets import load_dataset
 from models import build_model
 from utils.contribution import LocalContribution
-from utils.device import describe_device, set_up_device
+from utils.device import denormals, describe_device, set_up_device
 from utils.flat import FlatParameters
 from utils.optim import FlatOptimizer
 from utils.recipes import DEFAULTS, recipe_for
@@ -173,7 +173,8 @@ def main(argv: list[str] | None = None) -> None:
             data, network(), recipe, samples, batch, device, ratio, args.workers, augment
         ),
     }
-    rates = time_turns(loops, args.repeats, samples, device)
+    with denormals(flushed=True):
+        rates = time_turns(loops, args.repeats, samples, device)
     print(f"{args.model} on {data.name}, k = {ratio:g}, batches of {batch}, {describe_device(device)}")
     print(f"samples per second, median (range) of {args.repeats} turns of {samples:,} samples")
     for name, values in rates.items():

@@ -13,7 +13,6 @@ import multiround_rpu
 from data.datasets import load_dataset, split_validation
 from models import build_model
 from tests.script_runs import NUM_WEIGHTS, ROOT, RUNS, SMALL, start_process, weights_of, without_time
-from utils.device import set_up_device
 from utils.edge import main as edge_main
 from utils.edge_node import EdgeNode
 from utils.state_file import read_state
@@ -226,13 +225,3 @@ def test_script_as_a_process(script, tmp_path):
     assert lines[4].startswith("round 0 of 0-1 ") and lines[5].startswith("round 1 of 0-1 ")
     assert any(line.split()[:3] == ["round", "samples", "reinit"] for line in lines)
     assert os.listdir(tmp_path) == ["out"]
-
-
-def test_cuda_is_found_and_named_with_its_number(monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    chosen = []
-    monkeypatch.setattr("torch.cuda.set_device", chosen.append)
-    for name, index in (("auto", 0), ("cuda", 0), ("cuda:1", 1)):
-        assert set_up_device(name, "fp32", None) == torch.device("cuda", index)
-    assert [device.index for device in chosen] == [0, 0, 1]

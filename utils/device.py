@@ -1,6 +1,8 @@
 """The machine that a run works on: its device, its arithmetic and its threads."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -10,7 +12,6 @@ from utils.options import UsageError
 def set_up_device(name: str, precision: str, threads: int | None) -> torch.device:
     """Return the device called `name` ("auto": CUDA where it is, else the CPU), arithmetic set for it.
 
-    Denormals are flushed to zero on the CPU, where shrinking gradients would make a step three times slower.
     Deterministic kernels are chosen on CUDA. Raises UsageError if the device or precision is not there.
     """
     device = _find(name)
@@ -19,7 +20,6 @@ def set_up_device(name: str, precision: str, threads: int | None) -> torch.devic
         raise UsageError(f"--precision is tf32, which {needs}: use fp32 or bf16")
     if threads is not None:
         torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -27,6 +27,21 @@ def set_up_device(name: str, precision: str, threads: int | None) -> torch.devic
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
     return device
+
+
+@contextmanager
+def denormals(flushed: bool) -> Iterator[None]:
+    """Within, let the CPU flush denormal numbers to zero, or not; afterwards it does as before.
+
+    Training flushes them: shrinking gradients would make a step three times slower. What an edge node computes,
+    too, must not: no flag of the processor may decide what a message means.
+    """
+    before = (torch.tensor(1e-40) * 1).item() == 0
+    torch.set_flush_denormal(flushed)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
 
 
 def describe_device(device: torch.device) -> str:

@@ -14,7 +14,7 @@ from data.arrival import Arrival
 from data.batches import Batches
 from data.datasets import DatasetError, load_dataset, split_validation
 from utils.checkpoint import CheckpointError, Checkpoints
-from utils.device import set_up_device
+from utils.device import denormals, set_up_device
 from utils.link import Link
 from utils.lock import claimed
 from utils.options import UsageError
@@ -76,7 +76,8 @@ def run_experiment(settings: dict[str, Any], command: list[str]) -> RunResult:
             train, validation, test = make_batches(settings, dataset, split, device)
             trainer = Trainer(flat, train, seed, settings["precision"] == "bf16")
             link = Link(Schema(config["layers"]), plan.initial, folder.path, sign_key)
-            _run(folder, saved, config, plan, trainer, validation, test, link)
+            with denormals(flushed=True):
+                _run(folder, saved, config, plan, trainer, validation, test, link)
             result = folder.read()
         else:
             print("this run is finished; --overwrite starts it anew")

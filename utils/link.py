@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from utils.checkpoint import CheckpointError
+from utils.device import denormals
 from utils.edge_node import EdgeNode
 from utils.files import write_atomic
 from utils.message import edge_state, encode_update
@@ -88,9 +89,11 @@ class Link:
         """Return what the edge would hold if `network` were sent to it on top of `base`."""
         if coding.value_bits == 32:
             return network
-        state = edge_state(_to_numpy(base), _to_numpy(network), self.schema, **coding.arguments())
+        with denormals(flushed=False):
+            state = edge_state(_to_numpy(base), _to_numpy(network), self.schema, **coding.arguments())
         return torch.from_numpy(state).to(self.device)
 
+    @denormals(flushed=False)
     def send(
         self, number: int, base: Tensor, network: Tensor, coding: Coding, on_initial: bool, serve: bool
     ) -> Delivery:

@@ -1,0 +1,63 @@
+"""The processor's flags, and the device that a name stands for."""
+
+import numpy as np
+import pytest
+import torch
+
+import multiround_rpu
+from tests.script_runs import SMALL
+from utils.device import denormals, set_up_device
+from utils.link import Coding, Link
+from utils.schema import Schema
+
+
+def flushing() -> bool:
+    return (torch.tensor(1e-40) * 1).item() == 0
+
+
+def test_denormals_are_flushed_within_alone():
+    assert not flushing()
+    with pytest.raises(KeyboardInterrupt), denormals(flushed=True):
+        assert flushing()
+        with denormals(flushed=False):
+            assert not flushing()
+        assert flushing()
+        raise KeyboardInterrupt
+    assert not flushing()
+
+
+def test_a_run_flushes_while_it_trains_and_not_afterwards(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("utils.rounds.evaluate_new", lambda edge, *_: seen.append(flushing()) or known(edge))
+
+    def known(edge):
+        edge.line_acc, edge.served_acc = (edge.line_acc[0], 0.5), (edge.served_acc[0], 0.5)
+
+    flags = [*SMALL, "--updating_ratio", "0.5", "--num_epochs", "1", "--max_rounds", "1"]
+    multiround_rpu.main([*flags, "--output_dir", str(tmp_path)])
+    assert seen == [True]
+    assert not flushing()
+
+
+@pytest.mark.parametrize("value_bits", [32, 16])
+def test_tiny_values_reach_the_edge_though_training_flushes(tmp_path, value_bits):
+    schema = Schema([("fc.weight", "weight", (1, 2)), ("fc.bias", "rest", (1,))])
+    initial, tiny = torch.zeros(3), torch.from_numpy(np.array([1e-40, 1.0, 0.0], np.float32))
+    link = Link(schema, initial, tmp_path)
+    link.open([], [])
+    coding = Coding("dense", value_bits)
+    with denormals(flushed=True):
+        expected = link.as_received(initial, tiny, coding)
+        delivery = link.send(0, initial, tiny, coding, on_initial=True, serve=True)
+    assert delivery.line.numpy().tobytes() == expected.numpy().tobytes()
+    assert value_bits == 16 or delivery.line.numpy().tobytes() == tiny.numpy().tobytes()
+
+
+def test_cuda_is_found_and_named_with_its_number(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    chosen = []
+    monkeypatch.setattr("torch.cuda.set_device", chosen.append)
+    for name, index in (("auto", 0), ("cuda", 0), ("cuda:1", 1)):
+        assert set_up_device(name, "fp32", None) == torch.device("cuda", index)
+    assert [device.index for device in chosen] == [0, 0, 1]
