@@ -45,7 +45,7 @@ def make_round(recipe, saved=None, on_epoch=lambda training: None) -> RoundTrain
 
 
 class PlainRound:
-    """Section 2 of DESIGN.md on the parameters of a copy of the network, one plain loop a step."""
+    """The round as the README describes it, on the parameters of a copy of the network, one plain loop a step."""
 
     def __init__(self, training: RoundTraining):
         self.training = training

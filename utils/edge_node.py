@@ -2,7 +2,7 @@
 
 Its *line* is what new messages build on; *serving* answers queries. They are the same but for a standby
 phase: after a re-initialisation the new line may be worse than the network in service, which then stays
-until a message says "serve" (DESIGN: re-initialization).
+until a message says "serve".
 """
 
 from __future__ import annotations

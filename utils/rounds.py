@@ -42,7 +42,7 @@ class Deployment:
     """What the edge holds, as the server knows it, and what came of the rounds so far.
 
     The line is what updates build on; the served network answers the edge's queries. They differ only while
-    a re-initialised line has not caught up yet (DESIGN: the standby copy), or where nothing was sent.
+    a re-initialised line has not caught up yet, or where nothing was sent.
     """
 
     line: Tensor
@@ -131,7 +131,7 @@ def coding_of(plan: Plan, training: RoundTraining) -> Coding:
 
 
 def start_point(plan: Plan, edge: Deployment, number: int, reinitialize: bool) -> Tensor:
-    """Return the network that round `number` starts from (DESIGN.md section 2, step 1)."""
+    """Return the network that round `number` starts from."""
     if number == 0 or reinitialize or plan.method.start == "initial":
         return plan.initial
     return plan.fresh(number) if plan.method.start == "fresh" else edge.line
