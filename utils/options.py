@@ -3,7 +3,6 @@
 import argparse
 import math
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -11,7 +10,6 @@ from typing import NoReturn
 from utils.recipes import DEFAULTS
 
 MODELS = tuple(DEFAULTS)
-TWO_STEP_MODES = ("dpu", "gcpu", "lcpu", "pruning")
 DATASETS = ("mnist", "cifar10", "cifar100", "imagenet", "digits")
 
 
@@ -126,13 +124,12 @@ def build_parser(prog: str, description: str, modes: Sequence[str]) -> argparse.
     return parser
 
 
-def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
     """Parse `argv` and check all that can be checked without the data; exits with status 2 on an error.
 
     Afterwards every script's namespace has the same names: `updating_ratio` (1 for full updating), `lamda`
     (None but for dpu) and `reinitialize`.
     """
-    argv = sys.argv[1:] if argv is None else argv
     for word in argv:
         if word.startswith("--") and word.endswith("=--"):  # argparse may take it for no value
             parser.error(f"argument {word[:-3]}: '--' is not a value")

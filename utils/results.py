@@ -135,9 +135,9 @@ def summarize(rows: list[dict[str, Any]], num_weights: int, num_values: int) -> 
 
 def describe_round(row: dict[str, Any], num_rounds: int) -> str:
     """Return the line that is printed when a round is done."""
-    sent = f"{row['updated_weights']:,} weights" if row["sent"] else "nothing sent"
+    sent = "nothing sent"
     if row["sent"]:
-        sent += f" in {row['message_bytes'] / 1000:,.1f} kB"
+        sent = f"{row['updated_weights']:,} weights in {row['message_bytes'] / 1000:,.1f} kB"
     notes = ", re-initialized" if row["reinitialized"] else ""
     if row["served_val_acc"] != row["val_acc"] or row["served_test_acc"] != row["test_acc"]:
         notes += f", line {100 * row['test_acc']:.2f} %"
