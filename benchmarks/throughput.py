@@ -1,12 +1,14 @@
 """Samples per second of training and evaluation, against a bare loop and a conventional one, in one run.
 
-    python -m benchmarks.throughput --model mlp --dataset mnist [--device cpu] [--threads 1] [--updating_ratio 0.005]
+    python -m benchmarks.throughput --model mlp --dataset mnist --dataset_dir DIR [--device cuda --precision bf16]
 
-bare          the same network on preloaded, normalised tensors with torch.optim (fused), nothing else
+bare          the same network on preloaded, normalised tensors with torch.optim (fused), nothing else;
+              without augmentation; on CUDA one graph of the whole loop
 step 1        this project's full updating with local contribution
 step 2        this project's sparse fine-tuning
 evaluation    this project's evaluation
-conventional  as most people write it: DataLoader over PIL images, `.item()` metrics, dense masked optimizer
+conventional  as most people write it: DataLoader over PIL images, `.item()` metrics, dense masked optimizer;
+              once for each `--workers` and `--conventional_threads`, the best of which counts
 
 The loops take turns, `--repeats` times; ratios are taken within a turn; median and range are printed.
 """
@@ -15,127 +17,33 @@ import argparse
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.targets import THROUGHPUT
-from data.batches import Batches
+from benchmarks.loops import BATCH, Loop, bare_loop, conventional_loop, project_loops
+from benchmarks.targets import STEPS_PER_SECOND, THROUGHPUT
 from data.datasets import load_dataset
 from models import build_model
-from utils.contribution import LocalContribution
-from utils.device import denormals, describe_device, set_up_device
-from utils.flat import FlatParameters
-from utils.optim import FlatOptimizer
+from utils.device import describe_device, set_up_device
+from utils.graphs import WARM_UP
 from utils.recipes import DEFAULTS, recipe_for
-from utils.training import Trainer
+
+Rates = dict[str, list[float]]
 
 
-def torch_optimizer(recipe, parameters, fused: bool) -> torch.optim.Optimizer:
-    if recipe.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=recipe.lr, fused=fused)
-    options = {"momentum": recipe.momentum, "weight_decay": recipe.weight_decay, "nesterov": True, "fused": fused}
-    return torch.optim.SGD(parameters, lr=recipe.lr, **options)
-
-
-def bare_loop(data, model, recipe, samples: int, batch: int, device) -> Callable[[], None]:
-    """Return a function that trains `samples` samples and does nothing else."""
-    images = data.train_images[:samples].to(device) / 255
-    images = (images - data.mean.to(device).view(-1, 1, 1)) / data.std.to(device).view(-1, 1, 1)
-    parts = list(zip(images.split(batch), data.train_labels[:samples].to(device).split(batch), strict=True))
-    optimizer = torch_optimizer(recipe, model.to(device).parameters(), fused=device.type in ("cpu", "cuda"))
-
-    def run() -> None:
-        model.train()
-        for x, y in parts:
-            optimizer.zero_grad()
-            F.cross_entropy(model(x), y).backward()
-            optimizer.step()
-
-    return run
-
-
-class PilImages(Dataset):
-    """One PIL image at a time, through torchvision's transforms."""
-
-    def __init__(self, data, samples: int, augment: bool):
-        from PIL import Image
-        from torchvision import transforms as t
-
-        pixels = data.train_images[:samples].permute(0, 2, 3, 1).numpy()
-        self.images = [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in pixels]
-        self.labels = data.train_labels[:samples].tolist()
-        crop = [t.RandomCrop(pixels.shape[1], padding=4), t.RandomHorizontalFlip()] if augment else []
-        self.transform = t.Compose([*crop, t.ToTensor(), t.Normalize(data.mean.tolist(), data.std.tolist())])
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int):
-        return self.transform(self.images[index]), self.labels[index]
-
-
-def conventional_loop(
-    data, model, recipe, samples: int, batch: int, device, ratio: float, workers: int, augment: bool
-) -> Callable[[], None]:
-    """Return a function that fine-tunes a share `ratio` of the weights as most people write it."""
-    loader = DataLoader(PilImages(data, samples, augment), batch, shuffle=True, num_workers=workers)
-    model = model.to(device)
-    optimizer = torch_optimizer(recipe, model.parameters(), fused=False)
-    masks = {p: torch.rand_like(p) < ratio for p in model.parameters() if p.dim() >= 2}
-
-    def run() -> None:
-        model.train()
-        total = correct = 0
-        for x, y in loader:
-            x, y = x.to(device), y.to(device)
-            before = {p: p.detach().clone() for p in masks}
-            optimizer.zero_grad()
-            output = model(x)
-            loss = F.cross_entropy(output, y)
-            loss.backward()
-            optimizer.step()
-            with torch.no_grad():
-                for p, mask in masks.items():
-                    p.copy_(torch.where(mask, p, before[p]))
-            total += loss.item()
-            correct += (output.argmax(1) == y).sum().item()
-
-    return run
-
-
-def project_loops(data, model, recipe, samples: int, batch: int, device, ratio: float, augment: bool) -> dict:
-    """Return this project's step 1, step 2 and evaluation, each over `samples` samples."""
-    flat = FlatParameters(model.to(device))
-    batches = Batches(data.train_images, data.train_labels, data.mean, data.std, batch, augment, device)
-    some = data.train_images[:samples], data.train_labels[:samples]
-    held_out = Batches(*some, data.mean, data.std, 500, device=device)
-    trainer, chosen = Trainer(flat, batches, seed=0), torch.arange(samples)
-    local, dense = LocalContribution(flat.num_weights, device), FlatOptimizer(flat, recipe)
-    trainer.epoch(dense, chosen, (0, 0, 0), local)
-    selected = torch.topk(local.value, max(1, int(ratio * flat.num_weights))).indices.sort().values
-    sparse = FlatOptimizer(flat, recipe, selected, dense)
-    return {
-        "step 1": lambda: trainer.epoch(dense, chosen, (0, 1, 0), local),
-        "step 2": lambda: trainer.epoch(sparse, chosen, (0, 2, 0)),
-        "evaluation": lambda: trainer.accuracy(held_out),
-    }
-
-
-def time_turns(loops: dict[str, Callable[[], None]], repeats: int, samples: int, device) -> dict[str, list[float]]:
-    """Return samples per second of each loop in each turn, after one turn to warm up."""
-    rates: dict[str, list[float]] = {name: [] for name in loops}
-    for turn in range(repeats + 1):
-        for name, run in loops.items():
+def time_turns(loops: dict[str, tuple[Loop, int]], repeats: int, warm_up: int, samples: int, device) -> Rates:
+    """Return samples per second of each loop in each turn; a loop comes with its number of threads."""
+    rates: Rates = {name: [] for name in loops}
+    for turn in range(-warm_up, repeats):
+        for name, (run, threads) in loops.items():
+            torch.set_num_threads(threads)
             start = time.perf_counter()
             run()
             if device.type == "cuda":
                 torch.cuda.synchronize()
-            if turn > 0:
+            if turn >= 0:
                 rates[name].append(samples / (time.perf_counter() - start))
     return rates
 
@@ -144,56 +52,80 @@ def describe(values: list[float], digits: str) -> str:
     return f"{statistics.median(values):{digits}} ({min(values):{digits}} to {max(values):{digits}})"
 
 
-def main(argv: list[str] | None = None) -> None:
+def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="mlp", choices=list(DEFAULTS))
     parser.add_argument("--dataset", default="digits", help="as in the scripts (default: digits)")
     parser.add_argument("--dataset_dir", type=Path, default=Path("data/downloads"))
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "tf32", "bf16"))
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--updating_ratio", type=float, help="default: the paper's for the model")
     parser.add_argument("--samples", type=int, default=5000, help="samples in a turn of each loop (default: 5000)")
     parser.add_argument("--repeats", type=int, default=7, help="turns (default: 7)")
-    parser.add_argument("--workers", type=int, default=0, help="of the conventional loop's loader (default: 0)")
-    args = parser.parse_args(argv)
+    parser.add_argument("--steps_before", type=int, default=0, help="steps that each loop makes before (default: 0)")
+    parser.add_argument("--workers", type=int, nargs="*", default=[1], help="of the conventional loop (default: 1)")
+    parser.add_argument(
+        "--conventional_threads", type=int, nargs="*", help="of the conventional loop (default: as --threads)"
+    )
+    return parser.parse_args(argv)
 
-    device = set_up_device(args.device, "fp32", args.threads)
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    device = set_up_device(args.device, args.precision, max([args.threads, *(args.conventional_threads or [])]))
     data, recipe = load_dataset(args.dataset, args.dataset_dir), recipe_for(args.model, two_steps=True)
     ratio = args.updating_ratio or DEFAULTS[args.model][3]
-    samples, batch = min(args.samples, len(data.train_labels)), 128
-    augment = data.name in ("cifar10", "cifar100")
-
-    def network():
-        return build_model(args.model, data.input_shape, data.num_classes)
+    samples = min(args.samples, len(data.train_labels))
+    augment, bfloat16 = data.name in ("cifar10", "cifar100"), args.precision == "bf16"
+    network = partial(build_model, args.model, data.input_shape, data.num_classes)
 
     loops = {
-        "bare": bare_loop(data, network(), recipe, samples, batch, device),
-        **project_loops(data, network(), recipe, samples, batch, device, ratio, augment),
-        "conventional": conventional_loop(
-            data, network(), recipe, samples, batch, device, ratio, args.workers, augment
-        ),
+        "bare": bare_loop(data, network(), recipe, samples, device, bfloat16),
+        **project_loops(data, network(), recipe, samples, device, ratio, augment, bfloat16),
     }
-    with denormals(flushed=True):
-        rates = time_turns(loops, args.repeats, samples, device)
-    print(f"{args.model} on {data.name}, k = {ratio:g}, batches of {batch}, {describe_device(device)}")
+    loops = {name: (loop, args.threads) for name, loop in loops.items()}
+    slow = [(workers, threads) for workers in args.workers for threads in args.conventional_threads or [args.threads]]
+    for workers, threads in slow:
+        loop = conventional_loop(data, network(), recipe, samples, device, ratio, augment, workers)
+        loops[f"conventional, {workers} workers, {threads} threads"] = loop, threads
+    warm_up = max(WARM_UP + 1 if device.type == "cuda" else 1, -(-args.steps_before // -(-samples // BATCH)))
+    rates = time_turns(loops, args.repeats, warm_up, samples, device)
+
+    torch.set_num_threads(args.threads)
+    print(f"{args.model} on {data.name}, k = {ratio:g}, batches of {BATCH}, {describe_device(device)}, {args.precision}")
     print(f"samples per second, median (range) of {args.repeats} turns of {samples:,} samples")
+    if args.steps_before:
+        print(f"after {warm_up * -(-samples // BATCH):,} steps of each loop")
     for name, values in rates.items():
-        print(f"  {name:<13} {describe(values, ',.0f')}")
-    print("ratios within a turn, median (range); target")
-    for step, other in (("step 1", "bare"), ("step 2", "bare"), ("step 1", "conventional"), ("step 2", "conventional")):
-        ratios = [a / b for a, b in zip(rates[step], rates[other], strict=True)]
-        target = THROUGHPUT.get((args.model, device.type, step, other))
-        print(f"  {step + ' / ' + other:<21} {describe(ratios, '.2f')}" + (f"; at least {target}" if target else ""))
+        print(f"  {name:<36} {describe(values, ',.0f')}")
+    report_ratios(rates, args.model, data.name, device.type)
     peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 1024 * _peak_kib()
-    print(f"peak memory {peak / 2**20:,.0f} MiB, of which the images {_size(data.train_images) / 2**20:,.0f} MiB")
+    print(f"peak memory {peak / 2**20:,.0f} MiB, all loops together")
+
+
+def report_ratios(rates: Rates, model: str, dataset: str, device: str) -> None:
+    """Print what the project's steps reach of the other loops, beside the target where there is one."""
+    slow = [name for name in rates if name.startswith("conventional")]
+    rates = dict(rates)
+    if slow:
+        rates["conventional"] = rates[max(slow, key=lambda name: statistics.median(rates[name]))]
+    print("ratios within a turn, median (range)" + (", against the best conventional loop" if len(slow) > 1 else ""))
+    for other in ("bare", "conventional"):
+        for step in ("step 1", "step 2"):
+            if other in rates:
+                ratios = [a / b for a, b in zip(rates[step], rates[other], strict=True)]
+                target = THROUGHPUT.get((model, dataset, device, step, other))
+                said = f"; target: at least {target}" if target else ""
+                print(f"  {step + ' / ' + other:<36} {describe(ratios, '.2f')}{said}")
+    target = STEPS_PER_SECOND.get((model, dataset, device))
+    if target:
+        steps = statistics.median(rates["step 1"]) / BATCH
+        print(f"  {'step 1, steps per second':<36} {steps:,.0f}; target: at least {target:,}")
 
 
 def _peak_kib() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def _size(images: torch.Tensor) -> int:
-    return int(np.prod(images.shape))
 
 
 if __name__ == "__main__":

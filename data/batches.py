@@ -24,12 +24,14 @@ class Batches:
     smallest_batch  in `epoch`, a last batch below this size joins the one before it: 2 where a network has
                  BatchNorm, which cannot train on a single sample
     augment      zero-pad, random crop and random horizontal flip, per sample, in `epoch`
+    channels_last  lay x out with the channels of a pixel together, which convolutions take faster; for networks
+                 that begin with one
     Raises ValueError for a wrong dtype or shape and for a batch size below 1.
     """
 
     def __init__(self, images: torch.Tensor, labels: torch.Tensor, mean: torch.Tensor, std: torch.Tensor,
                  batch_size: int, augment: bool = False, device: torch.device | str = "cpu",
-                 smallest_batch: int = 1) -> None:
+                 smallest_batch: int = 1, channels_last: bool = False) -> None:
         if images.dtype != torch.uint8 or images.dim() != 4:
             raise ValueError(f"images are {images.dtype} {tuple(images.shape)}: must be uint8 (N,C,H,W)")
         if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
@@ -43,6 +45,7 @@ class Batches:
         self.batch_size = batch_size
         self.augment = augment
         self.smallest_batch = smallest_batch
+        self._layout = torch.channels_last if channels_last else torch.contiguous_format
         # (x / 255 - mean) / std == x * scale + shift
         mean, std = mean.double().view(-1, 1, 1), std.double().view(-1, 1, 1)
         self._scale = (1 / (255 * std)).to(self.device, torch.float32)
@@ -53,46 +56,54 @@ class Batches:
 
     def num_batches(self, num_samples: int) -> int:
         """Return the number of batches that an epoch of `num_samples` samples has."""
-        return len(self._batch_starts(num_samples, self.smallest_batch))
+        return len(self.parts(num_samples))
 
-    def _batch_starts(self, num_samples: int, smallest: int) -> list[int]:
+    def parts(self, num_samples: int) -> list[slice]:
+        """Return which of an epoch's `num_samples` samples, in its order, make up each batch."""
         starts = list(range(0, num_samples, self.batch_size))
-        if len(starts) > 1 and num_samples - starts[-1] < smallest:
+        if len(starts) > 1 and num_samples - starts[-1] < self.smallest_batch:
             starts.pop()
-        return starts
+        return [slice(start, end) for start, end in zip(starts, [*starts[1:], num_samples])]
 
-    def epoch(self, indices: torch.Tensor, generator: torch.Generator) -> Iterator[Batch]:
-        """Iterate over the samples `indices` (int64, CPU) in random order, augmented if this object augments.
+    def draw(self, indices: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Draw an epoch over the samples `indices` (int64, CPU) from the CPU `generator`.
 
-        Yields x float32 (B,C,H,W), normalised, and y int64 (B,). Draws from the CPU `generator` at the call,
-        not while iterating: first the order, then the augmentation.
+        Returns, on the device, the samples in random order, int64 (N,), and how each is augmented, int64 (3,N),
+        or None if this object does not augment.
         """
         order = indices[torch.randperm(len(indices), generator=generator)].to(self.device)
         draws = draw_augmentation(len(indices), generator).to(self.device) if self.augment else None
-        return self._iterate(order, draws, self.smallest_batch)
+        return order, draws
+
+    def batch(self, chosen: torch.Tensor, draws: torch.Tensor | None = None) -> Batch:
+        """Return the samples `chosen` (B,), augmented by `draws` (3,B), both on the device.
+
+        x is float32 (B,C,H,W), normalised, and y int64 (B,).
+        """
+        images = self.images.index_select(0, chosen)
+        if draws is not None:
+            images = crop_and_flip(images, *draws)
+        return self._normalised(images), self.labels.index_select(0, chosen)
+
+    def epoch(self, indices: torch.Tensor, generator: torch.Generator) -> Iterator[Batch]:
+        """Iterate over the batches of an epoch over the samples `indices`; draws at the call, not while iterating."""
+        order, draws = self.draw(indices, generator)
+        parts = self.parts(len(order))
+        return (self.batch(order[part], None if draws is None else draws[:, part]) for part in parts)
 
     def in_order(self, indices: torch.Tensor | None = None) -> Iterator[Batch]:
         """Iterate over the samples `indices`, or all, in this order and without augmentation: for evaluation.
 
-        Yields x and y as `epoch`.
+        Yields x and y as `batch`.
         """
         if indices is not None:
-            return self._iterate(indices.to(self.device), None, 1)
+            return (self.batch(chosen) for chosen in indices.to(self.device).split(self.batch_size))
         parts = zip(self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True)
         return ((self._normalised(images), labels) for images, labels in parts)
 
-    def _iterate(self, order: torch.Tensor, draws: torch.Tensor | None, smallest: int) -> Iterator[Batch]:
-        starts = self._batch_starts(len(order), smallest)
-        for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
-            chosen = order[start:end]
-            images = self.images.index_select(0, chosen)
-            if draws is not None:
-                images = crop_and_flip(images, *draws[:, start:end])
-            yield self._normalised(images), self.labels.index_select(0, chosen)
-
     def _normalised(self, images: torch.Tensor) -> torch.Tensor:
         # In place on the float copy: on the CPU four times as fast as torch.addcmul, which broadcasts slowly.
-        return images.to(torch.float32).mul_(self._scale).add_(self._shift)
+        return images.to(torch.float32, memory_format=self._layout).mul_(self._scale).add_(self._shift)
 
 
 def draw_augmentation(num_samples: int, generator: torch.Generator) -> torch.Tensor:

@@ -38,6 +38,15 @@ def test_local_contribution_by_hand():
     assert before.tolist() == [1.0, 2.0, 0.0]
 
 
+@pytest.mark.parametrize("size", [1, 2**18 - 1, 2**18, 2**18 + 1, 2**19 + 5])
+def test_local_contribution_in_parts_equals_the_whole(size):
+    generator = torch.Generator().manual_seed(size)
+    grad, before, after = (torch.randn(size, generator=generator) for _ in range(3))
+    local = LocalContribution(size)
+    local.update(grad, before, after)
+    assert torch.equal(local.value, grad * (before - after))
+
+
 def test_combined_contribution_by_hand():
     # 0.25 * [1, 3]/4 + 0.75 * [3, 2]/5 = [0.0625 + 0.45, 0.1875 + 0.3]
     combined = combined_contribution(torch.tensor([1.0, 3.0]), torch.tensor([3.0, 2.0]), 0.25)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import multiround_rpu
-from tests.script_runs import SMALL
+from tests.script_runs import SMALL, start_process
 from utils.device import denormals, set_up_device
 from utils.link import Coding, Link
 from utils.schema import Schema
@@ -51,6 +51,22 @@ def test_tiny_values_reach_the_edge_though_training_flushes(tmp_path, value_bits
         delivery = link.send(0, initial, tiny, coding, on_initial=True, serve=True)
     assert delivery.line.numpy().tobytes() == expected.numpy().tobytes()
     assert value_bits == 16 or delivery.line.numpy().tobytes() == tiny.numpy().tobytes()
+
+
+def test_all_threads_flush_while_training():
+    """In a process of its own: the flag reaches PyTorch's other threads only when they start."""
+    code = """
+import numpy, torch
+from utils.device import denormals, set_up_device
+set_up_device("cpu", "fp32", 4)
+tiny = torch.from_numpy(numpy.full(2**22, 1e-40, numpy.float32))
+tiny.abs().sum()  # as loading a data set does, before training begins
+with denormals(flushed=True):
+    print((tiny * 1).view(torch.int32).count_nonzero().item())
+"""
+    process = start_process(code=code)
+    out, errors = process.communicate(timeout=60)
+    assert (out.strip(), process.returncode) == ("0", 0), errors
 
 
 def test_cuda_is_found_and_named_with_its_number(monkeypatch):

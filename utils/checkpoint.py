@@ -9,11 +9,11 @@ import os
 import pickle
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
-from utils.files import write_atomic
+from utils.files import replacing
 
 _DIGEST_BYTES = 32
 FORMAT = 1  # of the saved state; another version's checkpoint is refused
@@ -21,6 +21,21 @@ FORMAT = 1  # of the saved state; another version's checkpoint is refused
 
 class CheckpointError(ValueError):
     """A checkpoint that does not read back as it was written."""
+
+
+class _Hashing:
+    """Passes on what is written and hashes it, so that a large state is never in memory a second time."""
+
+    def __init__(self, file: BinaryIO):
+        self._file, self._hash = file, hashlib.blake2b(digest_size=_DIGEST_BYTES)
+        self.digest = self._hash.digest
+
+    def write(self, data) -> int:
+        self._hash.update(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 class Checkpoints:
@@ -33,10 +48,12 @@ class Checkpoints:
 
     def save(self, state: dict[str, Any]) -> None:
         """Make `state` the latest checkpoint. A kill at any moment leaves one that reads back."""
-        buffer = io.BytesIO()
-        torch.save({"format": FORMAT, **state}, buffer)
-        data = buffer.getvalue()
-        write_atomic(self.new, hashlib.blake2b(data, digest_size=_DIGEST_BYTES).digest() + data)
+        with replacing(self.new) as file:
+            file.write(bytes(_DIGEST_BYTES))
+            hashing = _Hashing(file)
+            torch.save({"format": FORMAT, **state}, hashing)
+            file.seek(0)
+            file.write(hashing.digest())
         if self.latest.exists():
             os.replace(self.latest, self.previous)
         os.replace(self.new, self.latest)
@@ -73,10 +90,10 @@ class Checkpoints:
 def read_checkpoint(path: Path, device: torch.device | str) -> dict[str, Any]:
     """Return the state in `path`, on `device`. Raises CheckpointError if it is not as it was written."""
     try:
-        content = path.read_bytes()
+        with open(path, "rb") as file:
+            digest, data = file.read(_DIGEST_BYTES), file.read()
     except OSError as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error.strerror}") from error
-    digest, data = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
     if hashlib.blake2b(data, digest_size=_DIGEST_BYTES).digest() != digest:
         raise CheckpointError(f"checkpoint {path} is damaged: its checksum does not match")
     try:

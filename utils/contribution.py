@@ -13,6 +13,8 @@ from torch import Tensor
 
 from utils.position_coding import draw_mask
 
+_CACHED = 2**18  # numbers that a processor's cache holds: a vector is gone through in parts of this size
+
 
 def global_contribution(weights: Tensor, start: Tensor) -> Tensor:
     """Return `(w_f - w)**2`, (I,): the bound on the loss that rewinding a weight to `start` gives back."""
@@ -27,12 +29,16 @@ class LocalContribution:
 
     def __init__(self, num_weights: int, device: torch.device | str = "cpu"):
         self.value = torch.zeros(num_weights, device=device)
-        self._decrease = torch.empty_like(self.value)
+        part = _CACHED if self.value.device.type == "cpu" else max(1, num_weights)
+        self._decrease = torch.empty(min(part, num_weights), device=device)
 
     def update(self, grad: Tensor, before: Tensor, after: Tensor) -> None:
         """Add one optimizer step; `grad` (I,) is the gradient of the loss alone, without weight decay."""
-        torch.sub(before, after, out=self._decrease)
-        self.value.addcmul_(grad, self._decrease)
+        size = max(1, self._decrease.numel())
+        parts = zip(*(vector.split(size) for vector in (self.value, grad, before, after)), strict=True)
+        for value, g, old, new in parts:
+            decrease = torch.sub(old, new, out=self._decrease[: value.numel()])
+            value.addcmul_(g, decrease)
 
 
 def combined_contribution(global_c: Tensor, local_c: Tensor, lamda: float) -> Tensor:

@@ -20,6 +20,8 @@ def set_up_device(name: str, precision: str, threads: int | None) -> torch.devic
         raise UsageError(f"--precision is tf32, which {needs}: use fp32 or bf16")
     if threads is not None:
         torch.set_num_threads(threads)
+    with denormals(flushed=True):
+        torch.ones(2**20).add_(1)  # starts PyTorch's threads, which take the flag over now and keep it
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -34,7 +36,8 @@ def denormals(flushed: bool) -> Iterator[None]:
     """Within, let the CPU flush denormal numbers to zero, or not; afterwards it does as before.
 
     Training flushes them: shrinking gradients would make a step three times slower. What an edge node computes,
-    too, must not: no flag of the processor may decide what a message means.
+    too, must not: no flag of the processor may decide what a message means. It computes in numpy, so on the
+    calling thread; PyTorch's other threads always flush once `set_up_device` has started them.
     """
     before = (torch.tensor(1e-40) * 1).item() == 0
     torch.set_flush_denormal(flushed)

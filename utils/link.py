@@ -125,4 +125,5 @@ class Link:
 
 
 def _to_numpy(vector: Tensor) -> np.ndarray:
-    return vector.detach().cpu().numpy().copy()
+    """Return the values; on the CPU they are the tensor's own: networks are replaced, never changed."""
+    return vector.detach().cpu().numpy()

@@ -45,8 +45,12 @@ class FlatOptimizer:
 
     def set_epoch(self, epoch: int) -> None:
         """Set the learning rate of `epoch`, counted from 0 in each step."""
+        lr = self.recipe.learning_rate(epoch)
         for group in self._optimizer.param_groups:
-            group["lr"] = self.recipe.learning_rate(epoch)
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
 
     def step(self, direct: bool = False) -> None:
         """Update the network from the gradients in `flat`, which stay as they are.
@@ -95,14 +99,10 @@ _leave_compiler_out()
 
 def _build(recipe: Recipe, vectors: list[Tensor]) -> torch.optim.Optimizer:
     vectors = [vector for vector in vectors if vector.numel() > 0]
-    fused = vectors[0].device.type in ("cpu", "cuda")
+    device = vectors[0].device
+    options = {"fused": device.type in ("cpu", "cuda"), "weight_decay": recipe.weight_decay, "lr": recipe.lr}
+    if device.type == "cuda":  # a CUDA graph would keep a plain number as it was recorded
+        options["lr"] = torch.tensor(recipe.lr, device=device)
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(vectors, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
-    return torch.optim.SGD(
-        vectors,
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        nesterov=recipe.momentum > 0,
-        weight_decay=recipe.weight_decay,
-        fused=fused,
-    )
+        return torch.optim.Adam(vectors, capturable=device.type == "cuda", **options)
+    return torch.optim.SGD(vectors, momentum=recipe.momentum, nesterov=recipe.momentum > 0, **options)

@@ -101,8 +101,9 @@ def build_parser(prog: str, description: str, modes: Sequence[str]) -> argparse.
     lrs = "/".join(str(row[0]["lr"]) for row in DEFAULTS.values())
     flag(g, "--lr", _learning_rate, help=f"initial learning rate (default: {lrs})")
     flag(g, "--train_batch_size", _whole(1), 128, metavar="N", help="samples in a training step")
-    flag(g, "--val_batch_size", _whole(1), 500, metavar="N", help="samples in a validation batch")
-    flag(g, "--test_batch_size", _whole(1), 500, metavar="N", help="samples in a test batch")
+    size = "(default: 500, on the CPU 128 but for mlp)"
+    flag(g, "--val_batch_size", _whole(1), metavar="N", help=f"samples in a validation batch {size}")
+    flag(g, "--test_batch_size", _whole(1), metavar="N", help=f"samples in a test batch {size}")
     flag(g, "--seed", _whole(0, 2**63 - 1), 0, metavar="N", help="seed of all randomness")
 
     g = parser.add_argument_group("machine")
