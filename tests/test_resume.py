@@ -75,7 +75,10 @@ def wait_for_progress(folder: Path, process: subprocess.Popen) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "more"),
-    [("dpu", "--value_bits 6 --batch_norm"), ("rpu_reinit", "--value_bits 8"), ("diff_init", ""), ("pruning", "")],
+    [
+        ("dpu", "--value_bits 6 --batch_norm"), ("rpu_reinit", "--value_bits 8"), ("diff_init", ""), ("pruning", ""),
+        ("fisher", "--batch_norm"), ("movement", ""), ("snip", "--batch_norm"),
+    ],
 )
 def test_run_killed_again_and_again_at_odd_moments(tmp_path, name, more):
     script, mode = RUNS[name]

@@ -95,7 +95,7 @@ def build_parser(prog: str, description: str, modes: Sequence[str]) -> argparse.
 
     g = parser.add_argument_group("training")
     one, two = ("/".join(str(row[i]) for row in DEFAULTS.values()) for i in (2, 1))
-    epochs = {("rpu",): one, ("dpu", "gcpu", "lcpu"): two}.get(tuple(modes), f"{one}, pruning {two}")
+    epochs = {"rpu": one, "dpu": two}.get(modes[0], f"{one}, pruning {two}")
     epochs = f"epochs of each step of a round (default: {epochs} for {'/'.join(DEFAULTS)})"
     flag(g, "--num_epochs", _whole(1), metavar="N", help=epochs)
     lrs = "/".join(str(row[0]["lr"]) for row in DEFAULTS.values())
@@ -160,7 +160,7 @@ def _check(args: argparse.Namespace) -> None:
     if given.get("lamda") is not None and args.mode != "dpu":
         raise UsageError(f"--lamda is for --mode dpu; {args.mode} ignores it: leave it out")
     args.lamda = (0.5 if args.lamda is None else args.lamda) if args.mode == "dpu" else None
-    if args.mode in ("dpu", "gcpu", "lcpu"):
+    if "without_reinit" in given:
         args.reinitialize = not given.pop("without_reinit")
     else:
         args.reinitialize = given.pop("reinit", False)

@@ -13,6 +13,7 @@ from utils.contribution import LocalContribution
 from utils.optim import FlatOptimizer
 from utils.progress import Bars
 from utils.recipes import Recipe
+from utils.sample_gradients import SampleGradients
 from utils.training import Trainer
 
 FULL_UPDATING, SPARSE_FINE_TUNING = 1, 2  # the two steps of a round; each names a random stream of its own
@@ -117,6 +118,23 @@ class RoundTraining:
         val_acc = self.validate()
         self.flat.load(network)
         return val_acc
+
+    @property
+    def start_weights(self) -> Tensor:
+        """The weights of the start point, (I,)."""
+        return self.start[: self.flat.num_weights]
+
+    def at_start(self, measure: Callable[[SampleGradients], Tensor]) -> Tensor:
+        """Return what `measure` makes of the round's samples at the start point; the network stays what it is.
+
+        It depends on start point and samples alone, so a resumed round measures the same again.
+        """
+        network = self.flat.snapshot()
+        self.flat.load(self.start)
+        with self.bars.busy("measuring gradients") as tick:
+            measured = measure(SampleGradients(self.flat, self.trainer.train, self.samples, tick))
+        self.flat.load(network)
+        return measured
 
     def offer(self, val_acc: float, at_least: bool = False) -> None:
         """Make the network the best candidate if it is strictly better, or `at_least` as good, and finite."""

@@ -13,7 +13,7 @@ from data.seeding import derive_seed
 from models import build_model
 from utils.contribution import num_selected
 from utils.flat import FlatParameters
-from utils.methods import METHODS, full_update, partial_update, random_update, score_function
+from utils.methods import METHODS, full_update, partial_update, random_update
 from utils.options import UsageError, check_sizes, uses_batch_norm
 from utils.recipes import Recipe, recipe_for
 from utils.rounds import Plan
@@ -98,8 +98,7 @@ def make_plan(
     mode, ratio = settings["mode"], settings["updating_ratio"]
     method = METHODS[mode]
     if method.score is not None:
-        score = score_function(method.score, settings["lamda"])
-        update = partial(partial_update, updating_ratio=ratio, score=score, prune=mode == "pruning")
+        update = partial(partial_update, method=method, updating_ratio=ratio, lamda=settings["lamda"])
         count = num_selected(flat.num_weights, ratio)
     elif mode == "rpu":
         update = partial(random_update, updating_ratio=ratio, seed=settings["seed"])
