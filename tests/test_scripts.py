@@ -58,7 +58,7 @@ def test_messages_alone_lead_the_edge_to_the_served_network(results, name, capsy
     assert "all fingerprints right" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["dpu", "rpu", "last_round", "pruning"])
+@pytest.mark.parametrize("name", ["dpu", "rpu", "last_round", "pruning", "shrink_perturb", "rpu_shrink"])
 @pytest.mark.parametrize("bits", ["16", "8", "4"])
 def test_coarser_values_close_the_loop(results, tmp_path, name, bits):
     """Accuracies are those of the decoded network, and each round starts from what the edge holds."""

@@ -1,6 +1,7 @@
 """From settings and data to what a run does: defaults that depend on the data, the network, the plan."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from utils.flat import FlatParameters
 from utils.methods import METHODS, full_update, partial_update, random_update
 from utils.options import UsageError, check_sizes, uses_batch_norm
 from utils.recipes import Recipe, recipe_for
+from utils.reinit import Reinit
 from utils.rounds import Plan
 
 MakeNetwork = Callable[[int], FlatParameters]
@@ -119,7 +121,7 @@ def make_plan(
         arrival=arrival,
         num_rounds=max_rounds,
         updating_ratio=ratio,
-        reinitialize=settings["reinitialize"],
+        reinit=Reinit(**{field.name: settings[field.name] for field in fields(Reinit)}),
         value_bits=settings["value_bits"],
         initial=flat.snapshot(),
         fresh=lambda number: make_network(number).vector,
