@@ -59,6 +59,9 @@ class Movement:
         self.value.addcmul_(grad, before, value=-1.0)
 
 
+Accumulator = LocalContribution | Movement
+
+
 def fisher(at_start: SampleGradients) -> Tensor:
     """Return the sum over samples of `g_i**2`, (I,), `g_i` the gradient of one sample's loss at the start point.
 

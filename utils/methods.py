@@ -15,6 +15,7 @@ from torch import Tensor
 
 from data.seeding import derive_seed
 from utils.contribution import (
+    Accumulator,
     LocalContribution,
     Movement,
     combined_contribution,
@@ -39,7 +40,7 @@ class Method:
     start: str  # "line": what the edge was sent last; "initial"; "fresh": new random weights each round
     coding: str  # how its messages name the weights: see utils.link.Coding
     score: str | None = None  # how step 1 ranks the weights; None: there is one step only
-    accumulates: type[LocalContribution | Movement] | None = None  # what the score needs of step 1's optimizer steps
+    accumulates: type[Accumulator] | None = None  # what the score needs of step 1's optimizer steps
 
     @property
     def two_steps(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from data.batches import Batches
-from utils.contribution import LocalContribution
+from utils.contribution import Accumulator
 from utils.optim import FlatOptimizer
 from utils.progress import Bars
 from utils.recipes import Recipe
@@ -57,7 +57,7 @@ class RoundTraining:
         self.rewound_val_acc: float | None = None
         self._step, self._epoch = 0, 0  # epochs done in the step
         self._optimizer: FlatOptimizer | None = None
-        self._local: LocalContribution | None = None
+        self._local: Accumulator | None = None
         self._began, self._seconds_before = time.perf_counter(), 0.0
         self._saved = saved
         if saved is not None:
@@ -75,10 +75,10 @@ class RoundTraining:
         """Let only the weights at `selected` (S,) change from here on."""
         self.selected = selected
 
-    def train(self, step: int, local: LocalContribution | None = None, choose: bool = False) -> None:
+    def train(self, step: int, local: Accumulator | None = None, choose: bool = False) -> None:
         """Train for E epochs, the learning-rate schedule from its beginning, the optimizer state carried over.
 
-        local   accumulates the local contribution
+        local   accumulates the local contribution, or what else the method's score needs of the optimizer steps
         choose  after each epoch, make the network the best candidate if it is strictly better
         """
         self._local = local
