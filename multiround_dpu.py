@@ -8,7 +8,7 @@ from utils.script import run
 if TYPE_CHECKING:
     from utils.results import RunResult
 
-MODES = ("dpu", "gcpu", "lcpu")
+MODES = ("dpu", "gcpu", "lcpu", "magnitude", "fisher", "movement", "snip")
 
 
 def main(argv: list[str] | None = None) -> "RunResult":

@@ -24,6 +24,7 @@ from utils.message import (
     random_mask,
     unpack_message,
 )
+from utils.reinit import shrink_and_perturb
 
 HEADER = 69
 
@@ -63,6 +64,10 @@ def material() -> tuple[Schema, np.ndarray, np.ndarray, list[bytes]]:
                     line, new, schema, mode=mode, value_bits=bits, round=1, initial=initial, **options
                 )
             )
+    base = shrink_and_perturb(line, initial, (0.5, 0.25), schema.num_buffers)
+    new = base + np.float32(0.1)
+    options = {"mode": "dense", "round": 1, "initial": initial, "shrink_perturb": (0.5, 0.25)}
+    messages.append(encode_update(base, new, schema, **options))
     return schema, initial, line, messages
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from utils.edge_node import EdgeNode
 from utils.edge_report import table
-from utils.message import VALUE_BITS, Schema, Update, decode_update, encode_update
+from utils.message import VALUE_BITS, Schema, Update, base_of, decode_update, encode_update
 from utils.results import binary_entropy, formula_bytes
 from utils.state_file import read_state
 
@@ -76,7 +76,7 @@ def measure(run: Path, first_round: int) -> None:
         update = node.receive(path.read_bytes())
         if update.header.round < first_round:
             continue
-        base = initial if update.header.reinitialize else before
+        base = base_of(update.header, schema, before, initial)
         mask = np.zeros(w, dtype=bool)
         mask[update.selected] = True
         formulas.append(formula_bytes(len(update.selected) / w, w))

@@ -93,7 +93,8 @@ def main(argv: list[str] | None = None) -> None:
     rates = time_turns(loops, args.repeats, warm_up, samples, device)
 
     torch.set_num_threads(args.threads)
-    print(f"{args.model} on {data.name}, k = {ratio:g}, batches of {BATCH}, {describe_device(device)}, {args.precision}")
+    machine = f"{describe_device(device)}, {args.precision}"
+    print(f"{args.model} on {data.name}, k = {ratio:g}, batches of {BATCH}, {machine}")
     print(f"samples per second, median (range) of {args.repeats} turns of {samples:,} samples")
     if args.steps_before:
         print(f"after {warm_up * -(-samples // BATCH):,} steps of each loop")

@@ -114,6 +114,33 @@ FLAGS = [
         for mode in ("same_init", "last_round", "diff_init")
     ],
     ("dpu", "--reinit", f"{UNKNOWN}reinit"),
+    ("fu", "--reinit_strategy never", f"{UNKNOWN}reinit_strategy never"),
+    ("dpu", "--reinit_strategy sometimes", "--reinit_strategy: invalid choice: 'sometimes' (choose from"),
+    *[
+        ("dpu", f"--without_reinit --reinit_strategy {name}", f"--without_reinit means --reinit_strategy never, but --reinit_strategy is {name}: leave one out")
+        for name in ("doubling", "every", "shrink_perturb")
+    ],
+    *[
+        ("rpu", f"--reinit --reinit_strategy {name}", f"--reinit means --reinit_strategy doubling, but --reinit_strategy is {name}: leave one out")
+        for name in ("never", "every", "shrink_perturb")
+    ],
+    ("dpu", "--reinit_every 2", "--reinit_every is for --reinit_strategy every, not doubling: leave it out"),
+    ("dpu", "--without_reinit --reinit_every 2", "--reinit_every is for --reinit_strategy every, not never"),
+    ("rpu", "--shrink 0.4", "--shrink is for --reinit_strategy shrink_perturb, not never: leave it out"),
+    ("dpu", "--reinit_strategy every --perturb 0", "--perturb is for --reinit_strategy shrink_perturb, not every"),
+    ("dpu", "--reinit_strategy shrink_perturb --reinit_every 2", "--reinit_every is for --reinit_strategy every, not shrink_perturb"),
+    ("dpu", "--reinit_strategy every --reinit_every 0", f"--reinit_every: '0' {WHOLE_NUMBER}"),
+    *[
+        ("rpu", f"--reinit_strategy shrink_perturb --{flag} {x}", f"--{flag}: '{x}' {SHARE}")
+        for flag in ("shrink", "perturb")
+        for x in ("1.1", "nan", "much")
+    ],
+    ("dpu", "--reinit_strategy shrink_perturb --shrink 0 --perturb 1e-50", "which leaves a network of zeros: raise one"),
+    *[
+        ("dpu", f"--mode {mode} --lamda 0.5", f"--lamda is for --mode dpu; {mode} ignores it: leave it out")
+        for mode in ("magnitude", "fisher", "movement", "snip")
+    ],
+    ("fu", "--mode magnitude", "--mode: invalid choice: 'magnitude' (choose from"),
     ("rpu", "--without_reinit", f"{UNKNOWN}without_reinit"),
     ("dpu", "--updating", f"{UNKNOWN}updating"),  # no abbreviations
     ("dpu", "--no_such_flag 'two\nlines'", f"{UNKNOWN}no_such_flag two lines"),
@@ -421,6 +448,9 @@ NUMBERS = {
     "updating_ratio": (float, math.ulp(0.0), 1.0),
     "pruning_ratio": (float, math.ulp(0.0), 1.0),
     "lamda": (float, 0.0, 1.0),
+    "reinit_every": WHOLE,
+    "shrink": (float, 0.0, 1.0),
+    "perturb": (float, 0.0, 1.0),
     "lr": (float, math.ulp(0.0), 1e6),
     "checkpoint_interval": (float, 0.0, sys.float_info.max),
 }
@@ -456,6 +486,8 @@ def test_any_text_as_a_number_is_in_range_or_refused_in_one_line(flag, text, joi
     words = [f"--{flag}={text}"] if joined or text.startswith("-") else [f"--{flag}", text]
     if flag == "pruning_ratio":
         words += ["--mode", "pruning"]
+    strategy = {"reinit_every": "every", "shrink": "shrink_perturb", "perturb": "shrink_perturb"}.get(flag)
+    words += ["--reinit_strategy", strategy] if strategy else []
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from utils.contribution import (
     LocalContribution,
+    Movement,
     combined_contribution,
     global_contribution,
+    magnitude,
     num_selected,
     rewind_,
     select_random,
@@ -45,6 +47,34 @@ def test_local_contribution_in_parts_equals_the_whole(size):
     local = LocalContribution(size)
     local.update(grad, before, after)
     assert torch.equal(local.value, grad * (before - after))
+
+
+def test_movement_by_hand():
+    movement = Movement(3)
+    # -g * before: -2*1, -(-1)*2, -4*0; where the weight went does not matter
+    movement.update(torch.tensor([2.0, -1.0, 4.0]), torch.tensor([1.0, 2.0, 0.0]), torch.tensor([0.5, 3.0, -9.0]))
+    assert movement.value.tolist() == [-2.0, 2.0, 0.0]
+    # second step: -1*0.5, -5*3, -(-2)*(-9)
+    movement.update(torch.tensor([1.0, 5.0, -2.0]), torch.tensor([0.5, 3.0, -9.0]), torch.tensor([0.0, 0.0, 0.0]))
+    assert movement.value.tolist() == [-2.5, -13.0, -18.0]
+
+
+def test_magnitude_by_hand():
+    weights = torch.tensor([1.0, -2.0, 0.5])
+    assert magnitude(weights).tolist() == [1.0, 2.0, 0.5]
+    assert weights.tolist() == [1.0, -2.0, 0.5]
+
+
+values_of_weights = st.lists(st.floats(-8, 8, width=16), min_size=1, max_size=40)
+
+
+@given(values_of_weights, st.integers(0, 99), st.floats(0.1, 1))
+def test_change_in_magnitude_ranks_as_the_global_contribution(weights, seed, ratio):
+    """|w_f - w|, the criterion of Adaptive Model Streaming, is no mode of its own: gcpu selects the same."""
+    weights = torch.tensor(weights)
+    start = torch.randint(-8, 8, weights.shape, generator=torch.Generator().manual_seed(seed)).float()
+    expected = select_top((weights - start).abs(), ratio)
+    assert torch.equal(select_top(global_contribution(weights, start), ratio), expected)
 
 
 def test_combined_contribution_by_hand():

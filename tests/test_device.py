@@ -7,7 +7,7 @@ import torch
 import multiround_rpu
 from tests.script_runs import SMALL, start_process
 from utils.device import denormals, set_up_device
-from utils.link import Coding, Link
+from utils.link import Base, Coding, Link
 from utils.schema import Schema
 
 
@@ -48,7 +48,7 @@ def test_tiny_values_reach_the_edge_though_training_flushes(tmp_path, value_bits
     coding = Coding("dense", value_bits)
     with denormals(flushed=True):
         expected = link.as_received(initial, tiny, coding)
-        delivery = link.send(0, initial, tiny, coding, on_initial=True, serve=True)
+        delivery = link.send(0, Base(initial, reinitialize=True), tiny, coding, serve=True)
     assert delivery.line.numpy().tobytes() == expected.numpy().tobytes()
     assert value_bits == 16 or delivery.line.numpy().tobytes() == tiny.numpy().tobytes()
 

@@ -13,7 +13,7 @@ from data.seeding import torch_generator
 from models import build_model
 from utils.contribution import LocalContribution
 from utils.flat import FlatParameters
-from utils.methods import METHODS, full_update, mask_seed, partial_update, random_update, score_function
+from utils.methods import METHODS, full_update, mask_seed, partial_update, random_update
 from utils.optim import FlatOptimizer
 from utils.progress import Bars
 from utils.recipes import Recipe
@@ -62,6 +62,7 @@ class PlainRound:
                 self.model.parameters(), lr=recipe.lr, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay
             )
         self.local = [torch.zeros_like(w) for w in self.weights]
+        self.movement = [torch.zeros_like(w) for w in self.weights]
         self.best_acc, self.best, self.improved = self.accuracy(), self.state(), False
 
     def state(self):
@@ -89,6 +90,7 @@ class PlainRound:
                         if masks is not None:
                             w.copy_(torch.where(masks[i], w, before[i]))
                         self.local[i] -= w.grad * (w - before[i])
+                        self.movement[i] -= w.grad * before[i]
             if choose:
                 self.offer(strict=True)
 
@@ -102,7 +104,29 @@ class PlainRound:
         mask[selected] = True
         return [part.view_as(w) for part, w in zip(mask.split([w.numel() for w in self.weights]), self.weights)]
 
+    def gradients_at_start(self):
+        """Of every sample, (N,I), with the BatchNorm statistics of the samples at the start point."""
+        model, trainer = copy.deepcopy(self.model).train(), self.training.trainer
+        norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm1d)]
+        with torch.no_grad():
+            parts = []
+            for x, y in trainer.train.in_order(self.training.samples):
+                for norm in norms:
+                    norm.momentum = 1.0
+                model(x)
+                parts.append([len(y) / 100 * b for b in model.buffers()])
+            for buffer, of_parts in zip(model.buffers(), zip(*parts)):
+                buffer.copy_(sum(of_parts))
+        model.eval()
+        weights = [p for p in model.parameters() if p.dim() >= 2]
+        gradients = []
+        for index in self.training.samples:
+            ((x, y),) = trainer.train.in_order(index.view(1))
+            gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(F.cross_entropy(model(x), y), weights)]))
+        return torch.stack(gradients)
+
     def partial(self, mode, lamda=0.5):
+        at_start = self.gradients_at_start() if mode in ("fisher", "snip") else torch.zeros(1)
         self.epochs(FULL_UPDATING)
         w_f = torch.cat([w.detach().flatten() for w in self.weights])
         start = torch.cat([w.flatten() for w in self.start])
@@ -112,6 +136,10 @@ class PlainRound:
             "gcpu": c_global,
             "lcpu": c_local,
             "pruning": w_f.abs(),
+            "magnitude": w_f.abs(),
+            "movement": torch.cat([m.flatten() for m in self.movement]),
+            "fisher": (at_start**2).sum(0),
+            "snip": (at_start.mean(0) * start).abs(),
         }[mode].tolist()
         selected = sorted(sorted(range(len(c)), key=lambda i: (-c[i], i))[: int(RATIO * len(c))])
         masks = self.masks_of(selected)
@@ -134,11 +162,11 @@ def assert_same(training: RoundTraining, plain: PlainRound):
 
 
 @pytest.mark.parametrize("recipe", [ADAM, SGD], ids=["adam", "sgd"])
-@pytest.mark.parametrize("mode", ["dpu", "gcpu", "lcpu", "pruning"])
+@pytest.mark.parametrize("mode", [mode for mode in METHODS if METHODS[mode].two_steps])
 def test_partial_update_equals_the_plain_algorithm(mode, recipe):
     training = make_round(recipe)
     plain = PlainRound(training)
-    partial_update(training, RATIO, score_function(METHODS[mode].score, 0.5), prune=mode == "pruning")
+    partial_update(training, METHODS[mode], RATIO, lamda=0.5)
     selected = plain.partial(mode)
     assert training.selected.tolist() == selected
     assert_same(training, plain)
@@ -175,7 +203,9 @@ def test_full_update_equals_the_plain_algorithm():
 
 
 UPDATES = {
-    "dpu": lambda training: partial_update(training, RATIO, score_function("combined", 0.5)),
+    "dpu": lambda training: partial_update(training, METHODS["dpu"], RATIO, 0.5),
+    "movement": lambda training: partial_update(training, METHODS["movement"], RATIO),
+    "fisher": lambda training: partial_update(training, METHODS["fisher"], RATIO),
     "rpu": lambda training: random_update(training, RATIO, SEED),
     "full": full_update,
 }
@@ -187,7 +217,7 @@ def test_round_saved_after_any_epoch_goes_on_bit_for_bit(update, recipe):
     states = []
     whole = make_round(recipe, on_epoch=lambda training: states.append(copy.deepcopy(training.state)))
     UPDATES[update](whole)
-    assert len(states) == (8 if update == "dpu" else 4)
+    assert len(states) == (4 if update in ("rpu", "full") else 8)
     for state in states:
         resumed = make_round(recipe, saved=copy.deepcopy(state))
         UPDATES[update](resumed)

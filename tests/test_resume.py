@@ -37,19 +37,24 @@ multiround_dpu.main(sys.argv[3:])
 
 # With --checkpoint_interval 0 and 3 epochs, a DPU round saves 3 times in step 1, 3 times in step 2, once done.
 @pytest.mark.parametrize(
-    ("moment", "number"),
+    ("name", "moment", "number"),
     [
-        ("before", 1),  # nothing saved yet
-        ("after", 2),  # in step 1 of round 0
-        ("after", 3),  # at its end
-        ("between renames", 5),  # in step 2 of round 0
-        ("after", 7),  # between rounds, before rounds.csv is written
-        ("before", 9),  # in step 1 of round 1
-        ("after", 20),  # in step 2 of round 2, re-initialised
+        ("dpu", "before", 1),  # nothing saved yet
+        ("dpu", "after", 2),  # in step 1 of round 0
+        ("dpu", "after", 3),  # at its end
+        ("dpu", "between renames", 5),  # in step 2 of round 0
+        ("dpu", "after", 7),  # between rounds, before rounds.csv is written
+        ("dpu", "before", 9),  # in step 1 of round 1
+        ("dpu", "after", 20),  # in step 2 of round 2, re-initialised
+        ("movement", "after", 9),  # what was accumulated is saved
+        ("fisher", "after", 9),  # what is measured at the start point is measured when step 1 is over
+        ("every", "after", 14),  # the round of the last start is saved
+        ("shrink_perturb", "after", 16),  # in step 1 of round 2, shrunk and perturbed
+        ("shrink_perturb", "after", 20),  # in step 2
     ],
 )
-def test_killed_run_goes_on_to_the_same_bytes(results, tmp_path, moment, number):
-    flags = [*RUNS["dpu"][1].split(), *SMALL, "--output_dir", str(tmp_path), "--checkpoint_interval", "0"]
+def test_killed_run_goes_on_to_the_same_bytes(results, tmp_path, name, moment, number):
+    flags = [*RUNS[name][1].split(), *SMALL, "--output_dir", str(tmp_path), "--checkpoint_interval", "0"]
     process = start_process(moment, str(number), *flags, code=SUICIDE)
     process.communicate(timeout=120)
     assert process.returncode == -signal.SIGKILL
@@ -57,8 +62,8 @@ def test_killed_run_goes_on_to_the_same_bytes(results, tmp_path, moment, number)
     assert not (folder / "summary.json").exists()
     result = multiround_dpu.main(flags)
     assert result.folder == folder
-    assert without_time(folder) == without_time(results["dpu"].folder)
-    assert weights_of(folder) == weights_of(results["dpu"].folder)
+    assert without_time(folder) == without_time(results[name].folder)
+    assert weights_of(folder) == weights_of(results[name].folder)
 
 
 def wait_for_progress(folder: Path, process: subprocess.Popen) -> None:
@@ -75,7 +80,11 @@ def wait_for_progress(folder: Path, process: subprocess.Popen) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "more"),
-    [("dpu", "--value_bits 6 --batch_norm"), ("rpu_reinit", "--value_bits 8"), ("diff_init", ""), ("pruning", "")],
+    [
+        ("dpu", "--value_bits 6 --batch_norm"), ("rpu_reinit", "--value_bits 8"), ("diff_init", ""), ("pruning", ""),
+        ("fisher", "--batch_norm"), ("movement", ""), ("snip", "--batch_norm"),
+        ("every", "--value_bits 6"), ("shrink_perturb", "--value_bits 6 --batch_norm"), ("rpu_shrink", ""),
+    ],
 )
 def test_run_killed_again_and_again_at_odd_moments(tmp_path, name, more):
     script, mode = RUNS[name]

@@ -12,10 +12,12 @@ from utils.methods import METHODS
 from utils.position_coding import random_mask
 from utils.progress import Bars
 from utils.recipes import recipe_for
+from utils.reinit import Reinit
 from utils.results import COLUMNS
 from utils.rounds import Deployment, Plan, network_sha256, pack, run_rounds, unpack
 from utils.schema import Schema
 from utils.state_file import read_state
+from utils.update_header import unpack_message
 
 INITIAL = torch.zeros(8)
 SCHEMA = Schema([("fc.weight", "weight", (2, 3)), ("fc.bias", "rest", (2,))])
@@ -36,7 +38,10 @@ class FakeTrainer:
         return round(self.vector[0].item()) / 100
 
 
-def run(mode, script, reinitialize=False, sizes=(1000, 1000), monkeypatch=None, tmp_path=None):
+DOUBLING, NEVER = Reinit("doubling"), Reinit("never")
+
+
+def run(mode, script, reinit=NEVER, sizes=(1000, 1000), monkeypatch=None, tmp_path=None):
     """Run rounds whose training finds what `script` says: (validation accuracy, improved).
 
     The candidate of round r holds `10 * (r + 1)` where it differs from its start; returns rows, starts and the
@@ -68,7 +73,7 @@ def run(mode, script, reinitialize=False, sizes=(1000, 1000), monkeypatch=None, 
         arrival=Arrival(10_000, *sizes, seed=0),
         num_rounds=len(script),
         updating_ratio=1 / 3,
-        reinitialize=reinitialize,
+        reinit=reinit,
         value_bits=32,
         initial=INITIAL,
         fresh=lambda number: torch.full((8,), -1.0 - number),
@@ -114,7 +119,7 @@ def test_each_update_builds_on_the_last_one_sent(monkeypatch, tmp_path):
 def test_reinitialised_line_is_served_once_it_has_caught_up(monkeypatch, tmp_path):
     # Round 2 (3000 samples) starts again and is worse; round 3 is still worse; round 4 is as good: served.
     script = [(0.5, True), (0.6, True), (0.4, True), (0.55, True), (0.6, True)]
-    rows, starts, edge = run("dpu", script, reinitialize=True, monkeypatch=monkeypatch, tmp_path=tmp_path)
+    rows, starts, edge = run("dpu", script, reinit=DOUBLING, monkeypatch=monkeypatch, tmp_path=tmp_path)
     assert starts == [0, 10, 0, 30, 40]
     assert column(rows, "reinitialized") == [0, 0, 1, 0, 0]
     assert column(rows, "sent") == [1, 1, 1, 1, 1]
@@ -127,12 +132,47 @@ def test_reinitialised_line_is_served_once_it_has_caught_up(monkeypatch, tmp_pat
 
 def test_reinitialization_that_finds_nothing_leaves_the_line_and_tries_again(monkeypatch, tmp_path):
     script = [(0.5, True), (0.6, True), (0.1, False), (0.7, True)]
-    rows, starts, edge = run("dpu", script, reinitialize=True, monkeypatch=monkeypatch, tmp_path=tmp_path)
+    rows, starts, edge = run("dpu", script, reinit=DOUBLING, monkeypatch=monkeypatch, tmp_path=tmp_path)
     assert starts == [0, 10, 0, 0]
     assert column(rows, "reinitialized") == [0, 0, 0, 1]
     assert column(rows, "sent") == [1, 1, 0, 1]
     assert column(rows, "val_acc") == [0.5, 0.6, 0.6, 0.7]
     assert edge.num_samples_at_last_init == 4000
+
+
+def test_every_so_many_rounds_from_the_initial_network(monkeypatch, tmp_path):
+    # Due in round 2, which finds nothing, so again in round 3, and two rounds after that one in round 5.
+    script = [(0.5, True), (0.6, True), (0.1, False), (0.7, True), (0.8, True), (0.9, True)]
+    every = Reinit("every", reinit_every=2)
+    rows, starts, edge = run("dpu", script, every, monkeypatch=monkeypatch, tmp_path=tmp_path)
+    assert starts == [0, 10, 0, 0, 40, 0]
+    assert column(rows, "reinitialized") == [0, 0, 0, 1, 0, 1]
+    assert column(rows, "sent") == [1, 1, 0, 1, 1, 1]
+    assert edge.round_of_last_init == 5
+
+
+def test_every_round_from_the_initial_network(monkeypatch, tmp_path):
+    script = [(0.5, True), (0.4, True), (0.5, True)]
+    rows, starts, _ = run("dpu", script, Reinit("every", 1), monkeypatch=monkeypatch, tmp_path=tmp_path)
+    assert starts == [0, 0, 0]
+    assert column(rows, "reinitialized") == [0, 1, 1]
+    assert column(rows, "served_val_acc") == [0.5, 0.5, 0.5]
+    assert column(rows, "served_test_acc") == [0.1, 0.1, 0.3], "the new network of round 1 stood by"
+
+
+def test_shrunk_and_perturbed_line_stands_by_until_it_has_caught_up(monkeypatch, tmp_path):
+    """Round 2 (3000 samples) starts from 0.5 * line + 0.25 * initial, the initial network being zeros."""
+    script = [(0.5, True), (0.6, True), (0.4, True), (0.6, True)]
+    shrink = Reinit("shrink_perturb", shrink=0.5, perturb=0.25)
+    rows, starts, edge = run("dpu", script, shrink, monkeypatch=monkeypatch, tmp_path=tmp_path)
+    assert starts == [0, 10, 10, 30], "half of 20 in round 2"
+    assert column(rows, "reinitialized") == [0, 0, 1, 0]
+    assert column(rows, "val_acc") == [0.5, 0.6, 0.4, 0.6]
+    assert column(rows, "served_val_acc") == [0.5, 0.6, 0.6, 0.6]
+    assert column(rows, "served_test_acc") == [0.1, 0.2, 0.2, 0.4]
+    assert edge.num_samples_at_last_init == 3000
+    header, _ = unpack_message((tmp_path / "updates" / "round_002.dpu").read_bytes())
+    assert header.shrink_perturb == (0.5, 0.25) and not header.reinitialize and not header.serve
 
 
 @pytest.mark.parametrize("mode", ["same_init", "diff_init", "pruning"])

@@ -35,6 +35,8 @@ def test_every_mode_runs_learns_and_leaves_its_files(results, name):
 def test_counts_of_updated_weights(results):
     counts = {name: {row["updated_weights"] for row in run.rows if row["sent"]} for name, run in results.items()}
     assert counts["dpu"] == counts["gcpu"] == counts["lcpu"] == {int(0.1 * NUM_WEIGHTS)}
+    for name in ("magnitude", "fisher", "movement", "snip"):
+        assert counts[name] == {int(0.25 * NUM_WEIGHTS)}
     assert counts["rpu"] == {round(0.5 * 64 * 24) + round(0.5 * 240)}
     assert counts["same_init"] == {NUM_WEIGHTS}
     assert counts["pruning"] == {int(0.2 * NUM_WEIGHTS)}
@@ -56,7 +58,7 @@ def test_messages_alone_lead_the_edge_to_the_served_network(results, name, capsy
     assert "all fingerprints right" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["dpu", "rpu", "last_round", "pruning"])
+@pytest.mark.parametrize("name", ["dpu", "rpu", "last_round", "pruning", "shrink_perturb", "rpu_shrink"])
 @pytest.mark.parametrize("bits", ["16", "8", "4"])
 def test_coarser_values_close_the_loop(results, tmp_path, name, bits):
     """Accuracies are those of the decoded network, and each round starts from what the edge holds."""
@@ -98,6 +100,13 @@ def test_reinitialization_defaults(results):
     flags = {name: [row["reinitialized"] for row in run.rows] for name, run in results.items()}
     assert flags["dpu"] == flags["lcpu"] == flags["rpu_reinit"] == [0, 0, 1]
     assert flags["gcpu"] == flags["rpu"] == flags["same_init"] == [0, 0, 0]
+
+
+def test_every_criterion_trains_alike_and_selects_otherwise(results):
+    """Step 1 of round 0 is the same for all; what is sent after it is not."""
+    criteria = [results[name] for name in ("dpu", "gcpu", "lcpu", "magnitude", "fisher", "movement", "snip")]
+    assert len({run.rows[0]["full_val_acc"] for run in criteria}) == 1
+    assert len({(run.folder / "updates" / "round_000.dpu").read_bytes() for run in criteria}) == 7
 
 
 def test_all_methods_see_the_same_data(results):

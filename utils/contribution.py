@@ -1,6 +1,7 @@
 """Which weights reduce the loss most, and which are therefore updated (sections 3.2 and 3.3 of the paper).
 
 All contributions are vectors over the I weights of the network; the larger, the more a weight should be sent.
+Global and local contribution are the paper's, the other four are criteria of the pruning literature.
 """
 
 import math
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from utils.position_coding import draw_mask
+from utils.sample_gradients import SampleGradients
 
 _CACHED = 2**18  # numbers that a processor's cache holds: a vector is gone through in parts of this size
 
@@ -39,6 +41,49 @@ class LocalContribution:
         for value, g, old, new in parts:
             decrease = torch.sub(old, new, out=self._decrease[: value.numel()])
             value.addcmul_(g, decrease)
+
+
+def magnitude(weights: Tensor) -> Tensor:
+    """Return `|w_f|`, (I,): the largest weights after step 1, wherever they started.
+
+    Han et al., "Learning both Weights and Connections for Efficient Neural Networks", NeurIPS 2015.
+    """
+    return weights.abs()
+
+
+class Movement:
+    """Accumulates `-g * before` over the steps of full updating: weights that move away from zero, `.value` (I,).
+
+    Sanh et al., "Movement Pruning: Adaptive Sparsity by Fine-Tuning", NeurIPS 2020.
+    """
+
+    def __init__(self, num_weights: int, device: torch.device | str = "cpu"):
+        self.value = torch.zeros(num_weights, device=device)
+
+    def update(self, grad: Tensor, before: Tensor, after: Tensor) -> None:
+        """Add one optimizer step; `grad` (I,) is the gradient of the loss alone, without weight decay."""
+        self.value.addcmul_(grad, before, value=-1.0)
+
+
+Accumulator = LocalContribution | Movement
+
+
+def fisher(at_start: SampleGradients) -> Tensor:
+    """Return the sum over samples of `g_i**2`, (I,), `g_i` the gradient of one sample's loss at the start point.
+
+    The diagonal of the empirical Fisher information (true labels, none drawn from the network) times the number of
+    samples: Sung et al., "Training Neural Networks with Fixed Sparse Masks", NeurIPS 2021.
+    """
+    return at_start.sum_of_squares()
+
+
+def snip(start: Tensor, at_start: SampleGradients) -> Tensor:
+    """Return `|g * w|`, (I,), `g` the gradient of the samples' mean loss at the start point `start`.
+
+    Lee et al., "SNIP: Single-shot Network Pruning based on Connection Sensitivity", ICLR 2019, without its
+    normalisation, which changes no rank; over all samples of the round instead of one batch.
+    """
+    return (at_start.mean() * start).abs_()
 
 
 def combined_contribution(global_c: Tensor, local_c: Tensor, lamda: float) -> Tensor:

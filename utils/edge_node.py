@@ -31,7 +31,7 @@ class EdgeNode:
         if initial.dtype != np.float32 or initial.shape != (schema.size,):
             raise ValueError(f"the initial state is float32 of shape ({schema.size},)")
         self.schema, self.key, self.path = schema, key, path
-        self.initial = initial.copy()
+        self.initial = initial.copy() if initial.flags.writeable else initial
         self.initial.setflags(write=False)  # states are replaced, never changed
         self.line = self.serving = self.initial
         self.round = -1  # of the last message applied

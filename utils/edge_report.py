@@ -29,9 +29,9 @@ def table(rows: list[tuple], align: str) -> str:
 def describe(header: Header, schema: Schema | None, counts: np.ndarray | None) -> str:
     """A message in words: what it does, its size by part and, given the network, its weights by layer."""
     bits = "32 bits, lossless" if header.value_bits == 32 else f"{header.value_bits} bits"
-    base = (
-        "the initial weights (re-initialisation)" if header.reinitialize else "the state of the last message"
-    )
+    base = "the initial weights (re-initialisation)" if header.reinitialize else "the state of the last message"
+    if header.shrink_perturb is not None:
+        base = f"{header.shrink_perturb[0]:g} x {base} + {header.shrink_perturb[1]:g} x the initial weights"
     facts = [
         ("round", header.round),
         ("mode", _MODES[header.mode]),
@@ -71,6 +71,7 @@ def describe(header: Header, schema: Schema | None, counts: np.ndarray | None) -
 def replay_row(name: str, header: Header, selected: int) -> tuple:
     """One line of a replay."""
     notes = ["re-initialised"] * header.reinitialize + ["standby"] * (not header.serve)
+    notes = ["shrunk and perturbed"] * (header.shrink_perturb is not None) + notes
     fingerprint = header.result_fingerprint.hex()
     return (
         name,

@@ -13,6 +13,7 @@ from utils.device import denormals
 from utils.edge_node import EdgeNode
 from utils.files import write_atomic
 from utils.message import edge_state, encode_update
+from utils.reinit import shrink_and_perturb
 from utils.schema import Schema
 from utils.state_file import write_state
 from utils.update_header import checksum
@@ -39,6 +40,19 @@ class Coding:
 
 
 @dataclass(frozen=True)
+class Base:
+    """The network that an update builds on, and how the node finds it: its line as it is, unless one of these is set.
+
+    reinitialize    the initial network
+    shrink_perturb  the line times the first factor plus the initial network times the second
+    """
+
+    state: Tensor
+    reinitialize: bool = False
+    shrink_perturb: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
 class Delivery:
     """A message that the edge node has applied: weights in it, bytes by part, and the node's line afterwards."""
 
@@ -56,7 +70,9 @@ class Link:
     def __init__(self, schema: Schema, initial: Tensor, folder: Path, sign_key: bytes | None = None):
         self.schema, self.sign_key = schema, sign_key
         self.device = initial.device
-        self.node = EdgeNode(schema, _to_numpy(initial), key=sign_key)
+        shipped = _to_numpy(initial)
+        shipped.setflags(write=False)  # so the node takes it as it is
+        self.node = EdgeNode(schema, shipped, key=sign_key)
         self._initial_file = folder / "initial.safetensors"
         self._updates = folder / "updates"
 
@@ -94,23 +110,27 @@ class Link:
         return torch.from_numpy(state).to(self.device)
 
     @denormals(flushed=False)
-    def send(
-        self, number: int, base: Tensor, network: Tensor, coding: Coding, on_initial: bool, serve: bool
-    ) -> Delivery:
-        """Encode the update of round `number`, keep it as a file, and let the edge node apply it.
+    def shrunk_and_perturbed(self, line: Tensor, factors: tuple[float, float]) -> Base:
+        """Return the base that the node will make of its `line` when a message tells it these factors."""
+        state = shrink_and_perturb(_to_numpy(line), self.node.initial, factors, self.schema.num_buffers)
+        return Base(torch.from_numpy(state).to(self.device), shrink_perturb=factors)
 
-        base        what it builds on: the initial network if `on_initial`, else the node's line
+    @denormals(flushed=False)
+    def send(self, number: int, base: Base, network: Tensor, coding: Coding, serve: bool) -> Delivery:
+        """Encode the update of round `number` on top of `base`, keep it as a file, and let the edge node apply it.
+
         serve       whether the node answers queries with it from now on
         Asserts that the node holds what the server expects: with lossless values `network`, bit for bit.
         """
         wished = _to_numpy(network)
         data = encode_update(
-            _to_numpy(base),
+            _to_numpy(base.state),
             wished,
             self.schema,
             round=number,
             initial=self.node.initial,
-            reinitialize=on_initial,
+            reinitialize=base.reinitialize,
+            shrink_perturb=base.shrink_perturb,
             serve=serve,
             sign_key=self.sign_key,
             **coding.arguments(),

@@ -14,14 +14,15 @@ import numpy as np
 
 from utils.entropy_coding import StreamReader, StreamWriter, UpdateFormatError
 from utils.position_coding import code_counts, code_mask, random_mask
+from utils.reinit import shrink_and_perturb
 from utils.schema import Schema
 from utils.update_body import code_state, differing, draft_update
-from utils.update_header import MODES, Header, checksum, pack_message, unpack_message
+from utils.update_header import MODES, Header, checksum, pack_message, possible, unpack_message
 from utils.value_coding import VALUE_BITS
 
 __all__ = [
     "MODES", "VALUE_BITS", "Header", "Schema", "Update", "UpdateFormatError",
-    "decode_update", "encode_update", "edge_state", "layer_counts", "random_mask", "unpack_message",
+    "base_of", "decode_update", "encode_update", "edge_state", "layer_counts", "random_mask", "unpack_message",
 ]  # fmt: skip
 
 _RANDOM_MASK = struct.Struct("<Id")
@@ -54,6 +55,7 @@ def encode_update(
     mask_seed: int | None = None,
     updating_ratio: float | None = None,
     reinitialize: bool = False,
+    shrink_perturb: tuple[float, float] | None = None,
     serve: bool = True,
     sign_key: bytes | None = None,
 ) -> bytes:
@@ -63,13 +65,16 @@ def encode_update(
     of `random_mask(sizes, updating_ratio, mask_seed)`), "dense" (all weights) or "pruned" (the nonzero
     weights of `new`).
     initial: the state that the edge node was shipped with. reinitialize: the message builds on it, so base
-    is initial.
+    is initial. shrink_perturb: it builds on `shrink_and_perturb` of the node's line with these factors, and
+    base is that.
     serve: whether the edge answers queries with the result; otherwise it goes to standby.
     value_bits: 32 is lossless; see docs/update_format.md for 16, 8, 6, 5, 4.
     Raises ValueError if `new` is not finite or differs from `base` where the mode says it must not.
     """
     if reinitialize and differing(base, initial).any():
         raise ValueError("a re-initialising update builds on the initial state, but base differs from it")
+    if shrink_perturb is not None and (reinitialize or not possible(shrink_perturb)):
+        raise ValueError(f"shrink and perturb {shrink_perturb}: from 0 to 1, and not on the initial state")
     what = {"selected": selected, "mask_seed": mask_seed, "updating_ratio": updating_ratio}
     draft = draft_update(base, new, schema, mode=mode, value_bits=value_bits, **what)
     positions = b""
@@ -88,7 +93,7 @@ def encode_update(
     header = Header(
         mode, value_bits, reinitialize, serve, sign_key is not None, round,
         schema.fingerprint, schema.state_fingerprint(base), schema.state_fingerprint(draft.result),
-        *map(len, sections),
+        *map(len, sections), shrink_perturb,
     )  # fmt: skip
     return pack_message(header, sections, sign_key)
 
@@ -105,15 +110,14 @@ def edge_state(base: np.ndarray, new: np.ndarray, schema: Schema, **what) -> np.
 def decode_update(
     data: bytes, schema: Schema, *, base: np.ndarray, initial: np.ndarray, key: bytes | None = None
 ) -> Update:
-    """Read a message. `base` is the node's line; a re-initialising message uses `initial` instead.
+    """Read a message. `base` is the node's line; what the message builds on is made of it and of `initial`.
 
     Raises UpdateFormatError naming the reason unless everything is right, the result's fingerprint included.
     """
     header, (positions, values, rest) = unpack_message(data, key)
     if header.schema_fingerprint != schema.fingerprint:
         raise UpdateFormatError("made for another network: the schema fingerprint differs")
-    if header.reinitialize:
-        base = initial
+    base = base_of(header, schema, base, initial)
     if header.base_fingerprint != schema.state_fingerprint(base):
         what = "initial weights" if header.reinitialize else "state; a message may be missing"
         raise UpdateFormatError(f"builds on another base: the fingerprint is not that of this node's {what}")
@@ -136,6 +140,13 @@ def decode_update(
     if schema.state_fingerprint(result) != header.result_fingerprint:
         raise UpdateFormatError("the result does not have the promised fingerprint")
     return Update(header, result, selected, checksum(data))
+
+
+def base_of(header: Header, schema: Schema, line: np.ndarray, initial: np.ndarray) -> np.ndarray:
+    """The state that a message is applied to, by a node that holds `line`."""
+    if header.shrink_perturb is not None:
+        return shrink_and_perturb(line, initial, header.shrink_perturb, schema.num_buffers)
+    return initial if header.reinitialize else line
 
 
 def layer_counts(data: bytes, schema: Schema) -> np.ndarray:

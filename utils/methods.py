@@ -1,12 +1,13 @@
 """One round's update by each method: how the weights to update are scored or chosen is all that differs.
 
-    partial_update   DPU, GCPU, LCPU and pruning: two steps, between them a score selects weights
+    partial_update   DPU, its variants by other scores, pruning: two steps, between them a score selects weights
     random_update    RPU: random weights, one step
     full_update      FU: all weights, one step
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,17 +15,22 @@ from torch import Tensor
 
 from data.seeding import derive_seed
 from utils.contribution import (
+    Accumulator,
     LocalContribution,
+    Movement,
     combined_contribution,
+    fisher,
     global_contribution,
+    magnitude,
     rewind_,
     select_random,
     select_top,
+    snip,
 )
 from utils.round_training import FULL_UPDATING, SPARSE_FINE_TUNING, RoundTraining
 
-# (weights after step 1, start weights, local contribution) -> score (I,); the largest are selected
-Score = Callable[[Tensor, Tensor, Tensor], Tensor]
+# (the round after step 1, what was accumulated in it) -> score (I,); the largest are selected
+Score = Callable[[RoundTraining, Tensor | None], Tensor]
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class Method:
     start: str  # "line": what the edge was sent last; "initial"; "fresh": new random weights each round
     coding: str  # how its messages name the weights: see utils.link.Coding
     score: str | None = None  # how step 1 ranks the weights; None: there is one step only
-    reinitialize: bool = False  # re-initialise by default when the samples have doubled
+    accumulates: type[Accumulator] | None = None  # what the score needs of step 1's optimizer steps
 
     @property
     def two_steps(self) -> bool:
@@ -47,9 +53,13 @@ class Method:
 
 
 METHODS = {
-    "dpu": Method("line", "sparse", score="combined", reinitialize=True),
-    "gcpu": Method("line", "sparse", score="global", reinitialize=True),
-    "lcpu": Method("line", "sparse", score="local", reinitialize=True),
+    "dpu": Method("line", "sparse", score="combined", accumulates=LocalContribution),
+    "gcpu": Method("line", "sparse", score="global"),
+    "lcpu": Method("line", "sparse", score="accumulated", accumulates=LocalContribution),
+    "magnitude": Method("line", "sparse", score="magnitude"),
+    "fisher": Method("line", "sparse", score="fisher"),
+    "movement": Method("line", "sparse", score="accumulated", accumulates=Movement),
+    "snip": Method("line", "sparse", score="snip"),
     "rpu": Method("line", "random"),
     "same_init": Method("initial", "dense"),
     "last_round": Method("line", "dense"),
@@ -60,31 +70,38 @@ METHODS = {
 
 def score_function(name: str, lamda: float | None = None) -> Score:
     """Return the score called `name`; `lamda` weighs the global contribution in "combined"."""
+
+    def of_change(work: RoundTraining) -> Tensor:
+        return global_contribution(work.flat.weights, work.start_weights)
+
     scores: dict[str, Score] = {
-        "combined": lambda w, start, local: combined_contribution(global_contribution(w, start), local, lamda),
-        "global": lambda w, start, local: global_contribution(w, start),
-        "local": lambda w, start, local: local,
-        "magnitude": lambda w, start, local: w.abs(),
+        "combined": lambda work, local: combined_contribution(of_change(work), local, lamda),
+        "global": lambda work, _: of_change(work),
+        "accumulated": lambda work, accumulated: accumulated,
+        "magnitude": lambda work, _: magnitude(work.flat.weights),
+        "fisher": lambda work, _: work.at_start(fisher),
+        "snip": lambda work, _: work.at_start(partial(snip, work.start_weights)),
     }
     return scores[name]
 
 
-def partial_update(work: RoundTraining, updating_ratio: float, score: Score, prune: bool = False) -> None:
-    """Update the `int(k*I)` weights with the largest score (Algorithm 1 of the paper).
+def partial_update(work: RoundTraining, method: Method, updating_ratio: float, lamda: float | None = None) -> None:
+    """Update the `int(k*I)` weights with the largest score of `method` (Algorithm 1 of the paper).
 
-    prune  the other weights become zero instead of returning to the start point (magnitude pruning)
+    In pruning the other weights become zero instead of returning to the start point.
     """
     flat = work.flat
     if not work.reached(SPARSE_FINE_TUNING):
         # Step 1: full updating, which measures what each weight contributes to the loss reduction.
-        local = LocalContribution(flat.num_weights, flat.vector.device)
-        work.train(FULL_UPDATING, local=local)
+        accumulated = method.accumulates and method.accumulates(flat.num_weights, flat.vector.device)
+        work.train(FULL_UPDATING, accumulated)
         work.full_val_acc = work.validate()
 
         # Select the weights of largest score over the whole network, rewind all others.
-        start_weights = work.start[: flat.num_weights]
-        selected = select_top(score(flat.weights, start_weights, local.value), updating_ratio)
-        rewind_(flat.weights, torch.zeros_like(start_weights) if prune else start_weights, selected)
+        score = score_function(method.score, lamda)
+        selected = select_top(score(work, accumulated and accumulated.value), updating_ratio)
+        background = torch.zeros_like(work.start_weights) if method.coding == "pruned" else work.start_weights
+        rewind_(flat.weights, background, selected)
         work.select(selected)
         work.rewound_val_acc = work.validate_as_received()
         work.offer(work.rewound_val_acc, at_least=True)

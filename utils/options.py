@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from utils.recipes import DEFAULTS
+from utils.reinit import PARAMETERS, STRATEGIES, choose
 
 MODELS = tuple(DEFAULTS)
 DATASETS = ("mnist", "cifar10", "cifar100", "imagenet", "digits")
@@ -84,9 +85,18 @@ def build_parser(prog: str, description: str, modes: Sequence[str]) -> argparse.
     if "dpu" in modes:
         lamda = "dpu: weight of the global contribution, 0 to 1 (default: 0.5)"
         flag(g, "--lamda", _share, help=lamda)
-        switch(g, "--without_reinit", "never start again from the initial weights")
+        switch(g, "--without_reinit", "the same as --reinit_strategy never")
     if "rpu" in modes:
-        switch(g, "--reinit", "start again from the initial weights when the samples have doubled")
+        switch(g, "--reinit", "the same as --reinit_strategy doubling")
+    if "dpu" in modes or "rpu" in modes:
+        strategy = "start again when the samples have doubled, never, or every N rounds, from the initial weights; "
+        strategy += "shrink_perturb: when they have doubled, from shrink * last network + perturb * initial one "
+        strategy += f"(default: {'doubling' if 'dpu' in modes else 'never'})"
+        flag(g, "--reinit_strategy", choices=STRATEGIES, help=strategy)
+        defaults = {name: value for own in PARAMETERS.values() for name, value in own.items()}
+        flag(g, "--reinit_every", _whole(1), metavar="N", help=f"every: rounds (default: {defaults['reinit_every']})")
+        for name in ("shrink", "perturb"):
+            flag(g, f"--{name}", _share, help=f"shrink_perturb: factor, 0 to 1 (default: {defaults[name]})")
 
     g = parser.add_argument_group("messages")
     bits = "of a weight's value: 32 is lossless, 16 is bfloat16, fewer are quantised changes"
@@ -95,7 +105,7 @@ def build_parser(prog: str, description: str, modes: Sequence[str]) -> argparse.
 
     g = parser.add_argument_group("training")
     one, two = ("/".join(str(row[i]) for row in DEFAULTS.values()) for i in (2, 1))
-    epochs = {("rpu",): one, ("dpu", "gcpu", "lcpu"): two}.get(tuple(modes), f"{one}, pruning {two}")
+    epochs = {"rpu": one, "dpu": two}.get(modes[0], f"{one}, pruning {two}")
     epochs = f"epochs of each step of a round (default: {epochs} for {'/'.join(DEFAULTS)})"
     flag(g, "--num_epochs", _whole(1), metavar="N", help=epochs)
     lrs = "/".join(str(row[0]["lr"]) for row in DEFAULTS.values())
@@ -129,7 +139,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Name
     """Parse `argv` and check all that can be checked without the data; exits with status 2 on an error.
 
     Afterwards every script's namespace has the same names: `updating_ratio` (1 for full updating), `lamda`
-    (None but for dpu) and `reinitialize`.
+    (None but for dpu), and `reinitialize` and the names in `utils.reinit.Reinit`.
     """
     for word in argv:
         if word.startswith("--") and word.endswith("=--"):  # argparse may take it for no value
@@ -161,10 +171,11 @@ def _check(args: argparse.Namespace) -> None:
     if given.get("lamda") is not None and args.mode != "dpu":
         raise UsageError(f"--lamda is for --mode dpu; {args.mode} ignores it: leave it out")
     args.lamda = (0.5 if args.lamda is None else args.lamda) if args.mode == "dpu" else None
-    if args.mode in ("dpu", "gcpu", "lcpu"):
-        args.reinitialize = not given.pop("without_reinit")
-    else:
-        args.reinitialize = given.pop("reinit", False)
+    try:
+        reinit = choose(given)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    given.update(vars(reinit), reinitialize=reinit.reinit_strategy != "never")
 
     if uses_batch_norm(args.model, args.batch_norm) and args.train_batch_size < 2:
         raise UsageError("--train_batch_size is 1: BatchNorm needs batches of 2 or more")

@@ -9,10 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from data.batches import Batches
-from utils.contribution import LocalContribution
+from utils.contribution import Accumulator
 from utils.optim import FlatOptimizer
 from utils.progress import Bars
 from utils.recipes import Recipe
+from utils.sample_gradients import SampleGradients
 from utils.training import Trainer
 
 FULL_UPDATING, SPARSE_FINE_TUNING = 1, 2  # the two steps of a round; each names a random stream of its own
@@ -56,7 +57,7 @@ class RoundTraining:
         self.rewound_val_acc: float | None = None
         self._step, self._epoch = 0, 0  # epochs done in the step
         self._optimizer: FlatOptimizer | None = None
-        self._local: LocalContribution | None = None
+        self._local: Accumulator | None = None
         self._began, self._seconds_before = time.perf_counter(), 0.0
         self._saved = saved
         if saved is not None:
@@ -74,10 +75,10 @@ class RoundTraining:
         """Let only the weights at `selected` (S,) change from here on."""
         self.selected = selected
 
-    def train(self, step: int, local: LocalContribution | None = None, choose: bool = False) -> None:
+    def train(self, step: int, local: Accumulator | None = None, choose: bool = False) -> None:
         """Train for E epochs, the learning-rate schedule from its beginning, the optimizer state carried over.
 
-        local   accumulates the local contribution
+        local   accumulates the local contribution, or what else the method's score needs of the optimizer steps
         choose  after each epoch, make the network the best candidate if it is strictly better
         """
         self._local = local
@@ -117,6 +118,23 @@ class RoundTraining:
         val_acc = self.validate()
         self.flat.load(network)
         return val_acc
+
+    @property
+    def start_weights(self) -> Tensor:
+        """The weights of the start point, (I,)."""
+        return self.start[: self.flat.num_weights]
+
+    def at_start(self, measure: Callable[[SampleGradients], Tensor]) -> Tensor:
+        """Return what `measure` makes of the round's samples at the start point; the network stays what it is.
+
+        It depends on start point and samples alone, so a resumed round measures the same again.
+        """
+        network = self.flat.snapshot()
+        self.flat.load(self.start)
+        with self.bars.busy("measuring gradients") as tick:
+            measured = measure(SampleGradients(self.flat, self.trainer.train, self.samples, tick))
+        self.flat.load(network)
+        return measured
 
     def offer(self, val_acc: float, at_least: bool = False) -> None:
         """Make the network the best candidate if it is strictly better, or `at_least` as good, and finite."""

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from data.arrival import Arrival
 from data.batches import Batches
-from utils.link import Coding, Delivery, Link
+from utils.link import Base, Coding, Delivery, Link
 from utils.methods import Method
 from utils.progress import Bars
 from utils.recipes import Recipe
-from utils.reinit import should_reinitialize
+from utils.reinit import Reinit
 from utils.results import describe_round, formula_bytes
 from utils.round_training import RoundTraining
 from utils.training import Trainer
@@ -31,7 +31,7 @@ class Plan:
     arrival: Arrival
     num_rounds: int
     updating_ratio: float  # 1 for full updating
-    reinitialize: bool
+    reinit: Reinit
     value_bits: int  # of a weight's value in a message; 32 is lossless
     initial: Tensor  # the initial network, (I+J+B,)
     fresh: Callable[[int], Tensor]  # round -> another initial network
@@ -51,6 +51,7 @@ class Deployment:
     served_acc: tuple[float, float | None] = (0.0, None)
     next_round: int = 0
     num_samples_at_last_init: int = 0
+    round_of_last_init: int = 0
     last_message: int = -1  # the round of the last message sent
     applied: list[str] = field(default_factory=list)  # the checksums of all messages, as the node keeps them
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -76,14 +77,11 @@ def run_rounds(
     for number in range(edge.next_round, plan.num_rounds):
         # The samples that have arrived, and the network from which this round starts.
         samples = plan.arrival.samples(number)
-        reinitialize = (
-            plan.reinitialize
-            and number > 0
-            and should_reinitialize(len(samples), edge.num_samples_at_last_init)
+        reinitialize = number > 0 and plan.reinit.is_due(
+            len(samples), edge.num_samples_at_last_init, number - edge.round_of_last_init
         )
-        start = start_point(plan, edge, number, reinitialize)
-        on_initial = reinitialize or plan.method.restarts
-        base = plan.initial if on_initial else edge.line
+        base = base_of(plan, link, edge, reinitialize)
+        start = plan.fresh(number) if plan.method.start == "fresh" and number > 0 else base.state
 
         # The server's training.
         training = RoundTraining(
@@ -95,7 +93,7 @@ def run_rounds(
             start,
             bars,
             on_epoch=partial(save, edge),
-            as_received=None if plan.value_bits == 32 else partial(received, plan, link, base),
+            as_received=None if plan.value_bits == 32 else partial(received, plan, link, base.state),
             saved=interrupted,
         )
         interrupted = None
@@ -104,10 +102,10 @@ def run_rounds(
             edge.line_acc = edge.served_acc = (training.start_val_acc, None)
 
         # What is sent, and what the edge serves from now on.
-        delivery = send(plan, link, edge, training, base, on_initial)
+        delivery = send(plan, link, edge, training, base)
         reinitialized = reinitialize and delivery is not None
         if number == 0 or reinitialized:
-            edge.num_samples_at_last_init = len(samples)
+            edge.num_samples_at_last_init, edge.round_of_last_init = len(samples), number
         with bars.busy("testing") as tick:
             evaluate_new(edge, trainer, test, tick)
 
@@ -130,16 +128,14 @@ def coding_of(plan: Plan, training: RoundTraining) -> Coding:
     return Coding(mode, plan.value_bits, plan.updating_ratio, training.selected, training.mask_seed)
 
 
-def start_point(plan: Plan, edge: Deployment, number: int, reinitialize: bool) -> Tensor:
-    """Return the network that round `number` starts from."""
-    if number == 0 or reinitialize or plan.method.start == "initial":
-        return plan.initial
-    return plan.fresh(number) if plan.method.start == "fresh" else edge.line
+def base_of(plan: Plan, link: Link, edge: Deployment, reinitialize: bool) -> Base:
+    """Return what the round's update builds on, which its training starts from but for fresh networks."""
+    if plan.method.restarts or (reinitialize and plan.reinit.factors is None):
+        return Base(plan.initial, reinitialize=True)
+    return link.shrunk_and_perturbed(edge.line, plan.reinit.factors) if reinitialize else Base(edge.line)
 
 
-def send(
-    plan: Plan, link: Link, edge: Deployment, training: RoundTraining, base: Tensor, on_initial: bool
-) -> Delivery | None:
+def send(plan: Plan, link: Link, edge: Deployment, training: RoundTraining, base: Base) -> Delivery | None:
     """Bring the round's candidate to the edge if it is worth its bytes; returns None where it is not.
 
     Nothing is sent if training did not improve on the start point, or nothing changes. An update that builds on
@@ -149,13 +145,13 @@ def send(
     acc = (training.best_val_acc, None)
     no_worse = acc[0] >= edge.served_acc[0]
     coding = coding_of(plan, training)
-    candidate = link.as_received(base, training.best, coding) if training.improved else training.best
+    candidate = link.as_received(base.state, training.best, coding) if training.improved else training.best
     changed = not torch.equal(candidate, edge.served if plan.method.restarts else edge.line)
     if not training.improved or not changed or (plan.method.restarts and not no_worse):
         if plan.method.restarts:
             edge.line, edge.line_acc = candidate, acc
         return None
-    delivery = link.send(training.number, base, training.best, coding, on_initial, serve=no_worse)
+    delivery = link.send(training.number, base, training.best, coding, serve=no_worse)
     edge.last_message, edge.applied = link.node.round, list(link.node.applied)
     edge.line, edge.line_acc = delivery.line, acc
     if no_worse:

@@ -26,11 +26,22 @@ _NOT_IN_HASH = (
     "checkpoint_interval",
     "sign_key",  # "signed" counts instead
 )
+# Settings that came later count only where they say what no run did before, so that older runs keep their folders.
+_NOT_IN_HASH_IF = {
+    "reinit_strategy": ("doubling", "never"),  # "reinitialize" tells these apart
+    "reinit_every": (None,),
+    "shrink": (None,),
+    "perturb": (None,),
+}
 
 
 def folder_name(settings: dict[str, Any], dataset: str, fingerprints: dict[str, str]) -> str:
     """Return `DATASET-MODEL-MODE-kK-seedS-HASH`; the hash is over all that can change a result."""
-    relevant = {name: value for name, value in settings.items() if name not in _NOT_IN_HASH}
+    relevant = {
+        name: value
+        for name, value in settings.items()
+        if name not in _NOT_IN_HASH and value not in _NOT_IN_HASH_IF.get(name, ())
+    }
     text = json.dumps([relevant, fingerprints], sort_keys=True)
     digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
     parts = (dataset, settings["model"], settings["mode"], f"k{settings['updating_ratio']:g}")

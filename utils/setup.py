@@ -1,6 +1,7 @@
 """From settings and data to what a run does: defaults that depend on the data, the network, the plan."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -13,9 +14,10 @@ from data.seeding import derive_seed
 from models import build_model
 from utils.contribution import num_selected
 from utils.flat import FlatParameters
-from utils.methods import METHODS, full_update, partial_update, random_update, score_function
+from utils.methods import METHODS, full_update, partial_update, random_update
 from utils.options import UsageError, check_sizes, uses_batch_norm
 from utils.recipes import Recipe, recipe_for
+from utils.reinit import Reinit
 from utils.rounds import Plan
 
 MakeNetwork = Callable[[int], FlatParameters]
@@ -102,8 +104,7 @@ def make_plan(
     mode, ratio = settings["mode"], settings["updating_ratio"]
     method = METHODS[mode]
     if method.score is not None:
-        score = score_function(method.score, settings["lamda"])
-        update = partial(partial_update, updating_ratio=ratio, score=score, prune=mode == "pruning")
+        update = partial(partial_update, method=method, updating_ratio=ratio, lamda=settings["lamda"])
         count = num_selected(flat.num_weights, ratio)
     elif mode == "rpu":
         update = partial(random_update, updating_ratio=ratio, seed=settings["seed"])
@@ -124,7 +125,7 @@ def make_plan(
         arrival=arrival,
         num_rounds=max_rounds,
         updating_ratio=ratio,
-        reinitialize=settings["reinitialize"],
+        reinit=Reinit(**{field.name: settings[field.name] for field in fields(Reinit)}),
         value_bits=settings["value_bits"],
         initial=flat.snapshot(),
         fresh=lambda number: make_network(number).vector,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from data.batches import Batches
 from data.seeding import torch_generator
-from utils.contribution import LocalContribution
+from utils.contribution import Accumulator
 from utils.flat import FlatParameters
 from utils.graphs import Graphed, GraphedSteps
 from utils.optim import FlatOptimizer
@@ -44,13 +44,13 @@ class Trainer:
         optimizer: FlatOptimizer,
         samples: Tensor,
         place: tuple[int, ...],
-        local: LocalContribution | None = None,
+        local: Accumulator | None = None,
         on_batch: Callable[[], None] = lambda: None,
     ) -> float:
         """Train once over `samples` (indices, int64) and return the mean loss.
 
         place     where in the run this epoch stands (round, step, epoch): names its random stream
-        local     accumulates the local contribution of every optimizer step
+        local     accumulates what every optimizer step contributes
         on_batch  called after each batch
         """
         self.flat.model.train()
@@ -72,7 +72,7 @@ class Trainer:
         return self._loss.item() / samples.numel()
 
     def _step(
-        self, optimizer: FlatOptimizer, local: LocalContribution | None, order: Tensor, draws: Tensor | None
+        self, optimizer: FlatOptimizer, local: Accumulator | None, order: Tensor, draws: Tensor | None
     ) -> None:
         """Train on one batch: the samples `order` (B,), augmented by `draws` (3,B)."""
         flat = self.flat

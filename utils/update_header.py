@@ -14,8 +14,9 @@ from utils.value_coding import VALUE_BITS
 MAGIC = b"DPU\x1a"
 VERSION, CODEC = 1, 1
 MODES = ("sparse", "random", "dense", "pruned")
-_REINITIALIZE, _SERVE, _SIGNED = 1, 2, 4
+_REINITIALIZE, _SERVE, _SIGNED, _SHRINK_PERTURB = 1, 2, 4, 8
 _HEADER = struct.Struct("<4sBBBBBI8s16s16sQII")
+_FACTORS = struct.Struct("<ff")
 _DIGEST = 16
 
 
@@ -35,11 +36,12 @@ class Header:
     index_bytes: int
     value_bytes: int
     rest_bytes: int
+    shrink_perturb: tuple[float, float] | None = None  # factors of line and initial state; excludes reinitialize
 
     @property
     def header_bytes(self) -> int:
-        """Header, signature and checksum."""
-        return _HEADER.size + _DIGEST * (1 + self.signed)
+        """Header, factors, signature and checksum."""
+        return _HEADER.size + len(_factors(self.shrink_perturb)) + _DIGEST * (1 + self.signed)
 
     @property
     def message_bytes(self) -> int:
@@ -56,12 +58,13 @@ class Header:
 def pack_message(header: Header, sections: tuple[bytes, bytes, bytes], key: bytes | None) -> bytes:
     """The finished message. `header` must hold the sections' lengths."""
     flags = _REINITIALIZE * header.reinitialize | _SERVE * header.serve | _SIGNED * header.signed
+    flags |= _SHRINK_PERTURB * (header.shrink_perturb is not None)
     body = b"".join(sections)
     message = _HEADER.pack(
         MAGIC, VERSION, CODEC, MODES.index(header.mode), header.value_bits, flags, header.round,
         header.schema_fingerprint, header.base_fingerprint, header.result_fingerprint,
         len(body), header.index_bytes, header.value_bytes,
-    ) + body  # fmt: skip
+    ) + _factors(header.shrink_perturb) + body  # fmt: skip
     if key is not None:
         message += _digest(message, key)
     return message + _digest(message)
@@ -85,7 +88,8 @@ def unpack_message(data: bytes, key: bytes | None = None) -> tuple[Header, tuple
     if codec != CODEC:
         raise UpdateFormatError(f"unknown codec {codec}")
     signed = bool(flags & _SIGNED)
-    expected = _HEADER.size + body + _DIGEST * (1 + signed)
+    start = _HEADER.size + (_FACTORS.size if flags & _SHRINK_PERTURB else 0)
+    expected = start + body + _DIGEST * (1 + signed)
     if len(data) != expected:
         raise UpdateFormatError(f"wrong length: {len(data)} bytes where the header announces {expected}")
     if not hmac.compare_digest(_digest(data[:-_DIGEST]), data[-_DIGEST:]):
@@ -100,16 +104,28 @@ def unpack_message(data: bytes, key: bytes | None = None) -> tuple[Header, tuple
         raise UpdateFormatError(f"unknown mode {mode}")
     if value_bits not in VALUE_BITS:
         raise UpdateFormatError(f"unknown value mode: {value_bits} bits")
-    if flags & ~(_REINITIALIZE | _SERVE | _SIGNED):
+    if flags & ~(_REINITIALIZE | _SERVE | _SIGNED | _SHRINK_PERTURB):
         raise UpdateFormatError(f"unknown flags {flags:#04x}")
+    factors = _FACTORS.unpack_from(data, _HEADER.size) if flags & _SHRINK_PERTURB else None
+    if factors is not None and (flags & _REINITIALIZE or not possible(factors)):
+        raise UpdateFormatError(f"impossible base: shrink and perturb {factors}, flags {flags:#04x}")
     if index + value > body:
         raise UpdateFormatError(f"sections of {index} + {value} bytes in a body of {body}")
     header = Header(
         MODES[mode], value_bits, bool(flags & _REINITIALIZE), bool(flags & _SERVE), signed, round_,
-        schema, base, result, index, value, body - index - value,
+        schema, base, result, index, value, body - index - value, factors,
     )  # fmt: skip
-    rest = data[_HEADER.size : _HEADER.size + body]
+    rest = data[start : start + body]
     return header, (rest[:index], rest[index : index + value], rest[index + value :])
+
+
+def possible(factors: tuple[float, float]) -> bool:
+    """Whether shrink and perturb are both between 0 and 1."""
+    return all(0 <= factor <= 1 for factor in factors)
+
+
+def _factors(factors: tuple[float, float] | None) -> bytes:
+    return b"" if factors is None else _FACTORS.pack(*factors)
 
 
 def checksum(message: bytes) -> bytes:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.message import Schema, decode_update, encode_update, random_mask
+from utils.reinit import shrink_and_perturb
 
 GOLDEN = Path(__file__).parent
 
@@ -58,13 +59,21 @@ def cases() -> dict[str, tuple]:
     out["pruned32"] = (schema, initial, initial, pruned, common | {"mode": "pruned", "reinitialize": True})
     standby = {"mode": "sparse", "reinitialize": True, "serve": False}
     out["standby"] = (schema, initial, initial, reinitialized, common | standby)
+    factors = 0.4, 0.1
+    shrunk = shrink_and_perturb(line, initial, factors, schema.num_buffers)
+    shrunk[:w] = np.where(chosen, wanted[:w], shrunk[:w])
+    for bits in (32, 6):
+        options = common | {"mode": "sparse", "value_bits": bits, "shrink_perturb": factors}
+        out[f"shrunk{bits}"] = (schema, line, initial, shrunk, options)
     out["signed"] = (schema, line, initial, sparse, common | {"mode": "sparse", "sign_key": b"golden"})
     return out
 
 
 def main() -> None:
     for name, (schema, line, initial, new, options) in cases().items():
-        data = encode_update(line, new, schema, **options)
+        factors = options.get("shrink_perturb")
+        base = shrink_and_perturb(line, initial, factors, schema.num_buffers) if factors else line
+        data = encode_update(base, new, schema, **options)
         (GOLDEN / f"{name}.dpu").write_bytes(data)
         result = decode_update(data, schema, base=line, initial=initial).result
         (GOLDEN / f"{name}.f32").write_bytes(result.astype("<f4").tobytes())
