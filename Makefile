@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO_FLAGS := --dataset digits --hidden_sizes 128 128 --seed 1 --output_dir runs/demo
 
-.PHONY: demo test fast bench clean
+.PHONY: demo test fast bench bench-gpu clean
 
 demo: .venv/.installed
 	$(BIN)/python multiround_dpu.py --mode dpu --updating_ratio 0.02 --num_epochs 30 $(DEMO_FLAGS)
@@ -24,9 +24,21 @@ test: .venv/.installed-dev
 fast: .venv/.installed-dev
 	$(BIN)/python -m pytest -m "not slow"
 
-# Samples per second on this machine's CPU; `make demo` or `make test` must have made .venv.
+# Speed and memory on this machine's CPU, about 10 minutes, on MNIST and CIFAR-10 from BENCH_DATA (downloaded if
+# missing).  make bench-gpu: the tests and benchmarks that need a CUDA device.
+BENCH_DATA ?= data/downloads
+
 bench: .venv/.installed
-	$(BIN)/python -m benchmarks.throughput --model mlp --dataset digits
+	$(BIN)/python -m benchmarks.throughput --model mlp --dataset mnist --dataset_dir $(BENCH_DATA)
+	$(BIN)/python -m benchmarks.throughput --model resnet56 --dataset cifar10 --dataset_dir $(BENCH_DATA) --samples 512 --workers
+	$(BIN)/python -m benchmarks.throughput --model vgg --dataset cifar10 --dataset_dir $(BENCH_DATA) --samples 256 --workers
+	$(BIN)/python -m benchmarks.overheads --dataset_dir $(BENCH_DATA)
+
+bench-gpu: .venv/.installed-dev
+	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python -m benchmarks.throughput --device cuda --model mlp --dataset mnist --dataset_dir $(BENCH_DATA) --samples 50000
+	$(BIN)/python -m benchmarks.throughput --device cuda --precision bf16 --model vgg --dataset cifar10 --dataset_dir $(BENCH_DATA) --samples 20000
+	$(BIN)/python -m benchmarks.whole_run --dataset_dir $(BENCH_DATA)
 
 clean:
 	rm -rf .venv

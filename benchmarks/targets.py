@@ -21,3 +21,4 @@ LAST_EPOCH = 1.1  # a step in the last epoch takes at most so many times one in 
 ROUND_OVERHEAD = 0.03  # at most this share of a round is neither training nor evaluation
 MEMORY = 1.5 * 2**30  # bytes above the data that a VGG run on the CPU may take at most
 SELECTION_SECONDS = 1.0  # selecting among 14 million weights on the CPU takes less
+WHOLE_RUN_MINUTES = 20  # the paper's first command, 50 rounds, on one H200

@@ -48,7 +48,7 @@ def recording(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
     monkeypatch.setattr(torch.cuda, "stream", Within)
-    monkeypatch.setattr(Graphed, "stream_on", lambda self, device: Stream())
+    monkeypatch.setattr(graphs, "_recording_stream", lambda device: Stream())
     monkeypatch.setattr(graphs, "_record", lambda work, stream: recorded.append(work) or RecordedOnCpu(work))
     return recorded
 

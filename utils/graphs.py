@@ -7,7 +7,7 @@ Elsewhere the same code runs as it stands, which is how machines without CUDA te
 
 import warnings
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -26,13 +26,9 @@ class Graphed:
 
     def __init__(self, work: Work, device: torch.device):
         self._work = work
-        self._stream = self.stream_on(device)
+        self._stream = _recording_stream(device)
         self._calls = 0
         self._graph = None
-
-    def stream_on(self, device: torch.device):
-        """Return a stream to record on; None where there are no graphs."""
-        return torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def __call__(self) -> None:
         if self._graph is None and self._calls == WARM_UP and self._stream is not None:
@@ -49,6 +45,12 @@ class Graphed:
             with torch.cuda.stream(self._stream):
                 self._work()
             before.wait_stream(self._stream)
+
+
+@cache
+def _recording_stream(device: torch.device):
+    """Return the one stream on which everything is recorded; None where there are no graphs."""
+    return torch.cuda.Stream(device) if device.type == "cuda" else None
 
 
 def _record_or_warn(work: Work, stream):
