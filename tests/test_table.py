@@ -218,6 +218,7 @@ def test_full_updating_that_never_sends_gives_no_ratio(tmp_path, capsys):
     make_run(tmp_path, "dpu", 1, [0.5], [100])
     make_run(tmp_path, "same_init", 1, [0.5], [0])
     assert "nan" not in table_of(capsys, tmp_path)
+    assert rows_of(capsys, tmp_path)[0]["bytes_ratio_mean"] == ""
 
 
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=9))

@@ -107,8 +107,8 @@ def layers_figure(group: Group) -> tuple[Figure | None, list[str]]:
 
 def sweep_figure(flag: str, rows: Sequence[Row], title: str) -> Figure:
     """Difference to full updating, and bytes sent, against the values of a flag; bars are a standard deviation."""
-    figure = Figure(figsize=(6.4, 5.6), layout="constrained")
-    figure.suptitle("\n".join(textwrap.wrap(title, 80)), fontsize=10)
+    figure = Figure(figsize=(7.2, 5.6), layout="constrained")
+    figure.suptitle("\n".join(textwrap.wrap(title, 90)), fontsize=10)
     above, below = figure.subplots(2, 1, sharex=True)
     places, are_numbers = _places([row.name for row in rows])
     order = sorted(range(len(rows)), key=places.__getitem__)

@@ -161,7 +161,7 @@ def _csv(groups: Sequence[Group]) -> str:
 
 
 def _numbers(stat: Stat | None) -> list[str]:
-    if stat is None:
+    if stat is None or math.isnan(stat.mean):
         return ["", ""]
     return ["" if value is None else f"{value:.6g}" for value in (stat.mean, stat.std)]
 

@@ -20,7 +20,7 @@ from utils.recipes import DEFAULTS
 
 ROOT = Path(__file__).resolve().parents[1]
 _POLL = 0.2  # seconds between looks at the processes
-_PATIENCE = 20  # seconds that interrupted runs have to end by themselves
+_PATIENCE = 10  # seconds that runs have to end when they are told to
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Interrupted(Exception):
 def run_all(jobs: Sequence[Job], missing: Sequence[Job], num_parallel: int, quiet: bool) -> list[Failure]:
     """Run what is `missing` among `jobs`, `num_parallel` at a time, and return what failed.
 
-    On SIGINT, SIGTERM or SIGHUP all runs are interrupted, and Interrupted is raised once they have ended: the same
+    On SIGINT, SIGTERM or SIGHUP all runs are ended, and Interrupted is raised once they have ended: the same
     call goes on from their last checkpoints.
     """
     waiting, running, failures = list(missing), {}, []
@@ -188,8 +188,9 @@ def _end_with_parent() -> None:
 
 
 def _stop(processes: Sequence[subprocess.Popen]) -> None:
+    """End runs at once: whatever the moment, the next start goes on from their last checkpoints."""
     for process in processes:
-        process.send_signal(signal.SIGINT)
+        process.terminate()
     deadline = time.monotonic() + _PATIENCE
     for process in processes:
         try:
@@ -204,7 +205,8 @@ def _signals():
     """Within, the signals that ask to stop only add their number to the list that this gives."""
     received, before = [], {}
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if number := getattr(signal, name, None):
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) is not signal.SIG_IGN:  # nohup has hang-ups ignored
             before[number] = signal.signal(number, lambda which, _: received.append(which))
     try:
         yield received
