@@ -159,10 +159,12 @@ def test_rows_are_named_by_what_is_not_the_default(tmp_path, capsys):
     make_run(tmp_path, "rpu", 1, [0.5], reinitialize=True, augment=True)
     make_run(tmp_path, "pruning", 1, [0.5])
     make_run(tmp_path, "lcpu", 1, [0.5], reinitialize=True)
+    make_run(tmp_path, "fisher", 1, [0.5], reinitialize=True, reinit_strategy="every", reinit_every=2)
+    make_run(tmp_path, "fisher", 1, [0.5], reinitialize=True, reinit_strategy="doubling", reinit_every=None)
     names = [row["method"] for row in rows_of(capsys, tmp_path)]
     assert names == [
         "DPU, lr 0.01", "DPU, without re-init, lamda 0.25", "GCPU", "GCPU, with re-init",
-        "RPU, with re-init, augment on", "Pruning", "LCPU",
+        "RPU, with re-init, augment on", "Pruning", "LCPU", "fisher", "fisher, reinit_every 2, reinit_strategy every",
     ]  # fmt: skip
 
 

@@ -49,7 +49,7 @@ def sweep_title(flag: str, rows: Sequence[Row]) -> str:
     runs = [row.runs[0] for row in rows]
     names = {row_name(run) for run in runs}
     facts = [
-        names if len(names) == 1 else {run.mode.upper() for run in runs},
+        {name.split(",")[0] for name in names} if len(names) > 1 else names,
         {f"k {run.settings['updating_ratio']:g}" for run in runs},
         {run.dataset for run in runs},
         {describe_model(run) for run in runs},

@@ -23,7 +23,7 @@ _METHODS = {FULL: "FU", "last_round": "FU last_round", "diff_init": "FU diff_ini
 def row_name(record: Record) -> str:
     """Return the name of the row that `record` belongs in; as the paper's where all settings are."""
     mode, settings = record.mode, record.settings
-    parts = [_METHODS.get(mode, mode.upper())]
+    parts = [_METHODS.get(mode, mode.upper() if mode.endswith("pu") else mode)]
     usual = mode in multiround_dpu.MODES and mode != "gcpu"  # the paper's GCPU never starts again
     if settings["reinitialize"] != usual:
         parts.append("without re-init" if usual else "with re-init")
