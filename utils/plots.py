@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
@@ -97,11 +98,21 @@ def layers_figure(group: Group) -> tuple[Figure | None, list[str]]:
     figure = Figure(figsize=(8, height), layout="constrained")
     title = f"weights sent, % of each layer's, mean over seeds\n{describe_group(group)}"
     figure.suptitle(title.encode(errors="replace").decode(), fontsize=10, parse_math=False)
-    all_axes = figure.subplots(len(panels), 1, squeeze=False, sharex=True).flat
-    for axes, (row, counts) in zip(all_axes, panels, strict=True):
-        _heat_map(figure, axes, row, counts)
+    shares = [_shares(counts) for _, counts in panels]
+    positive = [share for panel in shares for layer in panel for share in layer if share > 0] or [1.0]
+    # Layers differ by orders of magnitude; a third below the least, as the map's light end cannot be told from white.
+    norm = LogNorm(min(positive) / 3, max(positive))
+    all_axes = figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0]
+    for axes, (row, _), panel in zip(all_axes, panels, shares, strict=True):
+        sent = [[share or float("nan") for share in layer] for layer in panel]
+        image = axes.imshow(sent, aspect="auto", cmap="Greys", norm=norm, interpolation="nearest")
+        axes.set_title(_label(row).replace("\n", " "), fontsize=9)
+        step = -(-len(names) // 16)
+        axes.set_yticks(range(0, len(names), step), [name.removesuffix(".weight") for name in names[::step]])
     axes.set_xlabel("round")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    bar = figure.colorbar(image, ax=list(all_axes), label="% (logarithmic; white: none)")
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     return figure, problems
 
 
@@ -182,18 +193,13 @@ def _by_round(row: Row, column: str, factor: float) -> tuple[list[float], list[f
     return [statistics.fmean(values) for values in by_round], std
 
 
-def _heat_map(figure: Figure, axes: Axes, row: Row, counts: Sequence[LayerCounts]) -> None:
-    names, weights = counts[0].layers, counts[0].weights
+def _shares(counts: Sequence[LayerCounts]) -> list[list[float]]:
+    """Return the percentage of each layer's weights that each round sent, the mean of several runs."""
     rounds = range(len(counts[0].updated))
-    share = [
-        [100 * statistics.fmean(c.updated[number][i] for c in counts) / weights[i] for number in rounds]
-        for i in range(len(names))
+    return [
+        [100 * statistics.fmean(run.updated[number][i] for run in counts) / weights for number in rounds]
+        for i, weights in enumerate(counts[0].weights)
     ]
-    image = axes.imshow(share, aspect="auto", cmap="Greys", vmin=0, interpolation="nearest")
-    figure.colorbar(image, ax=axes, label="%")
-    axes.set_title(_label(row).replace("\n", " "), fontsize=9)
-    step = -(-len(names) // 16)
-    axes.set_yticks(range(0, len(names), step), [name.removesuffix(".weight") for name in names[::step]])
 
 
 def _places(values: Sequence[str]) -> tuple[list[float], bool]:
