@@ -13,7 +13,7 @@ demo: .venv/.installed
 	@echo
 	$(BIN)/python multiround_fu.py --mode same_init --num_epochs 60 $(DEMO_FLAGS)
 	@echo
-	@$(BIN)/python -m utils.table runs/demo/*-dpu-* runs/demo/*-rpu-* runs/demo/*-same_init-*
+	@$(BIN)/python -m utils.table runs/demo
 
 # Real MNIST and CIFAR-10 for the tests, where they are; without them those tests are skipped.
 export DPU_REAL_DATA ?= $(wildcard ../shared/datasets)

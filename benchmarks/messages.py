@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from utils.edge_node import EdgeNode
-from utils.edge_report import table
 from utils.message import VALUE_BITS, Schema, Update, base_of, decode_update, encode_update
 from utils.results import binary_entropy, formula_bytes
 from utils.state_file import read_state
+from utils.text_table import columns
 
 # By model: positions / entropy; everything / formula at 32, 6 and 4 bits; seconds to encode and to decode.
 TARGETS = {
@@ -126,7 +126,7 @@ def measure(run: Path, first_round: int) -> None:
     for name in plain[0]:
         size = np.mean([choice[name] for choice in plain])
         rows.append((name, *[""] * 4, f"{size:,.0f}", f"{size / (formula + others):.3f}", "", "", ""))
-    print(table(rows, "<" + ">" * 9))
+    print(columns(rows, "<" + ">" * 9))
     print("  / formula: at 32 bits, and for the plain choices, against formula + 32 bits for the rest\n")
 
 

@@ -73,11 +73,13 @@ class EvaluationSplit(NamedTuple):
     fingerprint: str
 
 
-def load_dataset(name_or_path: str | os.PathLike, root: str | os.PathLike = "./data/downloads") -> Dataset:
+def load_dataset(
+    name_or_path: str | os.PathLike, root: str | os.PathLike = "./data/downloads", download: bool = True
+) -> Dataset:
     """Load a data set whole into memory.
 
     `name_or_path` is mnist, cifar10, cifar100 (`root/NAME.npz`, else torchvision's files under `root`,
-    downloaded when missing), digits (scikit-learn's), an .npz file in MedMNIST's layout, or a folder as
+    downloaded when missing if `download`), digits (scikit-learn's), an .npz file in MedMNIST's layout, or a folder as
     ImageFolder reads it. Raises DatasetError (one line) for an unknown name and for files that are missing,
     damaged or of a wrong kind.
     """
@@ -85,7 +87,7 @@ def load_dataset(name_or_path: str | os.PathLike, root: str | os.PathLike = "./d
     if name == "imagenet":
         raise DatasetError("imagenet: not there yet; give another data set")
     if name in PUBLISHED_CLASSES:
-        return _checked(read_published(name, Path(root)), PUBLISHED_CLASSES[name], name, f"{name} in {root}")
+        return _checked(read_published(name, Path(root), download), PUBLISHED_CLASSES[name], name, f"{name} in {root}")
     if name == "digits":
         return _checked(read_digits(), [str(digit) for digit in range(10)], name, name)
     if os.path.isdir(path):

@@ -86,10 +86,10 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def read_published(name: str, root: Path) -> dict[str, np.ndarray]:
+def read_published(name: str, root: Path, download: bool = True) -> dict[str, np.ndarray]:
     """Return mnist, cifar10 or cifar100 from `root/NAME.npz`, else from torchvision's files under `root`.
 
-    Files that are missing are downloaded. Raises DatasetError if a file is damaged or the download fails.
+    Files that are missing are downloaded if `download`. Raises DatasetError if a file is damaged or the download fails.
     """
     if os.path.exists(root / f"{name}.npz"):
         return read_npz(root / f"{name}.npz")
@@ -104,7 +104,7 @@ def read_published(name: str, root: Path) -> dict[str, np.ndarray]:
     try:
         answering = _answering(f"{name}: cannot be read or downloaded", way_out)
         with _without_empty_folders(folder), no_bars, answering:
-            train, test = (reader(str(root), train=split, download=True) for split in (True, False))
+            train, test = (reader(str(root), train=split, download=download) for split in (True, False))
     finally:
         socket.setdefaulttimeout(timeout)
     return dict(train_images=np.asarray(train.data), train_labels=np.asarray(train.targets),

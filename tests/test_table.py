@@ -1,64 +1,303 @@
-"""Runs side by side, with numbers worked out by hand."""
+"""The paper's table from run folders: statistics worked out by hand, what pairs, and what is left out and why."""
 
+import csv
+import io
 import json
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from utils.results import RunFolder, aligned, summarize
+from tests.made_up_runs import make_run
+from tests.script_runs import ROOT
+from utils.collate import Stat, collate
+from utils.run_records import find_run_folders, read_record
 from utils.table import main
 
-ROW = {
-    "reinitialized": 0, "start_val_acc": 0.1, "full_val_acc": None, "rewound_val_acc": None, "val_acc": 0.5,
-    "test_acc": 0.5, "served_val_acc": 0.5, "updated_weights": 10, "sent": 1, "message_bytes": 1200,
-    "index_bytes": 0, "value_bytes": 0, "rest_bytes": 0, "header_bytes": 1200, "formula_bytes": 1500, "seconds": 1.0,
-}  # fmt: skip
+
+@pytest.fixture
+def two_seeds(tmp_path):
+    """DPU and full updating, two seeds, two rounds each.
+
+    Seed 1: differences -25 and -5, so -15; 100 of 2,000 bytes, by the formula 80 of 800.
+    Seed 2: differences -10 and -10, so -10; 200 of 1,000 bytes, by the formula 160 of 400.
+    """
+    make_run(tmp_path, "dpu", 1, [0.50, 0.75], [100, 0], [80, 0])
+    make_run(tmp_path, "same_init", 1, [0.75, 0.80], [1000, 1000], [400, 400])
+    make_run(tmp_path, "dpu", 2, [0.60, 0.80], [100, 100], [80, 80])
+    make_run(tmp_path, "same_init", 2, [0.70, 0.90], [1000, 0], [400, 0])
+    return tmp_path
 
 
-def make_run(path, mode, accuracies, data="same"):
-    path.mkdir()
-    folder = RunFolder(path)
-    rows = [
-        {**ROW, "round": i, "num_samples": 1000 * (i + 1), "served_test_acc": accuracy}
-        for i, accuracy in enumerate(accuracies)
+def table_of(capsys, *argv):
+    main([str(word) for word in argv])
+    return capsys.readouterr().out
+
+
+def rows_of(capsys, *argv):
+    """The CSV form, a dict a row."""
+    return list(csv.DictReader(io.StringIO(table_of(capsys, "--format", "csv", *argv))))
+
+
+def test_table_by_hand(two_seeds, capsys):
+    # Differences -15 and -10: mean -12.5, standard deviation 5 / sqrt(2) = 3.54; served 62.5 and 70.
+    # Ratios of bytes 0.05 and 0.2, by the formula 0.1 and 0.4.
+    assert table_of(capsys, two_seeds).splitlines()[:7] == [
+        "mnist, mlp 512-512: 1,000 samples, 1,000 more each round, 2 rounds",
+        "",
+        "method      k  epochs  n  to FU, points  paper     served, %     bytes / FU   formula / FU",
+        "------  -----  ------  -  -------------  -----  ------------  -------------  -------------",
+        "DPU     0.005  2 x 30  2  -12.50 ± 3.54  -0.17  66.25 ± 5.30  0.125 ± 0.106  0.250 ± 0.212",
+        "FU          1      60  2                        78.75 ± 1.77              1              1",
+        "",
     ]
-    folder.write_config({"settings": {"mode": mode}})
-    folder.write_rounds(rows)
-    folder.write_summary({**summarize(rows, 100, 110), "fingerprints": {"dataset": data}})
-    return str(path)
 
 
-def test_comparison_by_hand(tmp_path, capsys):
-    dpu = make_run(tmp_path / "a", "dpu", [0.5, 0.75])
-    full = make_run(tmp_path / "b", "same_init", [0.75, 0.8])
-    main([dpu, full])
-    assert capsys.readouterr().out.splitlines() == [
-        "served test accuracy, %",
-        "       round  samples     dpu  same_init",
-        "------------  -------  ------  ---------",
-        "           0    1,000   50.00      75.00",
-        "           1    2,000   75.00      80.00",
-        "------------  -------  ------  ---------",
-        "     average            62.50      77.50",
-        "to same_init           -15.00      +0.00",
-        " rounds sent           2 of 2     2 of 2",
-        "     sent kB              2.4        2.4",
-        "  formula kB              3.0        3.0",
+def test_csv_and_markdown_hold_the_same(two_seeds, capsys):
+    dpu, full = rows_of(capsys, two_seeds)
+    assert (dpu["method"], dpu["seeds"], dpu["n"], dpu["epochs"], full["k"]) == ("DPU", "1 2", "2", "60", "1.0")
+    assert (dpu["difference_mean"], dpu["difference_std"]) == ("-12.5", "3.53553")
+    assert (dpu["bytes_ratio_mean"], dpu["formula_ratio_mean"]) == ("0.125", "0.25")
+    assert (dpu["message_bytes_mean"], full["message_bytes_mean"]) == ("150", "1500")
+    markdown = table_of(capsys, "--format", "markdown", two_seeds)
+    assert "| DPU | 0.005 | 2 x 30 | 2 | -12.50 ± 3.54 | -0.17 |" in markdown
+
+
+def test_rounds_view_by_hand(two_seeds, capsys):
+    assert table_of(capsys, two_seeds, "--rounds").splitlines()[-10:] == [
+        "      round  samples       DPU        FU",
+        "-----------  -------  --------  --------",
+        "          0    1,000     55.00     72.50",
+        "          1    2,000     77.50     85.00",
+        "-----------  -------  --------  --------",
+        "    average              66.25     78.75",
+        "      to FU             -12.50     +0.00",
+        "rounds sent           1.5 of 2  1.5 of 2",
+        "    sent kB                0.1       1.5",
+        " formula kB                0.1       0.6",
     ]
 
 
-def test_other_data_and_unfinished_runs_are_left_out_by_name(tmp_path, capsys):
-    dpu = make_run(tmp_path / "a", "dpu", [0.5, 0.75])
-    other = make_run(tmp_path / "b", "rpu", [0.5, 0.75], data="other")
-    shorter = make_run(tmp_path / "c", "rpu", [0.5])
-    (tmp_path / "d").mkdir()
-    main([dpu, other, shorter, str(tmp_path / "d")])
-    captured = capsys.readouterr()
-    assert "rpu" not in captured.out
-    assert [line.split(":")[1].strip() for line in captured.err.splitlines()] == [other, shorter, str(tmp_path / "d")]
-    with pytest.raises(SystemExit, match="no finished run"):
-        main([str(tmp_path / "d")])
+@pytest.mark.parametrize("lost, notes", [
+    ("dpu-2*", ["DPU: n = 1: seed 2 missing"]),
+    ("same_init-1*", ["DPU: n = 1: seed 1: there is no same_init run of this seed", "FU: n = 1: seed 1 missing"]),
+])  # fmt: skip
+def test_deleting_a_run_changes_n_and_says_so(two_seeds, capsys, lost, notes):
+    (folder,) = two_seeds.glob(lost)
+    shutil.rmtree(folder)
+    text = table_of(capsys, two_seeds)
+    for note in notes:
+        assert note in text.splitlines()
+    dpu = rows_of(capsys, two_seeds)[0]
+    assert (dpu["n"], dpu["difference_std"]) == ("1", "")
+    assert dpu["difference_mean"] == ("-15" if lost == "dpu-2*" else "-10")
 
 
-def test_aligned_by_hand():
-    assert aligned(["a", "bb"], [["1", "2"], ["100", "3"]]) == "  a  bb\n---  --\n  1   2\n100   3"
-    assert json.dumps(aligned(["a"], [["1"]], [["sum"]])) == '"  a\\n---\\n  1\\n---\\nsum"'
+DIFFERENT = [
+    ({"data": "d1"}, "other data (mnist d0 against mnist d1)"),
+    ({"dataset_size_init": 500}, "other samples in round 0 (1000 against 500)"),
+    ({"dataset_size_subseq": 500}, "other samples added a round (1000 against 500)"),
+    ({"val_dataset_size": 100}, "other validation samples (3000 against 100)"),
+    ({"batch_norm": True}, "other model (mlp 512-512 against mlp 512-512 with BatchNorm)"),
+    ({"hidden_sizes": [24]}, "other model (mlp 512-512 against mlp 24)"),
+    ({"model": "vgg"}, "other model (mlp 512-512 against vgg)"),
+    ({"num_epochs": 30}, "other epochs a round (60 against 30)"),
+]
+
+
+@pytest.mark.parametrize("other, reason", DIFFERENT)
+def test_runs_of_different_data_model_sizes_or_epochs_are_no_pair(tmp_path, capsys, other, reason):
+    make_run(tmp_path, "dpu", 1, [0.5, 0.5])
+    full = make_run(tmp_path, "same_init", 1, [0.5, 0.5], **other)
+    text = table_of(capsys, tmp_path)
+    assert f"DPU: no pair: seed 1: not paired with {full.name}: {reason}" in text.splitlines()
+    dpu = next(row for row in rows_of(capsys, tmp_path) if row["method"] == "DPU")
+    assert dpu["difference_mean"] == dpu["bytes_ratio_mean"] == "" and dpu["served_mean"] == "50"
+
+
+def test_other_order_of_arrival_or_rounds_is_no_pair(tmp_path, capsys):
+    make_run(tmp_path, "dpu", 1, [0.5, 0.5])
+    full = make_run(tmp_path, "same_init", 1, [0.5])
+    assert "other number of rounds (2 against 1)" in table_of(capsys, tmp_path)
+    shutil.rmtree(full)
+    full = make_run(tmp_path, "same_init", 1, [0.5, 0.5])
+    summary = json.loads((full / "summary.json").read_text())
+    summary["fingerprints"]["arrival"] = "another"
+    (full / "summary.json").write_text(json.dumps(summary))
+    assert "other order of arrival (a1 against another)" in table_of(capsys, tmp_path)
+
+
+def test_epochs_are_the_same_in_total_or_by_the_recipe(tmp_path, capsys):
+    for mode, epochs in (("dpu", 5), ("same_init", 10)):  # 2 x 5 against 10
+        make_run(tmp_path / "mlp", mode, 1, [0.5], num_epochs=epochs)
+    residual = {"model": "resnet56", "lr": 0.1, "num_epochs": 100}  # 2 x 100 against 100, as the paper has it
+    for mode in ("dpu", "same_init"):
+        make_run(tmp_path / "resnet56", mode, 1, [0.5], **residual, **{"updating_ratio": 0.1} if mode == "dpu" else {})
+    assert {row["difference_mean"] for row in rows_of(capsys, tmp_path)} == {"0"}
+    assert "no pair" not in table_of(capsys, tmp_path)
+
+
+def test_of_several_full_runs_the_likeliest_is_the_pair(tmp_path, capsys):
+    make_run(tmp_path, "dpu", 1, [0.5], value_bits=6)
+    make_run(tmp_path, "same_init", 1, [0.6])
+    make_run(tmp_path, "same_init", 1, [0.9], value_bits=6)
+    rows = {row["method"]: row for row in rows_of(capsys, tmp_path)}
+    assert rows["DPU, value_bits 6"]["difference_mean"] == "-40"
+    assert rows["FU, value_bits 6"]["difference_mean"] == "0"
+
+
+def test_rows_are_named_by_what_is_not_the_default(tmp_path, capsys):
+    make_run(tmp_path, "gcpu", 1, [0.5], reinitialize=True)
+    make_run(tmp_path, "gcpu", 1, [0.5])
+    make_run(tmp_path, "dpu", 1, [0.5], lamda=0.25, reinitialize=False)
+    make_run(tmp_path, "dpu", 1, [0.5], lr=0.01, threads=2)
+    make_run(tmp_path, "rpu", 1, [0.5], reinitialize=True, augment=True)
+    make_run(tmp_path, "pruning", 1, [0.5])
+    make_run(tmp_path, "lcpu", 1, [0.5], reinitialize=True)
+    make_run(tmp_path, "fisher", 1, [0.5], reinitialize=True, reinit_strategy="every", reinit_every=2)
+    make_run(tmp_path, "fisher", 1, [0.5], reinitialize=True, reinit_strategy="doubling", reinit_every=None)
+    names = [row["method"] for row in rows_of(capsys, tmp_path)]
+    assert names == [
+        "DPU, lr 0.01", "DPU, without re-init, lamda 0.25", "GCPU", "GCPU, with re-init",
+        "RPU, with re-init, augment on", "Pruning", "LCPU", "fisher", "fisher, reinit_every 2, reinit_strategy every",
+    ]  # fmt: skip
+
+
+def test_published_figures_stand_only_beside_their_setting(tmp_path, capsys):
+    make_run(tmp_path, "dpu", 1, [0.5], dataset="digits", dataset_size_subseq=5000)
+    make_run(tmp_path, "dpu", 1, [0.5], dataset="digits", dataset_size_subseq=5000, updating_ratio=0.01)
+    make_run(tmp_path, "gcpu", 1, [0.5], dataset="digits", dataset_size_subseq=5000, num_epochs=5)
+    make_run(tmp_path, "rpu", 1, [0.5], dataset="digits", dataset_size_subseq=5000)
+    rows = {(row["method"], row["k"]): row["published"] for row in rows_of(capsys, tmp_path)}
+    assert rows == {("DPU", "0.005"): "-0.17", ("DPU", "0.01"): "", ("GCPU", "0.005"): "", ("RPU", "0.005"): "-4.04"}
+    note = "data mnist there, digits here, samples 1000/1000 there, 1000/5000 here"
+    assert note in table_of(capsys, tmp_path)
+
+
+def test_what_cannot_be_used_is_left_out_with_the_reason(two_seeds, capsys):
+    cut = make_run(two_seeds, "rpu", 1, [0.5, 0.5])
+    (cut / "summary.json").unlink()
+    broken = make_run(two_seeds, "rpu", 2, [0.5, 0.5])
+    (broken / "rounds.csv").write_text("round\n0\n")
+    short = make_run(two_seeds, "rpu", 3, [0.5, 0.5])
+    (short / "rounds.csv").write_text("".join((short / "rounds.csv").read_text().splitlines(True)[:2]))
+    nameless = make_run(two_seeds, "rpu", 4, [0.5, 0.5])
+    (nameless / "config.json").unlink()
+    odd = make_run(two_seeds, "rpu", 5, [0.5, 0.5])
+    (odd / "config.json").write_text("[]")
+    again = make_run(two_seeds, "dpu", 2, [0.6, 0.8], threads=7)
+    (two_seeds / "logs").mkdir()
+    lines = [line.removeprefix("left out: ") for line in table_of(capsys, two_seeds).splitlines() if "left out" in line]
+    reasons = dict(line.split(": ", 1) for line in lines)
+    assert set(reasons) == {folder.name for folder in (cut, broken, short, nameless, odd, again)}
+    assert reasons[cut.name] == "not finished: 2 of 2 rounds"
+    assert reasons[short.name] == "its files do not serve (rounds.csv has 1 of 2 rounds)"
+    assert reasons[nameless.name] == "it has no config.json, so its settings are not known"
+    assert reasons[again.name].startswith("the same method and seed as dpu-2")
+
+
+def test_every_table_of_other_data_or_sizes_is_its_own(tmp_path, capsys):
+    for sizes in (1000, 5000):
+        make_run(tmp_path, "dpu", 1, [0.5], dataset_size_subseq=sizes)
+        make_run(tmp_path, "same_init", 1, [0.6], dataset_size_subseq=sizes)
+    text = table_of(capsys, tmp_path)
+    assert text.count("1,000 more each round") == text.count("5,000 more each round") == 1
+    assert [row["difference_mean"] for row in rows_of(capsys, tmp_path)] == ["-10", "0", "-10", "0"]
+
+
+def test_paths_may_be_folders_patterns_and_said_twice(two_seeds, capsys):
+    everything = table_of(capsys, two_seeds)
+    assert table_of(capsys, *two_seeds.iterdir(), two_seeds) == everything
+    assert table_of(capsys, f"{two_seeds}/dpu-*", f"{two_seeds}/same_*") == everything
+
+
+def test_full_updating_that_never_sends_gives_no_ratio(tmp_path, capsys):
+    make_run(tmp_path, "dpu", 1, [0.5], [100])
+    make_run(tmp_path, "same_init", 1, [0.5], [0])
+    assert "nan" not in table_of(capsys, tmp_path)
+    assert rows_of(capsys, tmp_path)[0]["bytes_ratio_mean"] == ""
+
+
+@given(st.lists(st.floats(-100, 100), min_size=1, max_size=9))
+def test_mean_and_sample_deviation(values):
+    stat = Stat.of(values)
+    assert stat.mean == pytest.approx(sum(values) / len(values), abs=1e-9)
+    if len(values) == 1:
+        assert stat.std is None
+    else:
+        squares = sum((value - stat.mean) ** 2 for value in values)
+        assert stat.std == pytest.approx((squares / (len(values) - 1)) ** 0.5, abs=1e-6)
+
+
+accuracies = st.lists(st.floats(0, 1), min_size=3, max_size=3)
+
+
+@settings(max_examples=20, deadline=None)  # every example writes files
+@given(st.lists(st.tuples(accuracies, accuracies), min_size=2, max_size=4))
+def test_difference_is_that_of_the_averages_seed_by_seed(tmp_path_factory, seeds):
+    folder = tmp_path_factory.mktemp("runs")
+    expected = []
+    for seed, (ours, theirs) in enumerate(seeds):
+        make_run(folder, "rpu", seed, ours)
+        make_run(folder, "same_init", seed, theirs)
+        expected.append(100 * (statistics.fmean(ours) - statistics.fmean(theirs)))
+    groups, left_out = collate([read_record(path) for path in find_run_folders([str(folder)])])
+    row = groups[0].rows[0]
+    assert (row.name, row.n, left_out) == ("RPU", len(seeds), [])
+    assert row.difference.mean == pytest.approx(statistics.fmean(expected), abs=1e-3)  # of 6 digits in rounds.csv
+    assert row.difference.std == pytest.approx(statistics.stdev(expected), abs=1e-3)
+
+
+COMMITTED = sorted(path.parent for path in ROOT.glob("results/*/table.txt"))
+
+
+@pytest.mark.parametrize("folder", COMMITTED, ids=lambda path: path.name)
+def test_committed_tables_come_from_the_committed_runs(folder, capsys):
+    for form, name in (("text", "table.txt"), ("markdown", "table.md"), ("csv", "table.csv")):
+        if (folder / name).exists():
+            assert table_of(capsys, "--format", form, folder) == (folder / name).read_text()
+
+
+def test_there_is_a_committed_table():
+    assert COMMITTED
+
+
+def test_committed_runs_name_no_place_on_a_machine():
+    for path in ROOT.glob("results/*/*/*.json"):
+        assert '"/' not in path.read_text(), path
+
+
+@pytest.mark.parametrize("flags, needed", [
+    ("", "give run folders, --run or --ablate"),
+    ("nowhere", "nowhere: no such folder"),
+    ("empty", "empty: no run folder here"),
+    ("cut", "no finished run to show (rpu-1-0: not finished: 1 of 1 rounds)"),
+    ("runs --nosuch", "unrecognized arguments: --nosuch"),
+    ("runs --format pdf", "argument --format: invalid choice: 'pdf'"),
+    ("runs --seeds 1 2", "--seeds goes with --run or --ablate"),
+    ("runs --jobs 2", "--jobs goes with --run or --ablate"),
+    ("runs --out file", "--out is file, but file is a file: name a folder"),
+    ("runs --export file/x", "--export is file/x, but file is a file: name a folder"),
+])  # fmt: skip
+def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, flags, needed):
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    Path("file").write_text("in the way")
+    make_run(Path("runs"), "dpu", 1, [0.5])
+    (make_run(Path("cut"), "rpu", 1, [0.5]) / "summary.json").unlink()
+    with pytest.raises(SystemExit) as stop:
+        main(flags.split())
+    out, err = capsys.readouterr()
+    assert (stop.value.code, out) == (2, "")
+    assert err.startswith("python -m utils.table: error: ") and len(err.splitlines()) == 1
+    assert needed in err
+
+
+def test_tables_need_no_torch():
+    code = "import sys, utils.table; sys.exit(any(name in sys.modules for name in ('torch', 'matplotlib')))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -14,7 +14,7 @@ def set_up_device(name: str, precision: str, threads: int | None) -> torch.devic
 
     Deterministic kernels are chosen on CUDA. Raises UsageError if the device or precision is not there.
     """
-    device = _find(name)
+    device = find_device(name)
     if precision == "tf32" and device.type != "cuda":
         needs = f"needs CUDA, but the device is {device.type}"
         raise UsageError(f"--precision is tf32, which {needs}: use fp32 or bf16")
@@ -55,7 +55,8 @@ def describe_device(device: torch.device) -> str:
     return f"{device.type}, {threads} thread{'s' if threads > 1 else ''}"
 
 
-def _find(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """Return the device called `name` (auto: CUDA where it is, else the CPU). Raises UsageError if it is not there."""
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
         return torch.device("cuda", 0) if cuda else torch.device("cpu")

@@ -13,9 +13,10 @@ import sys
 from pathlib import Path
 
 from utils.edge_node import EdgeNode
-from utils.edge_report import REPLAY_HEADER, describe, replay_row, table
+from utils.edge_report import REPLAY_HEADER, describe, replay_row
 from utils.message import UpdateFormatError, layer_counts, unpack_message
 from utils.state_file import read_schema, read_state, read_tensors
+from utils.text_table import columns
 from utils.update_header import read_sign_key
 
 __all__ = ["EdgeNode", "main"]
@@ -68,7 +69,7 @@ def replay(args: argparse.Namespace) -> None:
     for path in messages:
         update = _receive(node, path)
         rows.append(replay_row(path.name, update.header, update.selected.size))
-    print(table(rows, "<>>><<"))
+    print(columns(rows, "<>>><<"))
     total = sum(path.stat().st_size for path in messages)
     print(
         f"{len(messages)} messages, {total:,} bytes, all fingerprints right; now at {node.fingerprint.hex()}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from utils.message import Header, Schema
+from utils.text_table import columns
 
 _PARTS = {"header_bytes": "header", "index_bytes": "positions", "value_bytes": "values", "rest_bytes": "rest"}
 _MODES = {
@@ -13,17 +14,6 @@ _MODES = {
     "dense": "dense: all weights",
     "pruned": "pruned: nonzero weights and their positions, all others become zero",
 }
-
-
-def table(rows: list[tuple], align: str) -> str:
-    """Rows of cells as aligned text; `align` has < or > for each column."""
-    cells = [[str(cell) for cell in row] for row in rows]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(align))]
-    lines = []
-    for row in cells:
-        padded = [f"{cell:{side}{width}}" for cell, side, width in zip(row, align, widths, strict=True)]
-        lines.append("  " + "  ".join(padded).rstrip())
-    return "\n".join(lines)
 
 
 def describe(header: Header, schema: Schema | None, counts: np.ndarray | None) -> str:
@@ -51,7 +41,7 @@ def describe(header: Header, schema: Schema | None, counts: np.ndarray | None) -
     parts = [("part", "bytes", "share")]
     parts += [(_PARTS[name], f"{size:,}", f"{size / total:.1%}") for name, size in header.sizes.items()]
     parts.append(("total", f"{total:,}", "100.0%"))
-    text = [table(facts, "<<"), table(parts, "<>>")]
+    text = [columns(facts, "<<"), columns(parts, "<>>")]
     if schema is not None:
         rows = [("layer", "shape", "weights", "sent", "share")]
         for layer, count in zip(schema.layers, counts, strict=True):
@@ -64,7 +54,7 @@ def describe(header: Header, schema: Schema | None, counts: np.ndarray | None) -
         rows.append(
             ("rest and statistics", "", f"{schema.num_rest + schema.num_buffers:,}", "all", "100.00%")
         )
-        text.append(table(rows, "<<>>>"))
+        text.append(columns(rows, "<<>>>"))
     return "\n\n".join(text)
 
 

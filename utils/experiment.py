@@ -1,6 +1,5 @@
 """From the values of the command line to a finished run folder."""
 
-import hashlib
 import sys
 import time
 import warnings
@@ -10,11 +9,11 @@ from typing import Any, NoReturn
 
 from tqdm import tqdm
 
-from data.arrival import Arrival
 from data.batches import Batches
-from data.datasets import DatasetError, load_dataset, split_validation
+from data.datasets import DatasetError, load_dataset
 from utils.checkpoint import CheckpointError, Checkpoints
 from utils.device import denormals, set_up_device
+from utils.identity import identify, read_key
 from utils.link import Link
 from utils.lock import claimed
 from utils.options import UsageError
@@ -22,11 +21,10 @@ from utils.progress import Bars
 from utils.results import ResultsError, RunFolder, RunResult, describe_run, summarize
 from utils.round_training import RoundTraining
 from utils.rounds import Deployment, Plan, network_sha256, pack, run_rounds, unpack
-from utils.run_config import folder_name, headline, make_config
+from utils.run_config import headline, make_config
 from utils.schema import Schema
-from utils.setup import first_network, make_batches, make_plan, network_maker, with_data_defaults
+from utils.setup import first_network, make_batches, make_plan, network_maker
 from utils.training import Trainer
-from utils.update_header import read_sign_key
 
 
 def run_script(args: Namespace, command: list[str], fail: Callable[[str], NoReturn]) -> RunResult:
@@ -50,23 +48,15 @@ def run_experiment(settings: dict[str, Any], command: list[str]) -> RunResult:
     Raises UsageError or DatasetError, before any work, for what the user can put right.
     """
     device = set_up_device(settings["device"], settings["precision"], settings["threads"])
-    sign_key = _read_key(settings["sign_key"])
+    sign_key = read_key(settings["sign_key"])
     dataset = load_dataset(settings["dataset"], settings["dataset_dir"])
-    settings = with_data_defaults(settings, dataset, device)
-    settings["signed"] = None if sign_key is None else key_fingerprint(sign_key)
-    seed, sizes = settings["seed"], (settings["dataset_size_init"], settings["dataset_size_subseq"])
-    arrival = Arrival(len(dataset.train_labels), *sizes, seed)
-    split = split_validation(dataset, settings["val_dataset_size"], seed)
+    run = identify(settings, dataset, device, sign_key)
+    settings, arrival, split, fingerprints = run.settings, run.arrival, run.split, run.fingerprints
     make_network = network_maker(settings, dataset, device)
     flat = first_network(make_network, settings["model"])
     plan = make_plan(settings, flat, arrival, make_network)
 
-    fingerprints = {
-        "dataset": dataset.fingerprint,
-        "arrival": arrival.fingerprint,
-        "validation_split": split.fingerprint,
-    }
-    folder = RunFolder(settings["output_dir"] / folder_name(settings, dataset.name, fingerprints))
+    folder = RunFolder(run.folder)
     config = make_config(settings, command, fingerprints, device, flat, plan)
     with claimed(folder, settings["overwrite"]):
         result = folder.read() if folder.finished else None
@@ -74,7 +64,7 @@ def run_experiment(settings: dict[str, Any], command: list[str]) -> RunResult:
         print(headline(dataset, split, settings, flat, plan, config["device"], folder.path), flush=True)
         if result is None:
             train, validation, test = make_batches(settings, dataset, split, device)
-            trainer = Trainer(flat, train, seed, settings["precision"] == "bf16")
+            trainer = Trainer(flat, train, settings["seed"], settings["precision"] == "bf16")
             link = Link(Schema(config["layers"]), plan.initial, folder.path, sign_key)
             with denormals(flushed=True):
                 _run(folder, saved, config, plan, trainer, validation, test, link)
@@ -83,11 +73,6 @@ def run_experiment(settings: dict[str, Any], command: list[str]) -> RunResult:
             print("this run is finished; --overwrite starts it anew")
     print(f"\n{describe_run(result)}")
     return result
-
-
-def key_fingerprint(sign_key: bytes) -> str:
-    """Return what tells keys apart without giving them away."""
-    return hashlib.blake2b(b"run", key=sign_key, digest_size=8).hexdigest()
 
 
 def _run(
@@ -143,14 +128,6 @@ def _run(
         }
     )
     checkpoints.keep_one()
-
-
-def _read_key(path) -> bytes | None:
-    try:
-        return None if path is None else read_sign_key(path)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"--sign_key is {path}, which cannot be used ({reason}): name a file with a key") from error
 
 
 def _show_warning(message, category, *_) -> None:

@@ -179,8 +179,8 @@ def _check(args: argparse.Namespace) -> None:
 
     if uses_batch_norm(args.model, args.batch_norm) and args.train_batch_size < 2:
         raise UsageError("--train_batch_size is 1: BatchNorm needs batches of 2 or more")
-    _check_folder("--dataset_dir", args.dataset_dir)
-    _check_folder("--output_dir", args.output_dir)
+    check_folder("--dataset_dir", args.dataset_dir)
+    check_folder("--output_dir", args.output_dir)
 
 
 def interrupted(overwrite: bool) -> str:
@@ -194,7 +194,8 @@ def uses_batch_norm(model: str, batch_norm: bool) -> bool:
     return model != "mlp" or batch_norm
 
 
-def _check_folder(name: str, path: Path) -> None:
+def check_folder(name: str, path: Path) -> None:
+    """Raise UsageError if `path` cannot be a folder because it, or a part of it, is a file."""
     for part in (path, *path.parents):
         if os.path.exists(part):  # unlike Path.exists, False for what may not be looked at
             if not os.path.isdir(part):

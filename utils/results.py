@@ -5,12 +5,13 @@ import io
 import json
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from utils.files import write_atomic
+from utils.text_table import aligned
 
 COLUMNS = (
     "round num_samples reinitialized start_val_acc full_val_acc rewound_val_acc val_acc test_acc served_val_acc "
@@ -181,14 +182,6 @@ def describe_run(result: RunResult) -> str:
             "                        rounds.csv, summary.json, config.json, accuracy.png, model.pt, updates/",
         ]
     )
-
-
-def aligned(header: Sequence[str], lines: Sequence[Sequence[str]], footer: Sequence[Sequence[str]] = ()) -> str:
-    """Return a table with right-aligned columns, rules below the header and above the footer."""
-    widths = [max(map(len, column)) for column in zip(header, *lines, *footer, strict=True)]
-    rule = ["-" * width for width in widths]
-    everything = [header, rule, *lines, *([rule] if footer else []), *footer]
-    return "\n".join("  ".join(map(str.rjust, line, widths)) for line in everything)
 
 
 def _as_text(name: str, value: Any) -> str:

@@ -114,10 +114,7 @@ def make_plan(
     if count == 0:
         flag = "pruning_ratio" if mode == "pruning" else "updating_ratio"
         raise UsageError(f"--{flag} is {ratio}, which selects none of {flat.num_weights:,} weights: give more")
-    max_rounds = settings["max_rounds"] or arrival.num_rounds
-    if max_rounds > arrival.num_rounds:
-        there = f"all the data is there after {arrival.num_rounds}"
-        raise UsageError(f"--max_rounds is {max_rounds}, but {there}: give at most that")
+    max_rounds = count_rounds(settings, arrival)
     return Plan(
         method=method,
         update=update,
@@ -130,6 +127,15 @@ def make_plan(
         initial=flat.snapshot(),
         fresh=lambda number: make_network(number).vector,
     )
+
+
+def count_rounds(settings: dict[str, Any], arrival: Arrival) -> int:
+    """Return the number of rounds of the run. Raises UsageError if more are asked for than there are."""
+    max_rounds = settings["max_rounds"] or arrival.num_rounds
+    if max_rounds > arrival.num_rounds:
+        there = f"all the data is there after {arrival.num_rounds}"
+        raise UsageError(f"--max_rounds is {max_rounds}, but {there}: give at most that")
+    return max_rounds
 
 
 def make_batches(

@@ -1,61 +1,149 @@
-"""Finished runs side by side: `python -m utils.table RUN_FOLDER ...`."""
+"""The paper's table from finished runs: `python -m utils.table RUN_FOLDER ...`.
+
+--run MODEL makes the runs that are missing first, --ablate FLAG VALUE ... sweeps a flag of the scripts instead.
+All other flags of the scripts are passed on to each run.
+"""
 
 import argparse
-import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from utils.results import RunFolder, RunResult, aligned
+from utils import paper
+from utils.commands import ablation_commands, flag_of, paper_commands, split_flags
+from utils.options import Parser, UsageError, check_folder
+from utils.present import FORMATS, present, present_sweep
+from utils.run_records import NotUsable, find_run_folders, read_record
+from utils.sweep import find_jobs, list_commands, read_finished, run_missing, sweep_rows
+
+_SWEEP_FLAGS = ("mode", "seeds", "jobs", "dry_run", "quiet")
 
 
-def compare(results: list[RunResult], names: list[str]) -> str:
-    """Return the served test accuracy of runs on the same data, a column a run, a row a round."""
-    rows = [
-        [str(rows[0]["round"]), f"{rows[0]['num_samples']:,}", *(f"{100 * r['served_test_acc']:.2f}" for r in rows)]
-        for rows in zip(*(result.rows for result in results), strict=True)
-    ]
-    averages = [100 * result.summary["average_served_test_acc"] for result in results]
-    footer = [["average", "", *(f"{average:.2f}" for average in averages)]]
-    if "same_init" in names:
-        full = averages[names.index("same_init")]
-        footer.append(["to same_init", "", *(f"{average - full:+.2f}" for average in averages)])
-    sent = [f"{result.summary['rounds_sent']} of {result.summary['rounds']}" for result in results]
-    footer.append(["rounds sent", "", *sent])
-    footer.append(["sent kB", "", *(f"{result.summary['message_bytes'] / 1000:,.1f}" for result in results)])
-    footer.append(["formula kB", "", *(f"{result.summary['formula_bytes'] / 1000:,.1f}" for result in results)])
-    return "served test accuracy, %\n" + aligned(["round", "samples", *names], rows, footer)
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="python -m utils.table",
+        description=__doc__,
+        allow_abbrev=False,
+        usage="%(prog)s [RUN_FOLDER ... | --run MODEL | --ablate FLAG VALUE ...] [flags] [flags of the scripts]",
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28, width=110),
+    )
+    folders = "run folders, folders of them, or what --export made of them"
+    parser.add_argument("folders", nargs="*", metavar="RUN_FOLDER", help=folders)
+    g = parser.add_argument_group("output")
+    g.add_argument("--format", choices=FORMATS, default="text", help="of what is printed (default: text)")
+    g.add_argument("--rounds", action="store_true", help="the accuracy of every round behind the table")
+    where = "write table.txt, .md, .csv and plots here (default for --ablate: OUTPUT_DIR/ablate-FLAG)"
+    g.add_argument("--out", type=Path, metavar="DIR", help=where)
+    g.add_argument("--export", type=Path, metavar="DIR", help="copy what tables and plots need of each run here")
+    g = parser.add_argument_group("runs to make")
+    what = "run what is missing of the paper's table: DPU, GCPU, RPU, pruning and full updating, each seed"
+    g.add_argument("--run", choices=paper.DATASETS, help=what)
+    what = "sweep a flag of the scripts, without its dashes; switches take on and off"
+    g.add_argument("--ablate", nargs="+", metavar=("FLAG", "VALUE"), help=what)
+    g.add_argument("--mode", help="--ablate: the method (default: dpu)")
+    g.add_argument("--seeds", nargs="+", metavar="N", help="(default: 1 2 3)")
+    jobs = (
+        "runs at a time (default: 1); mlp on a CPU gets --threads 1 unless it is given, so that results do not "
+        "depend on it; for other models give --threads with several jobs, CPU cores / jobs or less"
+    )
+    g.add_argument("--jobs", type=_at_least_one, metavar="N", help=jobs)
+    g.add_argument("--dry_run", action="store_true", help="print the commands of missing runs, and do no more")
+    g.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser
 
 
-def load(paths: list[Path]) -> tuple[list[RunResult], list[str], list[str]]:
-    """Return the finished runs among `paths` that share the first one's data, their modes, and what is left out."""
-    results, names, left_out = [], [], []
-    data = None
-    for path in paths:
-        folder = RunFolder(path)
-        if not folder.finished:
-            left_out.append(f"{path}: not a finished run")
-            continue
-        result = folder.read()
-        rounds = (result.summary["fingerprints"], len(result.rows))
-        data = data or rounds
-        if rounds != data:
-            left_out.append(f"{path}: other data or another number of rounds than {results[0].folder}")
-            continue
-        results.append(result)
-        names.append(json.loads(folder.config.read_text())["settings"]["mode"])
-    return results, names, left_out
+def main(argv: Sequence[str] | None = None) -> None:
+    """Make the table that `argv` asks for; exits with status 2 for bad input, with 1 if a run failed."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = build_parser()
+    try:
+        if not {"-h", "--help"} & set(argv) and any(word.split("=")[0] in ("--run", "--ablate") for word in argv):
+            _sweep(parser, argv)
+        else:
+            _collate(parser, argv)
+    except (UsageError, NotUsable) as error:
+        parser.error(str(error))
+    except OSError as error:
+        parser.error(f"{error.filename or 'a file'} cannot be used ({error.strerror})")
+    except KeyboardInterrupt:
+        parser.exit(130, "\ninterrupted\n")
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Print the comparison of the run folders in `argv`."""
-    parser = argparse.ArgumentParser(prog="python -m utils.table", description=__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, metavar="RUN_FOLDER")
-    results, names, left_out = load(parser.parse_args(argv).folders)
-    for line in left_out:
-        print(f"left out: {line}", file=sys.stderr)
-    if not results:
-        sys.exit("no finished run to show")
-    print(compare(results, names))
+def _collate(parser: argparse.ArgumentParser, argv: list[str]) -> None:
+    args = parser.parse_args(argv)
+    for name in _SWEEP_FLAGS:
+        if getattr(args, name):
+            parser.error(f"--{name} goes with --run or --ablate")
+    if not args.folders:
+        parser.error("give run folders, --run or --ablate; -h says more")
+    _check_places(args)
+    records, left_out = [], []
+    for folder in find_run_folders(args.folders):
+        try:
+            records.append(read_record(folder))
+        except NotUsable as reason:
+            left_out.append(f"{folder.resolve().name}: {reason}")
+    if not records:
+        more = f", and {len(left_out) - 1} more" if len(left_out) > 1 else ""
+        raise NotUsable(f"no finished run to show ({left_out[0]}{more})")
+    present(args, records, left_out)
+
+
+def _sweep(parser: argparse.ArgumentParser, argv: list[str]) -> None:
+    pieces = split_flags(argv)
+    own = {action.dest for action in parser._actions}
+    args = parser.parse_args([word for piece in pieces if flag_of(piece) in own for word in piece])
+    rest = [piece for piece in pieces if flag_of(piece) not in own]
+    if args.folders or (args.run and args.ablate):
+        parser.error("give one of run folders, --run and --ablate")
+    if args.run and args.mode:
+        parser.error("--mode goes with --ablate; --run has all rows of the paper's table")
+    if args.ablate and len(args.ablate) < 2:
+        parser.error(f"--ablate {args.ablate[0]}: give one or more values behind it")
+    _check_places(args)
+    seeds = list(dict.fromkeys(args.seeds or ("1", "2", "3")))
+    on_cpu = _on_cpu(rest)
+    if args.run:
+        swept, full = paper_commands(args.run, seeds, rest, on_cpu), []
+    else:
+        flag, values = args.ablate[0].removeprefix("--"), list(dict.fromkeys(args.ablate[1:]))
+        swept, full = ablation_commands(flag, values, args.mode or "dpu", seeds, rest, on_cpu)
+    if args.dry_run:
+        list_commands([*swept, *full])
+        return
+    jobs = find_jobs([*swept, *full])
+    failures = run_missing(jobs, args.jobs or 1, args.quiet)
+    records, left_out = read_finished(jobs, failures)
+    if args.run and records:
+        present(args, list(records.values()), left_out)
+    elif records:
+        rows, notes = sweep_rows(jobs[: len(swept)], jobs[len(swept) :], records)
+        args.out = args.out or jobs[0].folder.parent / f"ablate-{flag}"
+        present_sweep(args, flag, rows, [*notes, *(f"left out: {line}" for line in left_out)])
+    if failures:
+        sys.exit(1)
+
+
+def _check_places(args: argparse.Namespace) -> None:
+    for name in ("out", "export"):
+        if getattr(args, name):
+            check_folder(f"--{name}", getattr(args, name))
+
+
+def _on_cpu(rest: list[list[str]]) -> bool:
+    """Return True if runs with the flags `rest` compute on the CPU."""
+    for piece in rest:
+        if flag_of(piece) == "device" and (piece[0].partition("=")[2] or piece[-1]) != "auto":
+            return (piece[0].partition("=")[2] or piece[-1]) == "cpu"
+    from utils.device import find_device  # with torch, which takes seconds, so only where a device has to be found
+
+    return find_device("auto").type == "cpu"
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,164 @@
+"""The calls behind `--run` and `--ablate`, as their own scripts would take them."""
+
+import shlex
+
+import pytest
+
+from utils.commands import SCRIPTS, ablation_commands, paper_commands, split_flags
+from utils.options import UsageError
+from utils.table import main
+
+
+def of_paper(model, flags="", seeds=("1",), on_cpu=True):
+    return paper_commands(model, seeds, split_flags(flags.split()), on_cpu)
+
+
+def of_ablation(flag, values, flags="", mode="dpu", seeds=("1",), on_cpu=True):
+    return ablation_commands(flag, values, mode, seeds, split_flags(flags.split()), on_cpu)
+
+
+def test_the_rows_of_the_paper_word_for_word():
+    common = "--model mlp --dataset mnist --dataset_size_subseq 5000 --threads 1 --seed 2"
+    assert [str(command) for command in of_paper("mlp", "--dataset_size_subseq 5000", ["2"])] == [
+        f"python multiround_dpu.py --mode dpu --updating_ratio 0.005 --lamda 0.5 {common}",
+        f"python multiround_dpu.py --mode gcpu --without_reinit --updating_ratio 0.005 {common}",
+        f"python multiround_rpu.py --mode rpu --updating_ratio 0.005 {common}",
+        f"python multiround_fu.py --mode pruning --pruning_ratio 0.005 {common}",
+        f"python multiround_fu.py --mode same_init {common}",
+    ]
+
+
+@pytest.mark.parametrize("model, ratio, dataset", [("vgg", 0.01, "cifar10"), ("resnet56", 0.1, "cifar10")])
+def test_every_model_has_its_own_k_and_data(model, ratio, dataset):
+    commands = of_paper(model, seeds=["1", "2", "3"])
+    settings = [command.settings for command in commands]
+    assert len(commands) == 15 and {s["seed"] for s in settings} == {1, 2, 3}
+    assert {s["updating_ratio"] for s in settings if s["mode"] != "same_init"} == {ratio}
+    assert {s["model"] for s in settings} == {model} and {s["dataset"] for s in settings} == {dataset}
+
+
+@pytest.mark.parametrize("model, flags, on_cpu, threads", [
+    ("mlp", "", True, 1), ("mlp", "", False, None), ("mlp", "--threads 2", True, 2), ("vgg", "", True, None),
+])  # fmt: skip
+def test_threads_are_one_for_mlp_on_a_cpu(model, flags, on_cpu, threads):
+    assert {command.settings["threads"] for command in of_paper(model, flags, on_cpu=on_cpu)} == {threads}
+
+
+@pytest.mark.parametrize("model, one_step", [("mlp", 10), ("vgg", 10), ("resnet56", 5)])
+def test_epochs_keep_the_recipe_s_proportion(model, one_step):
+    epochs = {command.label: command.settings["num_epochs"] for command in of_paper(model, "--num_epochs=5")}
+    assert epochs == {"DPU": 5, "GCPU": 5, "Pruning": 5, "RPU": one_step, "FU": one_step}
+
+
+def test_commands_can_be_copied_from_a_shell():
+    commands = of_paper("mlp", "--dataset_dir")
+    assert shlex.split(str(commands[0]))[-5:] == ["--dataset_dir", "--threads", "1", "--seed", "1"]
+    (command, *_) = paper_commands("mlp", ["1"], [["--dataset_dir", "a b;c"]], True)
+    assert "--dataset_dir 'a b;c'" in str(command)
+    assert str(command.settings["dataset_dir"]) == "a b;c"
+
+
+def test_a_flag_of_the_method_leaves_one_full_updating():
+    swept, full = of_ablation("lamda", ["0", "0.5"], "--updating_ratio 0.1 --hidden_sizes 24 32", seeds=["1", "2"])
+    assert [(c.label, c.settings["lamda"], c.settings["seed"]) for c in swept] == [
+        ("0", 0.0, 1), ("0.5", 0.5, 1), ("0", 0.0, 2), ("0.5", 0.5, 2),
+    ]  # fmt: skip
+    assert [c.settings["seed"] for c in full] == [1, 2]
+    assert {c.settings["hidden_sizes"] for c in [*swept, *full]} == {(24, 32)}
+    assert {c.settings["updating_ratio"] for c in swept} == {0.1}
+
+
+@pytest.mark.parametrize("flag, values, name, expected", [
+    ("dataset_size_subseq", ["100", "200"], "dataset_size_subseq", [100, 200]),
+    ("hidden_sizes", ["24", "24 32"], "hidden_sizes", [(24,), (24, 32)]),
+    ("batch_norm", ["off", "on"], "batch_norm", [False, True]),
+    ("num_epochs", ["3", "5"], "num_epochs", [6, 10]),
+])  # fmt: skip
+def test_a_flag_of_data_model_or_epochs_gives_each_value_its_full_updating(flag, values, name, expected):
+    swept, full = of_ablation(flag, values)
+    assert [command.label for command in swept] == values
+    assert [command.settings[name] for command in full] == expected
+
+
+@pytest.mark.parametrize("flag, values", [("lr", ["0.1", "0.01"]), ("value_bits", ["4", "32"]), ("updating_ratio", ["0.1", "0.2"]),
+                                          ("without_reinit", ["on", "off"]), ("train_batch_size", ["8", "16"])])  # fmt: skip
+def test_other_flags_leave_full_updating_as_it_is(flag, values):
+    swept, full = of_ablation(flag, values)
+    assert len({command.flags for command in swept}) == 2 and len(full) == 1
+    assert f"--{flag}" not in full[0].flags
+
+
+def test_methods_can_be_swept_and_chosen():
+    swept, full = of_ablation("mode", ["dpu", "rpu", "pruning"])
+    assert [command.script for command in swept] == ["multiround_dpu.py", "multiround_rpu.py", "multiround_fu.py"]
+    assert len(full) == 1
+    swept, full = of_ablation("pruning_ratio", ["0.1", "0.2"], "--num_epochs 4", mode="pruning")
+    assert [command.settings["updating_ratio"] for command in swept] == [0.1, 0.2]
+    assert full[0].settings["num_epochs"] == 8
+    assert {c.settings["num_epochs"] for group in of_ablation("lr", ["0.1"], "--num_epochs 4", mode="rpu") for c in group} == {4}
+
+
+def test_every_flag_of_every_script_is_swept_or_refused():
+    from utils.commands import parser_of
+
+    for script, module in SCRIPTS.items():
+        for action in parser_of(script)._actions:
+            value = action.choices[0] if action.choices else "on" if action.nargs == 0 else "1"
+            try:
+                swept, full = of_ablation(action.dest, [str(value)], mode=module.MODES[0])
+            except UsageError as error:
+                assert f"--ablate {action.dest}" in str(error)
+            else:
+                assert swept and full
+
+
+def test_split_flags():
+    assert split_flags("--a 1 2 --b --c=3".split()) == [["--a", "1", "2"], ["--b"], ["--c=3"]]
+    with pytest.raises(UsageError, match="run folders"):
+        split_flags(["runs", "--a"])
+
+
+@pytest.mark.parametrize("flags, needed", [
+    ("--run", "expected one argument"),
+    ("--run mobilenetv1", "invalid choice: 'mobilenetv1'"),
+    ("runs --run mlp", "unrecognized argument runs: run folders do not go with --run or --ablate"),
+    ("--run mlp runs", "give one of run folders, --run and --ablate"),
+    ("--run mlp --ablate lamda 0", "give one of run folders, --run and --ablate"),
+    ("--run mlp --mode dpu", "--mode goes with --ablate"),
+    ("--run mlp --model vgg", "--model: give it to --run"),
+    ("--run mlp --seed 1", "--seed: give --seeds"),
+    ("--run mlp --seeds", "--seeds: expected at least one argument"),
+    ("--run mlp --seeds x", "argument --seed: 'x' is not a whole number"),
+    ("--run mlp --jobs 0", "--jobs: '0' is not a whole number from 1"),
+    ("--run mlp --nosuch 1", "unrecognized arguments: --nosuch 1"),
+    ("--run mlp --lamda 0.3", "--lamda is for --mode dpu; gcpu ignores it"),
+    ("--run mlp --reinit", "unrecognized arguments: --reinit"),
+    ("--run mlp --num_epochs x", "--num_epochs: 'x' is not a whole number"),
+    ("--run mlp --output_dir file", "--output_dir is file, but file is a file"),
+    ("--run mlp --out file", "--out is file, but file is a file"),
+    ("--run mlp --dataset digits --dataset_size_init 2000", "--dataset_size_init is 2000, but there are 1198"),
+    ("--run mlp --dataset digits --max_rounds 99", "--max_rounds is 99, but all the data is there after 6"),
+    ("--run mlp --dataset nowhere.npz", "nowhere.npz: no such file"),
+    ("--run mlp --device abacus", "--device is 'abacus'"),
+    ("--ablate lamda", "--ablate lamda: give one or more values"),
+    ("--ablate nosuch 1", "--ablate nosuch: multiround_dpu.py has no such flag"),
+    ("--ablate reinit on", "--ablate reinit: multiround_dpu.py has no such flag"),
+    ("--ablate seed 1 2", "--ablate seed: give --seeds"),
+    ("--ablate output_dir a b", "--ablate output_dir: it changes no result"),
+    ("--ablate lamda 0 2", "argument --lamda: '2' is not a number from 0 to 1"),
+    ("--ablate lamda 0 --lamda 1", "--lamda: it is what --ablate varies"),
+    ("--ablate batch_norm yes", "--ablate batch_norm is a switch, but 'yes' is neither on nor off"),
+    ("--ablate mode nosuch", "--mode is 'nosuch': give one of dpu, "),
+    ("--ablate lamda 0 --mode rpu", "--ablate lamda: multiround_rpu.py has no such flag"),
+    ("--ablate lr 0.1 --model abacus", "invalid choice: 'abacus'"),
+])  # fmt: skip
+def test_bad_input_is_one_line_before_anything_starts(tmp_path, monkeypatch, capsys, flags, needed):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr("utils.sweep.run_all", lambda *_: pytest.fail("the work has begun"))
+    with pytest.raises(SystemExit) as stop:
+        main(flags.split())
+    out, err = capsys.readouterr()
+    assert (stop.value.code, out) == (2, "") and len(err.splitlines()) == 1, err
+    assert needed in err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -1,0 +1,142 @@
+"""Figures of tables and sweeps, what they show and how; and the committed form of runs that they can be drawn from."""
+
+import json
+
+import pytest
+
+from tests.made_up_runs import make_run
+from tests.script_runs import NUM_WEIGHTS
+from utils.collate import collate, make_row
+from utils.export import export, without_paths
+from utils.layer_counts import LayerCounts, as_csv, read_layer_counts
+from utils.plots import _style, accuracy_figure, bytes_figure, layers_figure, save_plots, sweep_figure
+from utils.run_records import NotUsable, find_run_folders, read_record
+from utils.table import main
+
+
+def group_in(folder):
+    (group,), _ = collate([read_record(path) for path in find_run_folders([str(folder)])])
+    return group
+
+
+@pytest.fixture
+def two_seeds(tmp_path):
+    make_run(tmp_path, "dpu", 1, [0.50, 0.75], [0, 2000])
+    make_run(tmp_path, "dpu", 2, [0.60, 0.85], [0, 4000])
+    make_run(tmp_path, "same_init", 1, [0.75, 0.80], [5000, 6000])
+    return tmp_path
+
+
+def test_accuracy_curves_and_bands_by_hand(two_seeds):
+    figure = accuracy_figure(group_in(two_seeds))
+    (axes,) = figure.axes
+    dpu, full = axes.lines
+    # Seed 2 has no full updating, so it does not count in the table, nor here.
+    assert dpu.get_xdata().tolist() == [1000, 2000] and dpu.get_ydata().tolist() == [50, 75]
+    assert full.get_label() == "FU (n = 1)" and dpu.get_label() == "DPU, k = 0.005 (n = 1)"
+    assert not axes.collections, "one seed has no band"
+    make_run(two_seeds, "same_init", 2, [0.75, 0.80])
+    (axes,) = accuracy_figure(group_in(two_seeds)).axes
+    assert axes.lines[0].get_ydata() == pytest.approx([55, 80])
+    band = axes.collections[0].get_paths()[0].vertices
+    assert band[:, 1].max() == pytest.approx(80 + 50**0.5)  # sample standard deviation of 75 and 85
+    assert "(%)" in axes.get_ylabel() and axes.get_xlabel()
+
+
+def test_bytes_add_up_from_the_first_message_on(two_seeds):
+    (axes,) = bytes_figure(group_in(two_seeds)).axes
+    dpu, full = axes.lines
+    assert dpu.get_xdata() == pytest.approx([2.0]) and dpu.get_ydata() == pytest.approx([75])
+    assert full.get_xdata() == pytest.approx([5.0, 11.0])
+    assert axes.get_xscale() == "log" and "kB" in axes.get_xlabel()
+
+
+def test_curves_differ_without_colour():
+    looks = [(str(_style(i)["linestyle"]), _style(i)["marker"]) for i in range(40)]
+    assert len(set(looks)) == 40
+    assert len({look[0] for look in looks[:5]}) == len({look[1] for look in looks[:5]}) == 5
+
+
+def test_sweep_figure_by_hand(tmp_path):
+    runs = {seed: make_run(tmp_path, "dpu", seed, [0.5], [1000 * seed]) for seed in (1, 3)}
+    full = {seed: make_run(tmp_path, "same_init", seed, [0.6]) for seed in (1, 3)}
+    runs, full = ([read_record(path) for path in folders.values()] for folders in (runs, full))
+    rows = [make_row("0.5", runs, full), make_row("0", runs[:1], full)]
+    above, below = sweep_figure("lamda", rows, "a title").axes
+    assert above.lines[0].get_xdata().tolist() == [0, 0.5] and above.lines[0].get_ydata() == pytest.approx([-10, -10])
+    assert below.lines[0].get_ydata() == pytest.approx([1, 2])
+    assert "n = 1 or 2 seeds" in below.get_xlabel()
+    rows = [make_row("on", runs, full), make_row("off", runs, full)]
+    above, _ = sweep_figure("batch_norm", rows, "a title").axes
+    assert above.lines[0].get_linestyle() == "None", "there is nothing between words"
+
+
+def test_layers_are_read_from_messages_once(results, tmp_path):
+    record = read_record(results["dpu"].folder)
+    counts = read_layer_counts(record)
+    assert counts.layers == ["fc1.weight", "fc2.weight"] and counts.weights == [64 * 24, 240]
+    for row, updated in zip(record.rows, counts.updated, strict=True):
+        assert sum(updated) == row["updated_weights"]
+    assert (record.folder / "layers.csv").read_text() == as_csv(counts)
+    assert read_layer_counts(record) == counts
+    full = read_layer_counts(read_record(results["same_init"].folder))
+    assert sum(full.updated[0]) == NUM_WEIGHTS
+    (record.folder / "layers.csv").unlink()
+
+
+def test_layers_that_cannot_be_read_are_named(tmp_path):
+    record = read_record(make_run(tmp_path, "dpu", 1, [0.5, 0.6]))
+    with pytest.raises(NotUsable, match="no layers.csv, and its messages cannot be read"):
+        read_layer_counts(record)
+    (record.folder / "layers.csv").write_text(as_csv(LayerCounts(["fc1.weight"], [90], [[1]])))
+    with pytest.raises(NotUsable, match="each layer in each of 2 rounds"):
+        read_layer_counts(record)
+    figure, problems = layers_figure(group_in(tmp_path))
+    assert figure is None and len(problems) == 1
+
+
+def test_heat_map_by_hand(tmp_path):
+    for seed, updated in ((1, [[9], [0]]), (2, [[27], [18]])):
+        run = make_run(tmp_path, "dpu", seed, [0.5, 0.6])
+        (run / "layers.csv").write_text(as_csv(LayerCounts(["fc1.weight"], [90], updated)))
+    make_run(tmp_path, "same_init", 1, [0.5, 0.6])
+    make_run(tmp_path, "same_init", 2, [0.5, 0.6])
+    figure, problems = layers_figure(group_in(tmp_path))
+    (image,) = figure.axes[0].images
+    assert image.get_array().tolist() == [pytest.approx([20, 10])]
+    assert not problems
+    paths, _ = save_plots(group_in(tmp_path), tmp_path, "-1")
+    assert [path.name for path in paths] == ["accuracy-1.png", "bytes-1.png", "layers-1.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+
+
+def test_export_makes_the_same_table_without_weights_or_paths(results, tmp_path, capsys):
+    folders = [str(result.folder) for result in results.values()]
+    main([*folders, "--export", str(tmp_path / "committed")])
+    text = capsys.readouterr().out
+    main([str(tmp_path / "committed"), "--out", str(tmp_path / "out")])
+    printed, err = capsys.readouterr()
+    assert printed == text
+    assert (tmp_path / "out" / "layers.png").exists() and "no shares" not in err
+    for folder in (tmp_path / "committed").iterdir():
+        assert {path.name for path in folder.iterdir()} == {"config.json", "rounds.csv", "summary.json", "layers.csv"}
+        assert str(results["dpu"].folder.parent) not in (folder / "config.json").read_text()
+    for result in results.values():
+        (result.folder / "layers.csv").unlink()
+
+
+def test_paths_go_from_settings_and_command():
+    command = "multiround_dpu.py --dataset=/data/my.npz --dataset_dir /data --model_dir=/x --seed 3 --sign_key /k".split()
+    settings = {"dataset": "/data/my.npz", "dataset_dir": "/data", "output_dir": "/x", "sign_key": "/k", "seed": 3}
+    clean = without_paths({"settings": settings, "command": command, "platform": "p", "title": "t"})
+    assert clean == {
+        "settings": {"dataset": "my.npz", "seed": 3}, "title": "t",
+        "command": ["multiround_dpu.py", "--dataset", "my.npz", "--seed", "3"],
+    }  # fmt: skip
+    assert "/" not in json.dumps(clean)
+
+
+def test_export_of_a_run_without_messages_is_refused(tmp_path):
+    with pytest.raises(NotUsable):
+        export(read_record(make_run(tmp_path, "dpu", 1, [0.5])), tmp_path / "to")
+    assert not (tmp_path / "to").exists()

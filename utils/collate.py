@@ -1,0 +1,136 @@
+"""Runs collated into the paper's table: means and standard deviations over seeds, and what is left out."""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from utils.pairing import FULL, Pair, describe_model, find_pair
+from utils.row_names import published, rank, row_key
+from utils.run_records import Record
+
+
+@dataclass(frozen=True)
+class Stat:
+    """Mean and sample standard deviation (n - 1) over seeds; the latter is None for one seed."""
+
+    mean: float
+    std: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Stat":
+        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+
+
+@dataclass
+class Row:
+    """A method's runs, one a seed, and how they compare with full updating."""
+
+    name: str
+    runs: list[Record]
+    pairs: list[Pair] = field(default_factory=list)
+    unpaired: dict[int, str] = field(default_factory=dict)  # seed -> why
+    published: float | None = None
+
+    @property
+    def counted(self) -> list[Record]:
+        """The runs that the row's figures are over: those with a pair, or all if none has one."""
+        return [pair.run for pair in self.pairs] or self.runs
+
+    @property
+    def n(self) -> int:
+        return len(self.counted)
+
+    @property
+    def is_full(self) -> bool:
+        return self.runs[0].mode == FULL
+
+    @property
+    def difference(self) -> Stat | None:
+        return Stat.of([pair.difference for pair in self.pairs]) if self.pairs else None
+
+    @property
+    def served(self) -> Stat:
+        """Served test accuracy, average over all rounds, percent."""
+        return Stat.of([100 * statistics.fmean(run.column("served_test_acc")) for run in self.counted])
+
+    def ratio(self, kind: str) -> Stat | None:
+        return Stat.of([pair.ratio(kind) for pair in self.pairs]) if self.pairs else None
+
+    def sent(self, kind: str) -> Stat:
+        """Bytes of a whole run."""
+        return Stat.of([run.total(kind) for run in self.counted])
+
+
+@dataclass
+class Group:
+    """Runs of one model on one data set with the same sizes and rounds: one table."""
+
+    rows: list[Row]
+    notes: list[str]
+
+    @property
+    def example(self) -> Record:
+        return self.rows[0].runs[0]
+
+
+def collate(records: Sequence[Record]) -> tuple[list[Group], list[str]]:
+    """Return a table for each data set, model and sizes among `records`, and which runs are left out and why."""
+    fulls = [record for record in records if record.mode == FULL]
+    tables, left_out = defaultdict(dict), []
+    for record in records:
+        runs = tables[_table_key(record)].setdefault(row_key(record), {})
+        if record.seed in runs:
+            left_out.append(f"{record.name}: the same method and seed as {runs[record.seed].name}")
+        else:
+            runs[record.seed] = record
+    groups = []
+    for methods in tables.values():
+        rows = []
+        for key in sorted(methods, key=rank):
+            row = make_row(key[0], list(methods[key].values()), fulls)
+            row.published = published(row.runs[0])
+            rows.append(row)
+        groups.append(Group(rows, notes_on(rows)))
+    return groups, left_out
+
+
+def make_row(name: str, runs: list[Record], fulls: Sequence[Record]) -> Row:
+    """Return the row of `runs`, each paired with one of `fulls` where one fits."""
+    row = Row(name, sorted(runs, key=lambda run: run.seed))
+    for run in row.runs:
+        full, reason = find_pair(run, fulls)
+        if full is None:
+            row.unpaired[run.seed] = reason
+        else:
+            row.pairs.append(Pair(run, full))
+    return row
+
+
+def notes_on(rows: Sequence[Row]) -> list[str]:
+    """Return, for rows that lack seeds which others have, or pairs, which and why."""
+    expected = {run.seed for row in rows for run in row.runs}
+    names = [row.name for row in rows]
+    lacking = defaultdict(list)
+    for row in rows:
+        missing = sorted(expected - {run.seed for run in row.runs})
+        reasons = [f"{_seeds(missing)} missing"] if missing else []
+        by_reason = defaultdict(list)
+        for seed, reason in row.unpaired.items():
+            by_reason[reason].append(seed)
+        reasons += [f"{_seeds(seeds)}: {reason}" for reason, seeds in by_reason.items()]
+        if reasons:
+            counted = f"n = {row.n}" if row.pairs else "no pair"
+            ratio = f", k {row.runs[0].settings['updating_ratio']:g}" if names.count(row.name) > 1 else ""
+            lacking[f"{counted}: {'; '.join(reasons)}"].append(row.name + ratio)
+    return [f"{' / '.join(names)}: {what}" for what, names in lacking.items()]
+
+
+def _table_key(record: Record) -> tuple:
+    settings = record.settings
+    sizes = (settings["dataset_size_init"], settings["dataset_size_subseq"], settings["val_dataset_size"])
+    return record.dataset, record.fingerprints["dataset"], describe_model(record), sizes, len(record.rows)
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"

@@ -1,0 +1,188 @@
+"""Calls of the three scripts: the methods of the paper's table, and sweeps of one flag. Needs no torch."""
+
+import shlex
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import multiround_dpu
+import multiround_fu
+import multiround_rpu
+from utils import paper
+from utils.options import UsageError, build_parser, parse
+from utils.recipes import DEFAULTS
+
+SCRIPTS = {f"{module.__name__}.py": module for module in (multiround_dpu, multiround_rpu, multiround_fu)}
+
+
+@dataclass(frozen=True)
+class Command:
+    """One call of a script. `label` names what its runs have in common over seeds: a method, or a swept value."""
+
+    label: str
+    script: str
+    flags: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return shlex.join(["python", self.script, *self.flags])
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The checked values of all flags; exits with the script's own line and status 2 if it refuses them."""
+        return vars(parse(parser_of(self.script), self.flags))
+
+
+@cache
+def parser_of(script: str) -> ArgumentParser:
+    """Return a script's own parser."""
+    module = SCRIPTS[script]
+    return build_parser(script, module.__doc__, module.MODES)
+
+
+def script_of(mode: str) -> str:
+    """Return the script that runs a mode. Raises UsageError for an unknown one."""
+    for script, module in SCRIPTS.items():
+        if mode in module.MODES:
+            return script
+    known = ", ".join(mode for module in SCRIPTS.values() for mode in module.MODES)
+    raise UsageError(f"--mode is {mode!r}: give one of {known}")
+
+
+def split_flags(words: Sequence[str]) -> list[list[str]]:
+    """Return `words` in pieces, each a flag with its values; no flag of the scripts has a short form.
+
+    Raises UsageError for a value in front of all flags.
+    """
+    pieces = []
+    for word in words:
+        if word.startswith("--"):
+            pieces.append([word])
+        elif pieces:
+            pieces[-1].append(word)
+        else:
+            raise UsageError(f"unrecognized argument {word}: run folders do not go with --run or --ablate")
+    return pieces
+
+
+def flag_of(piece: Sequence[str]) -> str:
+    """Return the name, without dashes, of a piece of `split_flags`."""
+    return piece[0].split("=")[0].removeprefix("--")
+
+
+def paper_commands(model: str, seeds: Sequence[int], rest: list[list[str]], on_cpu: bool) -> list[Command]:
+    """Return the calls that make the paper's table for `model`, with the flags `rest` for each.
+
+    On a CPU, mlp gets --threads 1 unless `rest` has it, so that results do not depend on the number of jobs.
+    --num_epochs counts for each of two steps; methods with one step get it in the proportion of the recipe.
+    """
+    _refuse(rest, {"mode": "--run chooses it", "model": "give it to --run"})
+    _refuse(rest, {"seed": "give --seeds"})
+    common = ["--model", model]
+    if not _has(rest, "dataset"):
+        common += ["--dataset", paper.DATASETS[model]]
+    commands = []
+    for seed in seeds:
+        for label, (script, method) in paper.ROWS.items():
+            flags = method.replace(" K", f" {paper.updating_ratio(model)}").split()
+            flags += [*common, *_joined(_scaled(rest, flags[1], model)), *_threads(rest, model, on_cpu)]
+            commands.append(Command(label, script, (*flags, "--seed", str(seed))))
+    return commands
+
+
+def ablation_commands(
+    flag: str, values: Sequence[str], mode: str, seeds: Sequence[int], rest: list[list[str]], on_cpu: bool
+) -> tuple[list[Command], list[Command]]:
+    """Return the calls that sweep `flag` over `values`, labelled by value, and those of full updating to pair.
+
+    Full updating gets the flags that are not for a method, and the swept one if it changes the data, the model
+    or the epochs. Raises UsageError for a flag that is no script's or cannot be swept.
+    """
+    _refuse(rest, {"seed": "give --seeds", flag: "it is what --ablate varies"})
+    if flag in ("seed", "quiet", "overwrite", "output_dir", "model_dir", "dataset_dir", "checkpoint_interval"):
+        raise UsageError(f"--ablate {flag}: {'give --seeds' if flag == 'seed' else 'it changes no result'}")
+    sweeps_mode = flag == "mode"
+    full_script, full_flags = paper.ROWS["FU"]
+    swept, full = [], {}
+    for seed in seeds:
+        for value in values:
+            method = value if sweeps_mode else mode
+            script = script_of(method)
+            changed = [] if sweeps_mode else [_piece(script, flag, value)]
+            given = [piece for piece in [*rest, *changed] if piece]
+            model = _model(given, script)
+            tail = (*_threads(given, model, on_cpu), "--seed", str(seed))
+            swept.append(Command(value, script, ("--mode", method, *_joined(given), *tail)))
+            shared = [piece for piece in given if _group(full_script, flag_of(piece)) not in (None, "method")]
+            if flag != "num_epochs" and _group(full_script, flag) not in ("data", "model"):
+                shared = [piece for piece in shared if flag_of(piece) != flag]
+            shared = _scaled(shared, "same_init", model) if not has_one_step(method) else shared
+            command = Command("FU", full_script, (*full_flags.split(), *_joined(shared), *tail))
+            full[command.flags] = command
+    return swept, list(full.values())
+
+
+def _piece(script: str, flag: str, value: str) -> list[str]:
+    """Return `flag` with a swept value as words: on and off for switches, several numbers in one word."""
+    action = parser_of(script)._option_string_actions.get(f"--{flag}")  # argparse has no other way to ask
+    if action is None or flag == "help":
+        raise UsageError(f"--ablate {flag}: {script} has no such flag; its -h lists them")
+    if action.nargs == 0:
+        if value not in ("on", "off"):
+            raise UsageError(f"--ablate {flag} is a switch, but {value!r} is neither on nor off")
+        return [f"--{flag}"] if value == "on" else []
+    return [f"--{flag}", *(value.split() if action.nargs == "*" else [value])]
+
+
+def _group(script: str, flag: str) -> str | None:
+    """Return the group of flags, as -h shows them, that `flag` is in; None if the script has no such flag."""
+    for group in parser_of(script)._action_groups:
+        if any(f"--{flag}" in action.option_strings for action in group._group_actions):
+            return group.title
+    return None
+
+
+def has_one_step(mode: str) -> bool:
+    """Return True for the methods that train once a round, False for those that select weights in between."""
+    return mode in ("rpu", "same_init", "last_round", "diff_init")
+
+
+def _scaled(pieces: list[list[str]], mode: str, model: str) -> list[list[str]]:
+    """Return `pieces` with --num_epochs, meant for each of two steps, in the recipe's proportion for one step."""
+    two, one = DEFAULTS[model][1:3]
+    if not has_one_step(mode) or one == two:
+        return pieces
+    scaled = []
+    for piece in pieces:
+        if flag_of(piece) == "num_epochs":
+            number = piece[0].partition("=")[2] or piece[-1]
+            piece = ["--num_epochs", str(int(number) * one // two)] if number.isdecimal() else piece
+        scaled.append(piece)
+    return scaled
+
+
+def _model(pieces: list[list[str]], script: str) -> str:
+    model = parser_of(script).get_default("model")
+    for piece in pieces:
+        if flag_of(piece) == "model":
+            model = piece[0].partition("=")[2] or piece[-1]
+    return model if model in DEFAULTS else "mlp"  # the script refuses others
+
+
+def _threads(pieces: list[list[str]], model: str, on_cpu: bool) -> list[str]:
+    return ["--threads", "1"] if on_cpu and model == "mlp" and not _has(pieces, "threads") else []
+
+
+def _has(pieces: list[list[str]], flag: str) -> bool:
+    return any(flag_of(piece) == flag for piece in pieces)
+
+
+def _joined(pieces: list[list[str]]) -> list[str]:
+    return [word for piece in pieces for word in piece]
+
+
+def _refuse(pieces: list[list[str]], reasons: dict[str, str]) -> None:
+    for piece in pieces:
+        if flag_of(piece) in reasons:
+            raise UsageError(f"--{flag_of(piece)}: {reasons[flag_of(piece)]}")

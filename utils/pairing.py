@@ -1,0 +1,84 @@
+"""Which runs may be compared: the same data, model, sizes and epochs, seed by seed."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from utils.run_records import Record
+
+FULL = "same_init"  # the full updating that all others are compared with
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A run and the full-updating run on the same data that it is compared with."""
+
+    run: Record
+    full: Record
+
+    @property
+    def difference(self) -> float:
+        """Served test accuracy less that of full updating, average over all rounds, percentage points."""
+        pairs = zip(self.run.column("served_test_acc"), self.full.column("served_test_acc"), strict=True)
+        return 100 * statistics.fmean(ours - theirs for ours, theirs in pairs)
+
+    def ratio(self, kind: str) -> float:
+        """All bytes that the run sent over those of full updating; `kind` is message_bytes or formula_bytes.
+
+        A round in which a run sent nothing counts zero bytes in that run. NaN if full updating never sent any.
+        """
+        theirs = self.full.total(kind)
+        return self.run.total(kind) / theirs if theirs else float("nan")
+
+
+def find_pair(run: Record, fulls: Sequence[Record]) -> tuple[Record | None, str]:
+    """Return the full-updating run to compare `run` with, or None and the reason why there is none.
+
+    Of several that fit, it is the one that shares most settings with `run`.
+    """
+    same_seed = [full for full in fulls if full.seed == run.seed]
+    if not same_seed:
+        return None, f"there is no {FULL} run of this seed"
+    fitting = [full for full in same_seed if not mismatches(run, full)]
+    if fitting:
+        return max(fitting, key=lambda full: _likeness(run, full)), ""
+    nearest = min(same_seed, key=lambda full: len(mismatches(run, full)))
+    return None, f"not paired with {nearest.name}: {', '.join(mismatches(run, nearest))}"
+
+
+def mismatches(run: Record, full: Record) -> list[str]:
+    """Return what keeps two runs of a seed from being compared; empty if nothing does."""
+    found = []
+
+    def compare(what: str, shown: Callable[[Record], object]) -> None:
+        ours, theirs = shown(run), shown(full)
+        if ours != theirs:
+            found.append(f"other {what} ({ours} against {theirs})")
+
+    compare("data", lambda r: f"{r.dataset} {r.fingerprints['dataset'][:8]}")
+    compare("samples in round 0", lambda r: r.settings["dataset_size_init"])
+    compare("samples added a round", lambda r: r.settings["dataset_size_subseq"])
+    compare("validation samples", lambda r: r.settings["val_dataset_size"])
+    if not found:  # else these differ for the same reason
+        compare("order of arrival", lambda r: r.fingerprints["arrival"][:8])
+        compare("validation split", lambda r: r.fingerprints["validation_split"][:8])
+    compare("number of rounds", lambda r: len(r.rows))
+    compare("model", describe_model)
+    # By the recipe of residual networks, each of two steps has as many epochs as the only step of other methods.
+    if run.share_of_recipe != full.share_of_recipe:
+        compare("epochs a round", lambda r: r.steps * r.num_epochs)
+    return found
+
+
+def describe_model(record: Record) -> str:
+    """Return the model in words; equal if and only if the networks are, given the data."""
+    settings = record.settings
+    if settings["model"] != "mlp":
+        return settings["model"]
+    sizes = "-".join(map(str, settings["hidden_sizes"])) or "without hidden layers"
+    return f"mlp {sizes}" + (" with BatchNorm" if settings["batch_norm"] else "")
+
+
+def _likeness(run: Record, full: Record) -> tuple:
+    shared = sum(run.settings[name] == full.settings.get(name, ...) for name in run.settings)
+    return run.share_of_recipe == full.share_of_recipe, shared

@@ -1,0 +1,68 @@
+"""What a row of the table is called: its method and every setting that is not the default."""
+
+from functools import cache
+
+import multiround_dpu
+from utils import paper
+from utils.commands import parser_of, script_of
+from utils.pairing import FULL
+from utils.recipes import DEFAULTS
+from utils.run_records import Record
+
+# Settings that are in columns of their own, shared by all rows, or of the machine.
+_NOT_IN_NAME = {
+    *("dataset", "dataset_dir", "dataset_size_init", "dataset_size_subseq", "max_rounds", "val_dataset_size"),
+    *("model", "hidden_sizes", "batch_norm", "mode", "updating_ratio", "num_epochs", "seed", "reinitialize"),
+    *("device", "threads", "num_workers", "val_batch_size", "test_batch_size", "output_dir", "overwrite"),
+    *("checkpoint_interval", "quiet", "sign_key", "signed"),
+}
+_TOLD_BY_REINIT = {"reinit_strategy": ("doubling", "never")}  # `reinitialize` says the same
+_METHODS = {FULL: "FU", "last_round": "FU last_round", "diff_init": "FU diff_init", "pruning": "Pruning"}
+
+
+def row_name(record: Record) -> str:
+    """Return the name of the row that `record` belongs in; as the paper's where all settings are."""
+    mode, settings = record.mode, record.settings
+    parts = [_METHODS.get(mode, mode.upper() if mode.endswith("pu") else mode)]
+    usual = mode in multiround_dpu.MODES and mode != "gcpu"  # the paper's GCPU never starts again
+    if settings["reinitialize"] != usual:
+        parts.append("without re-init" if usual else "with re-init")
+    defaults = {
+        **_defaults(script_of(mode)),
+        "lamda": 0.5 if mode == "dpu" else None,
+        "lr": DEFAULTS[settings["model"]][0]["lr"],
+        "augment": record.dataset in ("cifar10", "cifar100"),
+    }
+    for name in sorted(settings.keys() - _NOT_IN_NAME):
+        if settings[name] != defaults.get(name) and settings[name] not in _TOLD_BY_REINIT.get(name, ()):
+            parts.append(f"{name} {shown(settings[name])}")
+    return ", ".join(parts)
+
+
+def row_key(record: Record) -> tuple:
+    """Return what the runs of one row share."""
+    return row_name(record), record.settings["updating_ratio"], record.steps, record.num_epochs
+
+
+def rank(key: tuple) -> tuple:
+    """Sort key for `row_key`s: rows as the paper's table has them, then others."""
+    method = key[0].split(",")[0]
+    methods = list(paper.ROWS)
+    return methods.index(method) if method in methods else len(methods), method, key[0] != method, key
+
+
+def published(record: Record) -> float | None:
+    """Return the paper's figure where `record` has its method, model, updating ratio and epochs, else None."""
+    model = record.settings["model"]
+    theirs = record.settings["updating_ratio"] == paper.updating_ratio(model) and record.share_of_recipe == 1
+    return paper.PUBLISHED.get(model, {}).get(row_name(record)) if theirs else None
+
+
+def shown(value: object) -> object:
+    """Return a setting as people write it."""
+    return ("on" if value else "off") if isinstance(value, bool) else value
+
+
+@cache
+def _defaults(script: str) -> dict:
+    return vars(parser_of(script).parse_args([]))

@@ -1,0 +1,227 @@
+"""Several runs of the scripts at once, each a process with a log file, under one progress bar."""
+
+import csv
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from tqdm import tqdm
+
+from utils.commands import Command, has_one_step
+from utils.recipes import DEFAULTS
+
+ROOT = Path(__file__).resolve().parents[1]
+_POLL = 0.2  # seconds between looks at the processes
+_PATIENCE = 10  # seconds that runs have to end when they are told to
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be made: its command, its folder, the samples of every round."""
+
+    command: Command
+    folder: Path
+    num_samples: list[int]
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def log(self) -> Path:
+        return self.folder.parent / "logs" / f"{self.name}.log"
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "summary.json").exists()
+
+    @cached_property
+    def work(self) -> list[float]:
+        """What every round costs, in samples trained on."""
+        given = self.command.settings
+        one_step = has_one_step(given["mode"])
+        epochs = given["num_epochs"] or DEFAULTS[given["model"]][2 if one_step else 1]
+        return [samples * epochs * (1 if one_step else 2) for samples in self.num_samples]
+
+    def seconds(self) -> list[float]:
+        """The duration of every round that is done."""
+        try:
+            with open(self.folder / "rounds.csv", newline="") as file:
+                return [float(row["seconds"]) for row in csv.DictReader(file)]
+        except (OSError, ValueError, KeyError, TypeError):
+            return []
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that ended without a result."""
+
+    job: Job
+    status: int
+
+    def __str__(self) -> str:
+        ended = f"killed by signal {-self.status}" if self.status < 0 else f"exit status {self.status}"
+        return f"{self.job.name} failed ({ended}): {_last_line(self.job.log)} (log: {self.job.log})"
+
+
+class Interrupted(Exception):
+    """The user wants to stop; `number` is the signal."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number
+
+
+def run_all(jobs: Sequence[Job], missing: Sequence[Job], num_parallel: int, quiet: bool) -> list[Failure]:
+    """Run what is `missing` among `jobs`, `num_parallel` at a time, and return what failed.
+
+    On SIGINT, SIGTERM or SIGHUP all runs are ended, and Interrupted is raised once they have ended: the same
+    call goes on from their last checkpoints.
+    """
+    waiting, running, failures = list(missing), {}, []
+    progress = Progress(jobs, missing, num_parallel, quiet)
+    with _signals() as received:
+        try:
+            while (waiting or running) and not received:
+                while waiting and len(running) < num_parallel:
+                    job = waiting.pop(0)
+                    running[_start(job)] = job
+                time.sleep(_POLL)
+                for process, job in list(running.items()):
+                    if process.poll() is None:
+                        continue
+                    del running[process]
+                    if process.returncode != 0 or not job.finished:
+                        failures.append(Failure(job, process.returncode))
+                        progress.say(str(failures[-1]))
+                    elif not quiet:
+                        progress.say(f"finished: {job.name}")
+                progress.show(len(running), len(waiting))
+        finally:
+            _stop(list(running))
+            progress.close()
+    if received:
+        raise Interrupted(received[0])
+    return failures
+
+
+class Progress:
+    """One bar over the rounds of all runs, with the time left; lines in its place where there is no terminal."""
+
+    def __init__(self, jobs: Sequence[Job], missing: Sequence[Job], num_parallel: int, quiet: bool):
+        self._jobs, self._num_parallel = jobs, num_parallel
+        # What is run anew or not at all has no rounds yet, whatever its folder holds from before.
+        self._seconds = {job.folder: job.seconds() for job in jobs if job not in missing or not job.finished}
+        self._left, self._since = None, time.monotonic()
+        self._estimate()
+        self._bar = tqdm(
+            total=sum(len(job.num_samples) for job in jobs),
+            initial=self.rounds_done,
+            disable=quiet or not sys.stderr.isatty(),
+            dynamic_ncols=True,
+            bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} rounds [{elapsed}{postfix}]",
+        )
+
+    @property
+    def rounds_done(self) -> int:
+        return sum(map(len, self._seconds.values()))
+
+    def show(self, num_running: int, num_waiting: int) -> None:
+        """Look how far the runs are, and draw that."""
+        if self._bar.disable:
+            return
+        before = self.rounds_done
+        self._seconds.update({job.folder: job.seconds() for job in self._jobs if not job.finished})
+        if self.rounds_done != before:
+            self._estimate()
+        left = "?" if self._left is None else _clock(self._left - (time.monotonic() - self._since))
+        self._bar.n = self.rounds_done
+        self._bar.set_postfix_str(f"{left} left, {num_running} runs going, {num_waiting} waiting")
+
+    def say(self, line: str) -> None:
+        tqdm.write(line, file=sys.stderr)
+
+    def close(self) -> None:
+        self._bar.n = self.rounds_done
+        self._bar.close()
+
+    def _estimate(self) -> None:
+        """Set the time left: work, at the pace of the rounds so far, in parallel, but for the longest run."""
+        spent = done = total = longest = 0.0
+        for job in self._jobs:
+            seconds = self._seconds.get(job.folder, [])
+            spent += sum(seconds)
+            done += sum(job.work[: len(seconds)])
+            left = sum(job.work[len(seconds) :])
+            total, longest = total + left, max(longest, left)
+        self._since = time.monotonic()
+        self._left = max(total / self._num_parallel, longest) * spent / done if done else None
+
+
+def _start(job: Job) -> subprocess.Popen:
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    with open(job.log, "a") as log:
+        log.write(f"$ {job.command}\n")
+        log.flush()
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / job.command.script), *job.command.flags, "--quiet"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},  # so that the last line of the log is the last one written
+            start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+        )
+
+
+def _end_with_parent() -> None:
+    """Have the kernel end this process when its parent is killed; else it would hold its run folder."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+def _stop(processes: Sequence[subprocess.Popen]) -> None:
+    """End runs at once: whatever the moment, the next start goes on from their last checkpoints."""
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + _PATIENCE
+    for process in processes:
+        try:
+            process.wait(max(0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def _signals():
+    """Within, the signals that ask to stop only add their number to the list that this gives."""
+    received, before = [], {}
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) is not signal.SIG_IGN:  # nohup has hang-ups ignored
+            before[number] = signal.signal(number, lambda which, _: received.append(which))
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _last_line(path: Path) -> str:
+    try:
+        lines = path.read_text(errors="replace").split("\n")
+    except OSError as error:
+        return str(error)
+    return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+
+
+def _clock(seconds: float) -> str:
+    return tqdm.format_interval(max(0, seconds))

@@ -1,0 +1,83 @@
+"""The runs behind a table: which are there, which are missing, and the tables and plots of what comes of them."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from data.sources import DatasetError
+from utils.collate import Row, make_row, notes_on
+from utils.commands import Command
+from utils.options import UsageError
+from utils.run_jobs import Failure, Interrupted, Job, run_all
+from utils.run_records import NotUsable, Record, read_record
+
+
+def find_jobs(commands: Sequence[Command]) -> list[Job]:
+    """Return the runs that `commands` make, in their folders. Exits, or raises UsageError, for what they refuse."""
+    try:
+        return _locate(commands, download=True)
+    except DatasetError as error:
+        raise UsageError(str(error)) from error
+
+
+def missing_among(jobs: Sequence[Job]) -> list[Job]:
+    """Return what has to be run, each folder once."""
+    by_folder = {job.folder: job for job in jobs if not job.finished or job.command.settings["overwrite"]}
+    return list(by_folder.values())
+
+
+def list_commands(commands: Sequence[Command]) -> None:
+    """Print the commands that are missing, one a line; all of them where the data is not on this machine."""
+    try:
+        jobs = _locate(commands, download=False)
+    except DatasetError as error:
+        print(f"all {len(commands)} commands, as the data cannot be read here: {error}", file=sys.stderr)
+        print(*commands, sep="\n")
+        return
+    missing = missing_among(jobs)
+    there = len({job.folder for job in jobs})
+    print(f"{there} runs, {there - len(missing)} of them finished", file=sys.stderr)
+    for job in missing:
+        print(job.command)
+
+
+def _locate(commands: Sequence[Command], download: bool) -> list[Job]:
+    settings = [command.settings for command in commands]
+    from utils.identity import find_runs  # with torch, which takes seconds, so only once all flags are right
+
+    return [Job(command, *run) for command, run in zip(commands, find_runs(settings, download), strict=True)]
+
+
+def run_missing(jobs: Sequence[Job], num_parallel: int, quiet: bool) -> list[Failure]:
+    """Run what is missing; on an interrupt, end all runs and exit with the signal's status."""
+    unique = list({job.folder: job for job in jobs}.values())
+    try:
+        return run_all(unique, missing_among(unique), num_parallel, quiet)
+    except Interrupted as stop:
+        print("interrupted: the same command goes on from the runs' last checkpoints", file=sys.stderr)
+        sys.exit(128 + stop.number)
+
+
+def read_finished(
+    jobs: Sequence[Job], failures: Sequence[Failure]
+) -> tuple[dict[Path, Record], list[str]]:
+    """Return the records of the runs that finished, by folder, and what is left out and why."""
+    failed = {failure.job.folder: failure for failure in failures}
+    records, left_out = {}, []
+    for job in {job.folder: job for job in jobs}.values():
+        try:
+            records[job.folder] = read_record(job.folder)
+        except NotUsable as reason:
+            left_out.append(str(failed.get(job.folder, f"{job.name}: {reason}")))
+    return records, left_out
+
+
+def sweep_rows(swept: Sequence[Job], full: Sequence[Job], records: dict[Path, Record]) -> tuple[list[Row], list[str]]:
+    """Return a row for each swept value with finished runs, named by value, and notes on seeds that are missing."""
+    fulls = [records[job.folder] for job in full if job.folder in records]
+    rows = []
+    for value in dict.fromkeys(job.command.label for job in swept):
+        runs = [records[job.folder] for job in swept if job.command.label == value and job.folder in records]
+        if runs:
+            rows.append(make_row(value, runs, fulls))
+    return rows, notes_on(rows)
