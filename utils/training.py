@@ -33,7 +33,6 @@ class Trainer:
         self.device = flat.vector.device
         self.bfloat16 = bfloat16
         self.graphs = self.device.type == "cuda" if graphs is None else graphs
-        self._before = torch.empty_like(flat.weights)
         self._loss = torch.zeros((), device=self.device)
         self._correct = torch.zeros((), dtype=torch.int64, device=self.device)
         self._steps: tuple[tuple, GraphedSteps] | None = None  # what they are for, the graphs
@@ -85,9 +84,9 @@ class Trainer:
         if local is None:
             optimizer.step(direct)
         else:
-            self._before.copy_(flat.weights)
+            before = flat.weights.clone()  # made anew each time: at the backward pass, the peak, it is not there
             optimizer.step(direct)
-            local.update(flat.weight_grad, self._before, flat.weights)
+            local.update(flat.weight_grad, before, flat.weights)
         self._loss += loss.detach() * labels.numel()
 
     def _graphed_steps(self, optimizer, local, order: Tensor, draws: Tensor | None) -> GraphedSteps:
