@@ -103,3 +103,15 @@ def read_checkpoint(path: Path, device: torch.device | str) -> dict[str, Any]:
     if state.pop("format", None) != FORMAT:
         raise CheckpointError(f"checkpoint {path} was written by another version of this program")
     return state
+
+
+def state_to_bytes(state: dict[str, Any]) -> bytes:
+    """Return a state as bytes, for another process."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def state_from_bytes(data: bytes, device: torch.device | str) -> dict[str, Any]:
+    """Return the state that `state_to_bytes` wrote, on `device`."""
+    return torch.load(io.BytesIO(data), map_location=device, weights_only=True)

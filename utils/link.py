@@ -64,17 +64,17 @@ class Delivery:
 class Link:
     """Sends networks, as vectors (I+J+B,), to an edge node that sees nothing but messages.
 
-    folder  of the run: `initial.safetensors` and `updates/` are written there
+    folder  of the run: `initial.safetensors` and `updates/` are written there; None: nothing is written
     """
 
-    def __init__(self, schema: Schema, initial: Tensor, folder: Path, sign_key: bytes | None = None):
+    def __init__(self, schema: Schema, initial: Tensor, folder: Path | None, sign_key: bytes | None = None):
         self.schema, self.sign_key = schema, sign_key
         self.device = initial.device
         shipped = _to_numpy(initial)
         shipped.setflags(write=False)  # so the node takes it as it is
         self.node = EdgeNode(schema, shipped, key=sign_key)
-        self._initial_file = folder / "initial.safetensors"
-        self._updates = folder / "updates"
+        self._initial_file = folder and folder / "initial.safetensors"
+        self._updates = folder and folder / "updates"
 
     def open(self, rounds: list[int], applied: list[str]) -> None:
         """Write the network that the edge is shipped with, and check the messages that a saved run has sent.
@@ -135,9 +135,10 @@ class Link:
             sign_key=self.sign_key,
             **coding.arguments(),
         )
-        path = self._path(number)
-        write_atomic(path, data)
-        update = self.node.receive(path.read_bytes())
+        if self._updates is not None:
+            write_atomic(self._path(number), data)
+            data = self._path(number).read_bytes()
+        update = self.node.receive(data)
         if coding.value_bits == 32 and self.node.line.tobytes() != wished.tobytes():
             raise AssertionError(f"round {number}: the edge node's network is not the server's")
         line = torch.from_numpy(self.node.line.copy()).to(self.device)

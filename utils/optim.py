@@ -4,6 +4,8 @@ An optimizer that works on the selected weights as one compact vector does exact
 mask does, at the cost of what it updates: its state is proportional to k*I, not to I.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -52,17 +54,19 @@ class FlatOptimizer:
             else:
                 group["lr"] = lr
 
-    def step(self, direct: bool = False) -> None:
+    def step(self, direct: bool = False, sum_: Callable[..., None] | None = None) -> None:
         """Update the network from the gradients in `flat`, which stay as they are.
 
         direct  the backward pass was one within `self.gradients.direct()`
+        sum_    called with the gradients that count, before they are used, to sum them over processes in place
         """
-        if self.selected is None:
-            self._optimizer.step()
-            return
-        self.gradients.gather(everything=not direct)
+        if self.selected is not None:
+            self.gradients.gather(everything=not direct)
+        if sum_ is not None:
+            sum_(*((self.flat.gradient,) if self.selected is None else (self._weights.grad, self._rest.grad)))
         self._optimizer.step()
-        self.flat.weights.index_copy_(0, self.selected, self._weights)
+        if self.selected is not None:
+            self.flat.weights.index_copy_(0, self.selected, self._weights)
 
     def state_dict(self) -> dict:
         """Return the optimizer's state: tensors and plain values only."""

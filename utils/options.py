@@ -18,6 +18,11 @@ class UsageError(Exception):
     """Something that the user gave cannot be used; the message names flag, value and way out in one line."""
 
 
+def speaks() -> bool:
+    """Return True unless this is one of several processes started by torchrun and not their first."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line on stderr."""
 
@@ -25,6 +30,10 @@ class Parser(argparse.ArgumentParser):
         hint = f"; {self.prog} -h lists what it takes" if message.startswith("unrecognized") else ""
         message = " ".join(message.splitlines())  # what it quotes, such as a path, can have line breaks
         self.exit(2, f"{self.prog}: error: {message}{hint}\n")
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """End the process with `message` on stderr; of several under torchrun, rank 0 alone speaks."""
+        super().exit(status, message if speaks() else None)
 
 
 class _HelpFormatter(argparse.HelpFormatter):

@@ -11,10 +11,10 @@ _STEP_NAMES = {1: "full updating", 2: "fine-tuning"}
 
 
 class Bars:
-    """A bar over the rounds and one over the epochs of the current step; silent where `shown` is False."""
+    """A bar over the rounds and one over the epochs of the current step, if `shown`; no line either if `silent`."""
 
-    def __init__(self, num_rounds: int, first_round: int, shown: bool):
-        self.hidden = not shown
+    def __init__(self, num_rounds: int, first_round: int, shown: bool, silent: bool = False):
+        self.hidden, self.silent = not shown, silent
         self._refreshed = 0.0
         self._rounds = tqdm(
             total=num_rounds,
@@ -43,6 +43,8 @@ class Bars:
 
     def round_done(self, line: str, test_acc: float) -> None:
         """Print the round's line on stdout and advance."""
+        if self.silent:
+            return
         with tqdm.external_write_mode(file=sys.stdout):
             print(line, flush=True)
         self._rounds.set_postfix_str(f"test {100 * test_acc:.2f} %", refresh=False)

@@ -74,6 +74,7 @@ class RoundTraining:
     def select(self, selected: Tensor) -> None:
         """Let only the weights at `selected` (S,) change from here on."""
         self.selected = selected
+        self.trainer.group.assert_same(f"the weights selected in round {self.number}", selected)
 
     def train(self, step: int, local: Accumulator | None = None, choose: bool = False) -> None:
         """Train for E epochs, the learning-rate schedule from its beginning, the optimizer state carried over.
@@ -103,6 +104,7 @@ class RoundTraining:
                     self.offer(self.validate_as_received())
                 bar.show(epoch + 1, loss, self.best_val_acc)
                 self.on_epoch(self)
+        self.trainer.group.assert_same(f"the networks after step {step} of round {self.number}", self.flat.vector)
 
     def validate(self) -> float:
         """Return the network's validation accuracy, 0 to 1."""

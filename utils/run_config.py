@@ -55,6 +55,7 @@ def make_config(
     device: torch.device,
     flat: FlatParameters,
     plan: Plan,
+    processes: int = 1,
 ) -> dict[str, Any]:
     """Return the content of config.json."""
     ratio = "" if plan.updating_ratio == 1 else f", k = {settings['updating_ratio']:g}"
@@ -66,7 +67,7 @@ def make_config(
         "num_rounds": plan.num_rounds,
         "fingerprints": fingerprints,
         "layers": [list(entry[:3]) for entry in flat.entries],
-        "device": describe_device(device),
+        "device": describe_device(device) + (f", {processes} processes" if processes > 1 else ""),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "platform": platform.platform(),
         "git_commit": _git_commit(),

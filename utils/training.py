@@ -11,6 +11,7 @@ from torch import Tensor
 from data.batches import Batches
 from data.seeding import torch_generator
 from utils.contribution import Accumulator
+from utils.distributed import Group
 from utils.flat import FlatParameters
 from utils.graphs import Graphed, GraphedSteps
 from utils.optim import FlatOptimizer
@@ -21,18 +22,26 @@ class Trainer:
 
     seed      the run's seed; shuffling and augmentation of an epoch depend on it and on the epoch's place alone
     bfloat16  run the network under bfloat16 autocast; weights, gradients and optimizer stay float32
-    graphs    replay steps and evaluations as CUDA graphs; None: on CUDA
+    graphs    replay steps and evaluations as CUDA graphs; None: on CUDA, if one process trains alone
+    group     the processes that train together; each takes a share of every batch and of every evaluation
     """
 
     def __init__(
-        self, flat: FlatParameters, train: Batches, seed: int, bfloat16: bool = False, graphs: bool | None = None
+        self,
+        flat: FlatParameters,
+        train: Batches,
+        seed: int,
+        bfloat16: bool = False,
+        graphs: bool | None = None,
+        group: Group | None = None,
     ):
         self.flat = flat
         self.train = train
         self.seed = seed
         self.device = flat.vector.device
         self.bfloat16 = bfloat16
-        self.graphs = self.device.type == "cuda" if graphs is None else graphs
+        self.group = group or Group()
+        self.graphs = self.device.type == "cuda" and self.group.size == 1 if graphs is None else graphs
         self._loss = torch.zeros((), device=self.device)
         self._correct = torch.zeros((), dtype=torch.int64, device=self.device)
         self._steps: tuple[tuple, GraphedSteps] | None = None  # what they are for, the graphs
@@ -68,26 +77,34 @@ class Trainer:
                 for part in parts:
                     self._step(optimizer, local, order[part], None if draws is None else draws[:, part])
                     on_batch()
+        self.group.sum_(self._loss)
         return self._loss.item() / samples.numel()
 
     def _step(
         self, optimizer: FlatOptimizer, local: Accumulator | None, order: Tensor, draws: Tensor | None
     ) -> None:
         """Train on one batch: the samples `order` (B,), augmented by `draws` (3,B)."""
-        flat = self.flat
-        images, labels = self.train.batch(order, draws)
+        flat, mine = self.flat, self.group.share(len(order), self.train.smallest_batch)
+        share = (mine.stop - mine.start) / len(order)
         flat.zero_grad()
-        with self._precision():
-            loss = F.cross_entropy(flat.model(images), labels)
-        loss.backward()
-        direct = not self.bfloat16
+        if share > 0:
+            images, labels = self.train.batch(order[mine], None if draws is None else draws[:, mine])
+            with self._precision():
+                loss = F.cross_entropy(flat.model(images), labels)
+            if share < 1:
+                loss = loss * share
+            loss.backward()
+            self._loss += loss.detach() * len(order)
+        if self.group.size > 1:  # each process's BatchNorm has seen its share
+            self.group.sum_(flat.buffers.mul_(share))
+        # Without a share there was no backward pass to write gradients directly: the zeros in `flat` count.
+        step = partial(optimizer.step, not self.bfloat16 and share > 0, self.group.sum_)
         if local is None:
-            optimizer.step(direct)
+            step()
         else:
             before = flat.weights.clone()  # made anew each time: at the backward pass, the peak, it is not there
-            optimizer.step(direct)
+            step()
             local.update(flat.weight_grad, before, flat.weights)
-        self._loss += loss.detach() * labels.numel()
 
     def _graphed_steps(self, optimizer, local, order: Tensor, draws: Tensor | None) -> GraphedSteps:
         """Return the graphs of these steps: those of the epoch before, unless they were for something else."""
@@ -106,14 +123,18 @@ class Trainer:
                 self._evaluations[batches] = Graphed(partial(self._count_correct, batches, lambda: None), self.device)
             self._evaluations[batches]()
             on_batch()
+        self.group.sum_(self._correct)
         return self._correct.item() / len(batches)
 
     def _count_correct(self, batches: Batches, on_batch: Callable[[], None]) -> None:
-        model = self.flat.model
+        model, mine = self.flat.model, None
+        if self.group.size > 1:
+            part = self.group.share(len(batches))
+            mine = torch.arange(part.start, part.stop)
         model.eval()
         self._correct.zero_()
         with torch.inference_mode(), self._precision():
-            for images, labels in batches.in_order():
+            for images, labels in batches.in_order(mine):
                 self._correct += (model(images).argmax(dim=1) == labels).sum()
                 on_batch()
 

@@ -1,0 +1,103 @@
+"""Several processes that train one network together, started by torchrun: on CUDA by NCCL, on the CPU by gloo.
+
+Every process runs the same rounds on its share of each batch. Gradients are summed before anything uses them, so
+weights, contributions and selections stay the same in all; fingerprints assert it. Rank 0 alone writes and prints.
+"""
+
+import datetime
+import hashlib
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+# How long one process may keep the others waiting, as rank 0 does while it writes; a dead one is noticed at once.
+PATIENCE = datetime.timedelta(minutes=10)
+
+
+class ProcessLostError(RuntimeError):
+    """Another process of the run died, was stopped or differs; nothing can go on without it."""
+
+
+class Group:
+    """This process among those of the run; a single process is a group of one."""
+
+    def __init__(self, rank: int = 0, size: int = 1):
+        self.rank, self.size = rank, size
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def share(self, count: int, least: int = 1) -> slice:
+        """Return which of `count` samples are this process's: near equal parts, each of `least` or more, or empty."""
+        parts = max(1, min(self.size, count // least))
+        if self.rank >= parts:
+            return slice(count, count)
+        return slice(count * self.rank // parts, count * (self.rank + 1) // parts)
+
+    def sum_(self, *tensors: Tensor) -> None:
+        """Replace each tensor by its sum over all processes, the same bits in each of them."""
+        if self.size > 1:
+            for tensor in tensors:
+                _answered(lambda tensor=tensor: dist.all_reduce(tensor))
+
+    def told(self, word: Any = None) -> Any:
+        """Return the `word` that rank 0 gives, in every process: plain values, or bytes."""
+        if self.size == 1:
+            return word
+        words = [word]
+        _answered(lambda: dist.broadcast_object_list(words, src=0, device=torch.device("cpu")))
+        return words[0]
+
+    def assert_same(self, what: str, tensor: Tensor) -> None:
+        """Raise ProcessLostError if `tensor` is not the same, bit for bit, in every process."""
+        if self.size == 1:
+            return
+        mine, digests = hashlib.sha256(tensor.detach().cpu().numpy().tobytes()).hexdigest(), [None] * self.size
+        _answered(lambda: dist.all_gather_object(digests, mine))
+        if len(set(digests)) > 1:
+            raise ProcessLostError(f"{what} differ between the processes of this run")
+
+    def leave(self) -> None:
+        """Take leave of the other processes at the end of a run."""
+        if self.size > 1:
+            dist.destroy_process_group()
+
+
+def join(device_name: str) -> tuple[Group, str]:
+    """Return the group that torchrun started this process in, and the device that is this process's part of it.
+
+    Without torchrun that is a group of one, and the device as it was named.
+    """
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    if size == 1:
+        return Group(), device_name
+    cuda = device_name == "cuda" or (device_name == "auto" and torch.cuda.is_available())
+    if cuda:
+        device_name = f"cuda:{os.environ['LOCAL_RANK']}"
+        if int(os.environ["LOCAL_RANK"]) < torch.cuda.device_count():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    if not dist.is_initialized():
+        # Plain values travel by gloo on CUDA, too.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
+        signal.signal(signal.SIGTERM, _stopped)  # torchrun stops the others when one is lost
+    return Group(dist.get_rank(), size), device_name
+
+
+def _stopped(*_) -> None:
+    raise ProcessLostError("it was told to stop")
+
+
+def _answered(ask: Callable[[], None]) -> None:
+    try:
+        ask()
+    except ProcessLostError:
+        raise
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ProcessLostError(f"another process does not answer: {reason}") from error
