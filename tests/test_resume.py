@@ -70,9 +70,13 @@ def wait_for_progress(folder: Path, process: subprocess.Popen) -> None:
     """Wait until the process has saved another checkpoint in a run folder in `folder`, or has ended."""
 
     def newest():
-        return max((path.stat().st_mtime_ns for path in folder.glob("*/checkpoint")), default=0)
+        try:
+            return max((path.stat().st_mtime_ns for path in folder.glob("*/checkpoint")), default=0)
+        except FileNotFoundError:  # between the renames of a checkpoint
+            return before
 
-    before, deadline = newest(), time.monotonic() + 60
+    before, deadline = 0, time.monotonic() + 60
+    before = newest()
     while newest() == before and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.001)
 
