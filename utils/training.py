@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data.batches import Batches
+from data.batches import BatchSource
 from data.seeding import torch_generator
 from utils.contribution import Accumulator
 from utils.flat import FlatParameters
@@ -21,23 +21,24 @@ class Trainer:
 
     seed      the run's seed; shuffling and augmentation of an epoch depend on it and on the epoch's place alone
     bfloat16  run the network under bfloat16 autocast; weights, gradients and optimizer stay float32
-    graphs    replay steps and evaluations as CUDA graphs; None: on CUDA
+    graphs    replay steps and evaluations as CUDA graphs; None: on CUDA, unless batches are streamed
     """
 
     def __init__(
-        self, flat: FlatParameters, train: Batches, seed: int, bfloat16: bool = False, graphs: bool | None = None
+        self, flat: FlatParameters, train: BatchSource, seed: int, bfloat16: bool = False, graphs: bool | None = None
     ):
         self.flat = flat
         self.train = train
         self.seed = seed
         self.device = flat.vector.device
         self.bfloat16 = bfloat16
-        self.graphs = self.device.type == "cuda" if graphs is None else graphs
+        self.graphs = self.device.type == "cuda" and not train.streamed if graphs is None else graphs
         self._before = torch.empty_like(flat.weights)
         self._loss = torch.zeros((), device=self.device)
-        self._correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        self._correct = torch.zeros(2, dtype=torch.int64, device=self.device)  # top-1, top-5
+        self._has_top5 = False
         self._steps: tuple[tuple, GraphedSteps] | None = None  # what they are for, the graphs
-        self._evaluations: dict[Batches, Graphed] = {}
+        self._evaluations: dict[BatchSource, Graphed] = {}
 
     def epoch(
         self,
@@ -66,17 +67,16 @@ class Trainer:
                     steps.run(part.stop - part.start)
                     on_batch()
             else:
-                for part in parts:
-                    self._step(optimizer, local, order[part], None if draws is None else draws[:, part])
+                for images, labels in self.train.along(order, draws, parts):
+                    self._step(optimizer, local, images, labels)
                     on_batch()
         return self._loss.item() / samples.numel()
 
     def _step(
-        self, optimizer: FlatOptimizer, local: Accumulator | None, order: Tensor, draws: Tensor | None
+        self, optimizer: FlatOptimizer, local: Accumulator | None, images: Tensor, labels: Tensor
     ) -> None:
-        """Train on one batch: the samples `order` (B,), augmented by `draws` (3,B)."""
+        """Train on one batch."""
         flat = self.flat
-        images, labels = self.train.batch(order, draws)
         flat.zero_grad()
         with self._precision():
             loss = F.cross_entropy(flat.model(images), labels)
@@ -95,11 +95,24 @@ class Trainer:
         about = (optimizer, local, len(order))
         if self._steps is None or any(a is not b and a != b for a, b in zip(self._steps[0], about, strict=True)):
             self._steps = None  # frees the memory of the graphs before
-            self._steps = about, GraphedSteps(partial(self._step, optimizer, local), order, draws)
+
+            def step(order: Tensor, draws: Tensor | None) -> None:
+                self._step(optimizer, local, *self.train.batch(order, draws))
+
+            self._steps = about, GraphedSteps(step, order, draws)
         return self._steps[1]
 
-    def accuracy(self, batches: Batches, on_batch: Callable[[], None] = lambda: None) -> float:
+    def accuracy(self, batches: BatchSource, on_batch: Callable[[], None] = lambda: None) -> float:
         """Return the share of samples in `batches` that the network classifies rightly, 0 to 1."""
+        return self.accuracies(batches, on_batch)[0]
+
+    def accuracies(
+        self, batches: BatchSource, on_batch: Callable[[], None] = lambda: None
+    ) -> tuple[float, float | None]:
+        """Return the shares whose class has the largest output, and one of the five largest: top-1 and top-5.
+
+        The second is None for ten classes or fewer.
+        """
         if not self.graphs:
             self._count_correct(batches, on_batch)
         else:
@@ -107,15 +120,22 @@ class Trainer:
                 self._evaluations[batches] = Graphed(partial(self._count_correct, batches, lambda: None), self.device)
             self._evaluations[batches]()
             on_batch()
-        return self._correct.item() / len(batches)
+        top1, top5 = (count / len(batches) for count in self._correct.tolist())
+        return top1, top5 if self._has_top5 else None
 
-    def _count_correct(self, batches: Batches, on_batch: Callable[[], None]) -> None:
+    def _count_correct(self, batches: BatchSource, on_batch: Callable[[], None]) -> None:
         model = self.flat.model
         model.eval()
         self._correct.zero_()
         with torch.inference_mode(), self._precision():
             for images, labels in batches.in_order():
-                self._correct += (model(images).argmax(dim=1) == labels).sum()
+                outputs = model(images)
+                right = outputs.argmax(dim=1) == labels
+                self._correct[0] += right.sum()
+                self._has_top5 = outputs.shape[1] > 10
+                if self._has_top5:  # among equal outputs, argmax and topk may choose differently
+                    right |= (outputs.topk(5).indices == labels[:, None]).any(dim=1)
+                    self._correct[1] += right.sum()
                 on_batch()
 
     def _precision(self):
