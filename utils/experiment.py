@@ -5,25 +5,26 @@ import time
 import warnings
 from argparse import Namespace
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn
 
 from tqdm import tqdm
 
-from data.batches import Batches
-from data.datasets import DatasetError, load_dataset
+from data.batches import BatchSource
+from data.sources import DatasetError
 from utils.checkpoint import CheckpointError, Checkpoints
 from utils.device import denormals, set_up_device
 from utils.identity import identify, read_key
 from utils.link import Link
 from utils.lock import claimed
 from utils.options import UsageError
-from utils.progress import Bars
+from utils.progress import Bars, watched_check
 from utils.results import ResultsError, RunFolder, RunResult, describe_run, summarize
 from utils.round_training import RoundTraining
 from utils.rounds import Deployment, Plan, network_sha256, pack, run_rounds, unpack
 from utils.run_config import headline, make_config
 from utils.schema import Schema
-from utils.setup import first_network, make_batches, make_plan, network_maker
+from utils.setup import first_network, make_batches, make_plan, network_maker, read_dataset
 from utils.training import Trainer
 
 
@@ -49,7 +50,7 @@ def run_experiment(settings: dict[str, Any], command: list[str]) -> RunResult:
     """
     device = set_up_device(settings["device"], settings["precision"], settings["threads"])
     sign_key = read_key(settings["sign_key"])
-    dataset = load_dataset(settings["dataset"], settings["dataset_dir"])
+    dataset = read_dataset(settings, watch=partial(watched_check, shown=_shows_bars(settings)))
     run = identify(settings, dataset, device, sign_key)
     settings, arrival, split, fingerprints = run.settings, run.arrival, run.split, run.fingerprints
     make_network = network_maker(settings, dataset, device)
@@ -81,8 +82,8 @@ def _run(
     config: dict[str, Any],
     plan: Plan,
     trainer: Trainer,
-    validation: Batches,
-    test: Batches,
+    validation: BatchSource,
+    test: BatchSource,
     link: Link,
 ) -> None:
     """Run what is left of the rounds after the checkpoint `saved`, saving as they go, and write the results."""
@@ -106,8 +107,7 @@ def _run(
         if training is None:
             folder.write_rounds(edge.rows)
 
-    shown = not config["settings"]["quiet"] and sys.stderr.isatty()
-    bars = Bars(plan.num_rounds, edge.next_round, shown)
+    bars = Bars(plan.num_rounds, edge.next_round, _shows_bars(config["settings"]))
     try:
         run_rounds(plan, trainer, validation, test, link, edge, bars, save, interrupted)
     finally:
@@ -128,6 +128,10 @@ def _run(
         }
     )
     checkpoints.keep_one()
+
+
+def _shows_bars(settings: dict[str, Any]) -> bool:
+    return not settings["quiet"] and sys.stderr.isatty()
 
 
 def _show_warning(message, category, *_) -> None:
