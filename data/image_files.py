@@ -41,19 +41,19 @@ class ImageFiles:
 
 
 def decode(path: str) -> Tensor:
-    """Return an image file's pixels, RGB, uint8 (3,H,W), the channels of a pixel together in memory.
+    """Return an image file's pixels, RGB, uint8 (3,H,W), the channels of a pixel together in memory; not to be changed.
 
     Raises whatever Pillow raises for a file that is missing or broken, and ValueError for more than 8 bits a channel.
     """
     from PIL import Image  # only where files are read
 
-    with warnings.catch_warnings():  # about metadata and palettes, thousands of times
+    with warnings.catch_warnings():  # about metadata, palettes and arrays that are not writable, thousands of times
         warnings.simplefilter("ignore", UserWarning)
         with Image.open(path) as image:
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"more than 8 bits a channel ({image.mode})")
             pixels = image if image.mode == "RGB" else image.convert("RGB")
-            return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
+            return torch.from_numpy(np.asarray(pixels)).permute(2, 0, 1)
 
 
 def why_broken(path: str) -> str | None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from data.batches import Batch, BatchSource
 from data.image_files import ImageFiles, decode, reason
@@ -28,14 +29,13 @@ class Reader:
     def __init__(self, image_size: int):
         from torchvision.transforms import v2  # takes a second, so only for streamed data
 
-        self._size = image_size
-        self._augment = v2.Compose([v2.RandomResizedCrop(image_size, antialias=True), v2.RandomHorizontalFlip()])
-        resize = v2.Resize(round(image_size * 256 / 224), antialias=True)
-        self._plain = v2.Compose([resize, v2.CenterCrop(image_size)])
+        self._crop, self._flip = v2.RandomResizedCrop(image_size), v2.RandomHorizontalFlip()
+        self._resize = v2.functional.resized_crop_image
+        self._plain = v2.Compose([v2.Resize(round(image_size * 256 / 224)), v2.CenterCrop(image_size)])
 
     def __call__(self, request: Request) -> Tensor | str:
         files, seeds = request
-        batch = torch.empty((len(files), 3, self._size, self._size), dtype=torch.uint8)
+        images = []
         with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
             for place in range(len(files)):
                 path = files.path(place)
@@ -43,10 +43,14 @@ class Reader:
                     image = decode(path)
                 except Exception as error:
                     return f"{path}: cannot be read ({reason(error)})"
-                if seeds is not None:
-                    torch.default_generator.manual_seed(int(seeds[place]))
-                batch[place] = self._plain(image) if seeds is None else self._augment(image)
-        return batch
+                images.append(self._plain(image) if seeds is None else self._augmented(image, int(seeds[place])))
+        return default_collate(images)  # in a worker it writes to shared memory at once
+
+    def _augmented(self, image: Tensor, seed: int) -> Tensor:
+        torch.default_generator.manual_seed(seed)
+        # The same as self._crop(image), whose way through torchvision's dispatcher takes as long as the resizing.
+        part = self._crop.make_params([image])
+        return self._flip(self._resize(image, **part, size=self._crop.size, antialias=True))
 
 
 def reading_pool(image_size: int, num_workers: int, device: torch.device) -> Pool:

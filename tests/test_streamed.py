@@ -255,6 +255,17 @@ def test_evaluation_is_resize_and_center_crop(trees):
     assert torch.equal(Reader(224)((files, None)), expected)
 
 
+def test_training_is_random_resized_crop_and_flip(trees):
+    files, seeds = load(trees["flat"]).test_images[:6], torch.arange(40, 46)
+    augment = v2.Compose([v2.RandomResizedCrop(30), v2.RandomHorizontalFlip()])
+    expected = []
+    with torch.random.fork_rng(devices=[]):
+        for index in range(6):
+            torch.manual_seed(40 + index)
+            expected.append(augment(decode(files.path(index))))
+    assert torch.equal(Reader(30)((files, seeds)), torch.stack(expected))
+
+
 def make_batches(trees, pool, **options):
     """Batches over the training files whose labels are the places of the files."""
     files = load(trees["flat"]).train_images
