@@ -4,7 +4,7 @@ Images stay uint8 on the device. All randomness of an epoch is drawn beforehand 
 sees the same batches, and nothing in an epoch waits for the device.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,33 +14,29 @@ PADDING = 4  # pixels of zeros on each side before the random crop, as usual for
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
-class Batches:
-    """Images and labels on a device, and ways to go through them.
+class BatchSource:
+    """What all batches have in common: labels, how samples make up batches, and how pixels are normalised.
 
-    images       uint8 (N,C,H,W); moved to `device` once, not copied where they are there already
     labels       int64 (N,)
     mean, std    (C,), in units of [0, 1]
     batch_size   samples a batch; the last, smaller batch is kept
     smallest_batch  in `epoch`, a last batch below this size joins the one before it: 2 where a network has
                  BatchNorm, which cannot train on a single sample
-    augment      zero-pad, random crop and random horizontal flip, per sample, in `epoch`
+    augment      change samples at random in `epoch`
+    device       where batches are wanted
     channels_last  lay x out with the channels of a pixel together, which convolutions take faster; for networks
                  that begin with one
-    Raises ValueError for a wrong dtype or shape and for a batch size below 1.
+    Raises ValueError for a batch size below 1.
     """
 
-    def __init__(self, images: torch.Tensor, labels: torch.Tensor, mean: torch.Tensor, std: torch.Tensor,
-                 batch_size: int, augment: bool = False, device: torch.device | str = "cpu",
-                 smallest_batch: int = 1, channels_last: bool = False) -> None:
-        if images.dtype != torch.uint8 or images.dim() != 4:
-            raise ValueError(f"images are {images.dtype} {tuple(images.shape)}: must be uint8 (N,C,H,W)")
-        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-            raise ValueError(f"labels are {labels.dtype} {tuple(labels.shape)}: "
-                             f"must be int64 ({len(images)},)")
+    streamed = False  # True: batches come from files, so no CUDA graph can hold a step
+
+    def __init__(self, labels: torch.Tensor, mean: torch.Tensor, std: torch.Tensor, batch_size: int,
+                 augment: bool = False, device: torch.device | str = "cpu", smallest_batch: int = 1,
+                 channels_last: bool = False) -> None:
         if batch_size < 1:
             raise ValueError(f"batch size {batch_size}: must be at least 1")
         self.device = torch.device(device)
-        self.images = images.to(self.device).contiguous()
         self.labels = labels.to(self.device)
         self.batch_size = batch_size
         self.augment = augment
@@ -65,6 +61,33 @@ class Batches:
             starts.pop()
         return [slice(start, end) for start, end in zip(starts, [*starts[1:], num_samples])]
 
+    def epoch(self, indices: torch.Tensor, generator: torch.Generator) -> Iterator[Batch]:
+        """Iterate over the batches of an epoch over the samples `indices`; draws at the call, not while iterating."""
+        order, draws = self.draw(indices, generator)
+        return self.along(order, draws, self.parts(len(order)))
+
+    def _normalised(self, images: torch.Tensor) -> torch.Tensor:
+        # In place on the float copy: on the CPU four times as fast as torch.addcmul, which broadcasts slowly.
+        return images.to(torch.float32, memory_format=self._layout).mul_(self._scale).add_(self._shift)
+
+
+class Batches(BatchSource):
+    """Images and labels on a device, and ways to go through them.
+
+    images       uint8 (N,C,H,W); moved to the device once, not copied where they are there already
+    augment      zero-pad, random crop and random horizontal flip, per sample, in `epoch`
+    The others are those of `BatchSource`. Raises ValueError for a wrong dtype or shape.
+    """
+
+    def __init__(self, images: torch.Tensor, labels: torch.Tensor, *more, **options) -> None:
+        if images.dtype != torch.uint8 or images.dim() != 4:
+            raise ValueError(f"images are {images.dtype} {tuple(images.shape)}: must be uint8 (N,C,H,W)")
+        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+            raise ValueError(f"labels are {labels.dtype} {tuple(labels.shape)}: "
+                             f"must be int64 ({len(images)},)")
+        super().__init__(labels, *more, **options)
+        self.images = images.to(self.device).contiguous()
+
     def draw(self, indices: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Draw an epoch over the samples `indices` (int64, CPU) from the CPU `generator`.
 
@@ -85,10 +108,8 @@ class Batches:
             images = crop_and_flip(images, *draws)
         return self._normalised(images), self.labels.index_select(0, chosen)
 
-    def epoch(self, indices: torch.Tensor, generator: torch.Generator) -> Iterator[Batch]:
-        """Iterate over the batches of an epoch over the samples `indices`; draws at the call, not while iterating."""
-        order, draws = self.draw(indices, generator)
-        parts = self.parts(len(order))
+    def along(self, order: torch.Tensor, draws: torch.Tensor | None, parts: Sequence[slice]) -> Iterator[Batch]:
+        """Iterate over `parts` of an epoch that `draw` has drawn."""
         return (self.batch(order[part], None if draws is None else draws[:, part]) for part in parts)
 
     def in_order(self, indices: torch.Tensor | None = None) -> Iterator[Batch]:
@@ -100,10 +121,6 @@ class Batches:
             return (self.batch(chosen) for chosen in indices.to(self.device).split(self.batch_size))
         parts = zip(self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True)
         return ((self._normalised(images), labels) for images, labels in parts)
-
-    def _normalised(self, images: torch.Tensor) -> torch.Tensor:
-        # In place on the float copy: on the CPU four times as fast as torch.addcmul, which broadcasts slowly.
-        return images.to(torch.float32, memory_format=self._layout).mul_(self._scale).add_(self._shift)
 
 
 def draw_augmentation(num_samples: int, generator: torch.Generator) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Data sets in memory: a name or a path becomes uint8 images, labels and the statistics to normalise them.
+"""Data sets: a name or a path becomes uint8 images (or their files), labels and the statistics to normalise them.
 
 Also here: the one split of the official test set into validation and test samples.
 """
@@ -14,8 +14,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from data.image_files import MEAN, STD, ImageFiles
 from data.seeding import frozen_generator
 from data.sources import PUBLISHED_CLASSES, DatasetError, read_digits, read_folder, read_npz, read_published
+from data.streamed import Streaming, read_streamed
 
 NAMES = (*PUBLISHED_CLASSES, "digits", "imagenet")
 MAX_CLASSES = 65_536  # a larger label is a damaged file, not a class
@@ -25,25 +27,32 @@ MAX_CLASSES = 65_536  # a larger label is a damaged file, not a class
 class Dataset:
     """Images uint8 (N,C,H,W) and labels int64 (N,) of each split, all on the CPU.
 
+    Of a streamed data set the images are ImageFiles, cut to `image_size` pixels of a side when they are read.
     `mean` and `std` are float32 (C,), of the training images' pixels in units of [0, 1].
     `val_images` and `val_labels` are None unless the source has a validation split of its own.
     """
 
-    train_images: torch.Tensor
+    train_images: torch.Tensor | ImageFiles
     train_labels: torch.Tensor
-    test_images: torch.Tensor
+    test_images: torch.Tensor | ImageFiles
     test_labels: torch.Tensor
-    val_images: torch.Tensor | None = None
+    val_images: torch.Tensor | ImageFiles | None = None
     val_labels: torch.Tensor | None = None
     mean: torch.Tensor
     std: torch.Tensor
     classes: list[str]
     name: str
+    image_size: int | None = None
+
+    @property
+    def streamed(self) -> bool:
+        """True if images are read from their files as they are needed."""
+        return self.image_size is not None
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of every image."""
-        return tuple(self.train_images.shape[1:])
+        return (3, self.image_size, self.image_size) if self.streamed else tuple(self.train_images.shape[1:])
 
     @property
     def num_classes(self) -> int:
@@ -52,44 +61,56 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """BLAKE2b (16 bytes, hex) over shape, pixels and labels of every split, whatever their source."""
+        """BLAKE2b (16 bytes, hex) over shape, pixels and labels of every split, whatever their source.
+
+        Of a streamed data set, whose pixels would take an epoch to read, over names and sizes of files, and labels.
+        """
         digest = hashlib.blake2b(digest_size=16)
         for split in ("train", "val", "test"):
             images, labels = getattr(self, f"{split}_images"), getattr(self, f"{split}_labels")
-            digest.update(f"{split} {None if images is None else tuple(images.shape)}\n".encode())
+            shape = images if images is None else len(images) if self.streamed else tuple(images.shape)
+            digest.update(f"{split} {shape}\n".encode())
             if images is not None:
-                digest.update(images.contiguous().numpy())
+                digest.update(images.described() if self.streamed else images.contiguous().numpy())
                 digest.update(np.ascontiguousarray(labels.numpy(), dtype="<i8"))
         return digest.hexdigest()
 
 
 class EvaluationSplit(NamedTuple):
-    """Validation and test samples: uint8 (N,C,H,W), int64 (N,). `fingerprint` tells which went where."""
+    """Validation and test samples: uint8 (N,C,H,W) or files, int64 (N,). `fingerprint` tells which went where."""
 
-    val_images: torch.Tensor
+    val_images: torch.Tensor | ImageFiles
     val_labels: torch.Tensor
-    test_images: torch.Tensor
+    test_images: torch.Tensor | ImageFiles
     test_labels: torch.Tensor
     fingerprint: str
 
 
 def load_dataset(
-    name_or_path: str | os.PathLike, root: str | os.PathLike = "./data/downloads", download: bool = True
+    name_or_path: str | os.PathLike,
+    root: str | os.PathLike = "./data/downloads",
+    download: bool = True,
+    streaming: Streaming | None = None,
 ) -> Dataset:
-    """Load a data set whole into memory.
+    """Load a data set whole into memory, or list the files of one that is streamed.
 
     `name_or_path` is mnist, cifar10, cifar100 (`root/NAME.npz`, else torchvision's files under `root`,
     downloaded when missing if `download`), digits (scikit-learn's), an .npz file in MedMNIST's layout, or a folder as
-    ImageFolder reads it. Raises DatasetError (one line) for an unknown name and for files that are missing,
-    damaged or of a wrong kind.
+    ImageFolder reads it, streamed with `streaming`; imagenet (`root/train` and `root/val`) always is. Raises
+    DatasetError (one line) for an unknown name and for files that are missing, damaged or of a wrong kind.
     """
     name, path = str(name_or_path), Path(name_or_path)
     if name == "imagenet":
-        raise DatasetError("imagenet: not there yet; give another data set")
+        streaming = streaming or Streaming()
+        return _checked(*read_streamed(Path(root), streaming, imagenet=True), name, f"{name} in {root}", streaming)
     if name in PUBLISHED_CLASSES:
         return _checked(read_published(name, Path(root), download), PUBLISHED_CLASSES[name], name, f"{name} in {root}")
     if name == "digits":
         return _checked(read_digits(), [str(digit) for digit in range(10)], name, name)
+    if streaming is not None:
+        if not os.path.isdir(path):
+            raise DatasetError(f"--stream: {name} is no folder; give one with train/ and test/ or val/")
+        return _checked(*read_streamed(path, streaming), path.resolve().name, str(path), streaming)
     if os.path.isdir(path):
         return _checked(*read_folder(path), path.resolve().name, str(path))
     if path.suffix == ".npz":
@@ -146,20 +167,23 @@ def _fingerprint_of(val: np.ndarray, test: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _checked(arrays: dict[str, np.ndarray], classes: list[str] | None, name: str, source: str) -> Dataset:
+def _checked(arrays: dict[str, np.ndarray], classes: list[str] | None, name: str, source: str,
+             streaming: Streaming | None = None) -> Dataset:
     """Return the Dataset of arrays in MedMNIST's layout; no `classes` stand for max training label + 1."""
     tensors = {}
     for split in ("train", "val", "test"):
         if f"{split}_images" not in arrays:
             continue
-        images = _checked_images(arrays[f"{split}_images"], f"{source}: {split}_images")
+        images = arrays[f"{split}_images"]
+        if streaming is None:
+            images = _checked_images(images, f"{source}: {split}_images")
         labels = _checked_labels(arrays[f"{split}_labels"], len(images), f"{source}: {split}_labels")
         if classes is None:
             classes = [str(label) for label in range(int(labels.max()) + 1)]
         if labels.max() >= len(classes):
             raise DatasetError(f"{source}: {split}_labels holds {labels.max()}, outside the {len(classes)} "
                                f"classes 0 to {len(classes) - 1}; correct the labels")
-        if images.shape[1:] != tensors.get("train_images", images).shape[1:]:
+        if streaming is None and images.shape[1:] != tensors.get("train_images", images).shape[1:]:
             raise DatasetError(f"{source}: {split}_images are {tuple(images.shape[1:])} (C,H,W), but "
                                f"train_images {tuple(tensors['train_images'].shape[1:])}; make all one shape")
         tensors[f"{split}_images"], tensors[f"{split}_labels"] = images, labels
@@ -167,8 +191,12 @@ def _checked(arrays: dict[str, np.ndarray], classes: list[str] | None, name: str
         raise DatasetError(f"{source}: train_labels hold one class; there must be 2 or more to tell apart")
     if "val_images" not in tensors and len(tensors["test_images"]) < 2:
         raise DatasetError(f"{source}: test_images hold one image; give 2 or more, to validate and to test")
-    mean, std = channel_statistics(tensors["train_images"])
-    return Dataset(**tensors, mean=mean, std=std, classes=list(classes), name=name)
+    if streaming is None:
+        mean, std = channel_statistics(tensors["train_images"])
+    else:
+        mean, std = torch.tensor(MEAN), torch.tensor(STD)
+    image_size = None if streaming is None else streaming.image_size
+    return Dataset(**tensors, mean=mean, std=std, classes=list(classes), name=name, image_size=image_size)
 
 
 def _checked_images(images: np.ndarray, what: str) -> torch.Tensor:

@@ -11,7 +11,7 @@ import os
 import socket
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
 from pathlib import Path
 
@@ -42,7 +42,7 @@ class DatasetError(ValueError):
 
 
 @contextmanager
-def _answering(what: str, way_out: str) -> Iterator[None]:
+def answering(what: str, way_out: str) -> Iterator[None]:
     """Turn whatever a foreign file makes its reader raise into one line: the ways of failing have no list."""
     try:
         yield
@@ -74,7 +74,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         raise DatasetError(f"{path}: no such file; check the path")
     if not os.path.isfile(path) or not zipfile.is_zipfile(path):
         raise DatasetError(f"{path}: not an .npz archive (empty, truncated or another format); get it again")
-    with _answering(f"{path}: cannot be read", "get it again"), np.load(path, allow_pickle=False) as archive:
+    with answering(f"{path}: cannot be read", "get it again"), np.load(path, allow_pickle=False) as archive:
         arrays = {key: archive[key] for key in (*REQUIRED, *OPTIONAL) if key in archive}
         found = ", ".join(archive.files) or "nothing"
     missing = [key for key in REQUIRED if key not in arrays]
@@ -102,8 +102,8 @@ def read_published(name: str, root: Path, download: bool = True) -> dict[str, np
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:
-        answering = _answering(f"{name}: cannot be read or downloaded", way_out)
-        with _without_empty_folders(folder), no_bars, answering:
+        named = answering(f"{name}: cannot be read or downloaded", way_out)
+        with _without_empty_folders(folder), no_bars, named:
             train, test = (reader(str(root), train=split, download=download) for split in (True, False))
     finally:
         socket.setdefaulttimeout(timeout)
@@ -122,7 +122,7 @@ def read_digits() -> dict[str, np.ndarray]:
     if package is None:
         raise DatasetError("digits: scikit-learn, which they come with, is missing; pip install scikit-learn")
     table_path = Path(package.submodule_search_locations[0], "datasets", "data", "digits.csv.gz")
-    with _answering("digits: cannot be read from scikit-learn", "install scikit-learn again"):
+    with answering("digits: cannot be read from scikit-learn", "install scikit-learn again"):
         if table_path.is_file():  # importing scikit-learn takes over a second, reading its table 10 ms
             table = np.loadtxt(table_path, delimiter=",", dtype=np.uint8)
             pixels, labels = table[:, :-1], table[:, -1]
@@ -136,6 +136,21 @@ def read_digits() -> dict[str, np.ndarray]:
                 test_images=images[is_test], test_labels=labels[is_test])
 
 
+def split_folders(path: Path, splits: Sequence[str] = ("train", "test", "val")) -> dict[str, Path]:
+    """Return which of the folders `splits` of `path` holds which split; val/ is the test set where there is no test/.
+
+    Raises DatasetError if the training set or both others are missing.
+    """
+    folders = {split: path / split for split in splits if os.path.isdir(path / split)}
+    if "train" not in folders or len(folders) == 1:
+        either = " or ".join(f"{split}/" for split in splits if split != "train")
+        raise DatasetError(f"{path}: has no train/ with a {either} beside it; put images in "
+                           f"train/<class>/ and in {either.replace('/', '/<class>/')}")
+    if "test" not in folders:
+        folders["test"] = folders.pop("val")
+    return folders
+
+
 def read_folder(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     """Return the arrays and the class names of a folder with train/<class>/... and test/ or val/ likewise.
 
@@ -147,15 +162,10 @@ def read_folder(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     from PIL import Image
     from torchvision.datasets import ImageFolder
 
-    folders = {split: path / split for split in ("train", "test", "val") if os.path.isdir(path / split)}
-    if "train" not in folders or len(folders) == 1:
-        raise DatasetError(f"{path}: has no train/ with a test/ or val/ beside it; put images in "
-                           "train/<class>/ and in test/<class>/ or val/<class>/")
-    if "test" not in folders:
-        folders["test"] = folders.pop("val")
+    folders = split_folders(path)
     listings = {}
     for split, folder in folders.items():
-        with _answering(f"{folder}: cannot be listed", "put images in a folder for each class"):
+        with answering(f"{folder}: cannot be listed", "put images in a folder for each class"):
             listings[split] = ImageFolder(str(folder))
         differing = set(listings[split].classes) ^ set(listings["train"].classes)
         if differing:
@@ -165,7 +175,7 @@ def read_folder(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     first_file = first_size = None
     all_grey = True
     for file, _ in (sample for listing in listings.values() for sample in listing.samples):
-        with _answering(f"{file}: not a readable image", "replace or remove it"), Image.open(file) as image:
+        with answering(f"{file}: not a readable image", "replace or remove it"), Image.open(file) as image:
             if image.mode.startswith(("I", "F")):
                 raise DatasetError(f"{file}: more than 8 bits a channel ({image.mode}); convert it to 8 bits")
             all_grey = all_grey and image.mode == "L"
@@ -173,15 +183,16 @@ def read_folder(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
         first_file, first_size = first_file or file, first_size or size
         if size != first_size:
             raise DatasetError(f"{file}: {size[0]}x{size[1]} pixels, but {first_file} has "
-                               f"{first_size[0]}x{first_size[1]}; make all images one size")
+                               f"{first_size[0]}x{first_size[1]}; make all images one size, or give --stream")
 
     width, height = first_size
     arrays = {}
     for split, listing in listings.items():
-        with _answering(f"{folders[split]}: too large to hold in memory", "use fewer or smaller images"):
+        too_large = f"{folders[split]}: too large to hold in memory"
+        with answering(too_large, "give --stream, or use fewer or smaller images"):
             images = np.empty((len(listing), height, width) + (() if all_grey else (3,)), np.uint8)
         for index, (file, _) in enumerate(listing.samples):
-            with _answering(f"{file}: a damaged image", "replace or remove it"), Image.open(file) as image:
+            with answering(f"{file}: a damaged image", "replace or remove it"), Image.open(file) as image:
                 images[index] = np.asarray(image if all_grey else image.convert("RGB"))
         arrays[f"{split}_images"], arrays[f"{split}_labels"] = images, np.asarray(listing.targets)
     return arrays, listings["train"].classes

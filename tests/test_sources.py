@@ -149,7 +149,7 @@ def test_missing_npz_and_unknown_names_are_refused(tmp_path):
     assert "neither an .npz file nor a folder" in refusal(tmp_path / "notes.txt")
     message = refusal("cifar11")
     assert message.startswith("cifar11: no such") and all(name in message for name in NAMES)
-    assert "not there yet" in refusal("imagenet")
+    assert "has no train/" in refusal("imagenet", tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x93NUMPY", b"<html></html>", pickle.dumps([1])])

@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 import torch
 from tqdm import tqdm
 
-from data.batches import Batches
-from data.datasets import DatasetError, load_dataset
+from data.batches import BatchSource
+from data.sources import DatasetError
 from utils.checkpoint import CheckpointError, Checkpoints, state_from_bytes, state_to_bytes
 from utils.device import denormals, set_up_device
 from utils.distributed import Group, ProcessLostError, join
@@ -22,13 +22,13 @@ from utils.identity import identify, read_key
 from utils.link import Link
 from utils.lock import claimed
 from utils.options import UsageError, speaks
-from utils.progress import Bars
+from utils.progress import Bars, watched_check
 from utils.results import ResultsError, RunFolder, RunResult, describe_run, summarize
 from utils.round_training import RoundTraining
 from utils.rounds import Deployment, Plan, network_sha256, pack, run_rounds, unpack
 from utils.run_config import headline, make_config
 from utils.schema import Schema
-from utils.setup import first_network, make_batches, make_plan, network_maker
+from utils.setup import first_network, make_batches, make_plan, network_maker, read_dataset
 from utils.training import Trainer
 
 
@@ -59,8 +59,8 @@ def run_experiment(settings: dict[str, Any], command: list[str]) -> RunResult:
     device = set_up_device(device_name, settings["precision"], settings["threads"])
     sign_key = read_key(settings["sign_key"])
     if not group.leads:
-        group.told()  # that rank 0 has downloaded what was missing
-    dataset = load_dataset(settings["dataset"], settings["dataset_dir"])
+        group.told()  # that rank 0 has downloaded or checked what was missing
+    dataset = read_dataset(settings, watch=partial(watched_check, shown=_shows_bars(settings) and group.leads))
     if group.leads:
         group.told("the data is there")
     run = identify(settings, dataset, device, sign_key)
@@ -91,8 +91,8 @@ class Start:
 
     plan: Plan
     trainer: Trainer
-    validation: Batches
-    test: Batches
+    validation: BatchSource
+    test: BatchSource
     link: Link
     edge: Deployment
     interrupted: dict[str, Any] | None
@@ -175,7 +175,7 @@ def _run(folder: RunFolder, checkpoints: Checkpoints, config: dict[str, Any], be
         if training is None:
             folder.write_rounds(edge.rows)
 
-    shown = not config["settings"]["quiet"] and sys.stderr.isatty()
+    shown = _shows_bars(config["settings"])
     begun.run(Bars(begun.plan.num_rounds, edge.next_round, shown), save)
     flat = begun.trainer.flat
     flat.load(edge.served)
@@ -193,6 +193,10 @@ def _run(folder: RunFolder, checkpoints: Checkpoints, config: dict[str, Any], be
         }
     )
     checkpoints.keep_one()
+
+
+def _shows_bars(settings: dict[str, Any]) -> bool:
+    return not settings["quiet"] and sys.stderr.isatty()
 
 
 def _show_warning(message, category, *_) -> None:

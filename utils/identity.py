@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from data.arrival import Arrival
-from data.datasets import Dataset, EvaluationSplit, load_dataset, split_validation
+from data.datasets import Dataset, EvaluationSplit, split_validation
 from utils.device import find_device
 from utils.options import UsageError
 from utils.run_config import folder_name
-from utils.setup import count_rounds, with_data_defaults
+from utils.setup import DATA_SETTINGS, count_rounds, read_dataset, with_data_defaults
 from utils.update_header import read_sign_key
 
 
@@ -54,9 +54,9 @@ def find_runs(runs: Sequence[dict[str, Any]], download: bool) -> list[tuple[Path
     datasets, found = {}, []
     for settings in runs:
         device, sign_key = find_device(settings["device"]), read_key(settings["sign_key"])
-        source = settings["dataset"], settings["dataset_dir"]
+        source = tuple(settings[name] for name in DATA_SETTINGS)
         if source not in datasets:
-            datasets[source] = load_dataset(*source, download=download)
+            datasets[source] = read_dataset(settings, download)
         run = identify(settings, datasets[source], device, sign_key)
         rounds = range(count_rounds(run.settings, run.arrival))
         found.append((run.folder, [run.arrival.num_samples(number) for number in rounds]))

@@ -12,6 +12,8 @@ from utils.reinit import PARAMETERS, STRATEGIES, choose
 
 MODELS = tuple(DEFAULTS)
 DATASETS = ("mnist", "cifar10", "cifar100", "imagenet", "digits")
+IMAGE_SIZE = 224  # of streamed images
+MOST_WORKERS = 16  # by default; more than a GPU can use, or a disk serve
 
 
 class UsageError(Exception):
@@ -73,14 +75,19 @@ def build_parser(prog: str, description: str, modes: Sequence[str]) -> argparse.
     flag(g, "--max_rounds", _whole(1), metavar="N", help=stop)
     size = "(default: 3000, or 30%% of a small test set)"
     flag(g, "--val_dataset_size", _whole(1), metavar="N", help=f"test images held out for validation {size}")
-    augment = "random crops and flips; auto: for CIFAR"
+    augment = "random crops and flips; auto: for CIFAR and streamed images"
     flag(g, "--augment", default="auto", choices=("auto", "on", "off"), help=augment)
+    switch(g, "--stream", "read the images of a folder while training, not into memory; imagenet always is")
+    size = f"streamed images: pixels of a side (default: {IMAGE_SIZE})"
+    flag(g, "--image_size", _whole(1, 2**14), metavar="N", help=size)
+    switch(g, "--skip_broken", "streamed images: leave out files that do not decode, do not stop")
 
     g = parser.add_argument_group("model")
     flag(g, "--model", default="mlp", choices=MODELS, help="network")
     hidden = "mlp: units of each hidden layer (default: 512 512)"
     flag(g, "--hidden_sizes", _whole(1, 2**20), nargs="*", metavar="N", help=hidden)
     switch(g, "--batch_norm", "mlp: BatchNorm before each ReLU")
+    flag(g, "--width", _width, metavar="X", help="mobilenetv1: factor of each layer's channels (default: 1)")
 
     g = parser.add_argument_group("method")
     flag(g, "--mode", default=modes[0], choices=modes, help="updating method")
@@ -130,8 +137,8 @@ def build_parser(prog: str, description: str, modes: Sequence[str]) -> argparse.
     precision = "tf32 needs CUDA; bf16 is bfloat16 autocast"
     flag(g, "--precision", default="fp32", choices=("fp32", "tf32", "bf16"), help=precision)
     flag(g, "--threads", _whole(1, 1024), metavar="N", help="CPU threads (default: PyTorch's choice)")
-    workers = "loader processes; data sets held in memory need none"
-    flag(g, "--num_workers", _whole(0, 1024), 0, metavar="N", help=workers)
+    workers = f"processes that read streamed images (default: one a core, up to {MOST_WORKERS})"
+    flag(g, "--num_workers", _whole(0, 1024), metavar="N", help=workers)
 
     g = parser.add_argument_group("output")
     folders = ("--output_dir", "--model_dir")
@@ -167,6 +174,9 @@ def _check(args: argparse.Namespace) -> None:
         for name in ("hidden_sizes", "batch_norm"):
             if given[name] not in (None, False):
                 raise UsageError(f"--{name} is for --model mlp, not {args.model}: leave it out")
+    if args.model != "mobilenetv1" and args.width is not None:
+        raise UsageError(f"--width is for --model mobilenetv1, not {args.model}: leave it out")
+    args.width = args.width or 1.0
     args.hidden_sizes = (512, 512) if args.hidden_sizes is None else tuple(args.hidden_sizes)
 
     default_ratio = DEFAULTS[args.model][3]
@@ -186,10 +196,32 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(str(error)) from error
     given.update(vars(reinit), reinitialize=reinit.reinit_strategy != "never")
 
+    _check_streaming(args)
     if uses_batch_norm(args.model, args.batch_norm) and args.train_batch_size < 2:
         raise UsageError("--train_batch_size is 1: BatchNorm needs batches of 2 or more")
     check_folder("--dataset_dir", args.dataset_dir)
     check_folder("--output_dir", args.output_dir)
+
+
+def _check_streaming(args: argparse.Namespace) -> None:
+    if args.stream and args.dataset in DATASETS and args.dataset != "imagenet":
+        raise UsageError(f"--stream is for a folder of images, not {args.dataset}: leave it out")
+    args.stream = args.stream or args.dataset == "imagenet"
+    if args.stream:
+        args.image_size = args.image_size or IMAGE_SIZE
+        if args.num_workers is None:
+            args.num_workers = _default_workers()
+        return
+    for name in ("image_size", "skip_broken"):
+        if vars(args)[name] not in (None, False):
+            raise UsageError(f"--{name} is for streamed images (--dataset imagenet, or --stream): leave it out")
+    args.num_workers = args.num_workers or 0
+
+
+def _default_workers() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processes = os.environ.get("LOCAL_WORLD_SIZE", "")  # of this run on this machine, as torchrun says
+    return max(1, min(MOST_WORKERS, cores // (int(processes) if processes.isdecimal() else 1)))
 
 
 def interrupted(overwrite: bool) -> str:
@@ -253,6 +285,10 @@ def _ratio(text: str) -> float:
 
 def _share(text: str) -> float:
     return _number(float, text, lambda value: 0 <= value <= 1, "a number from 0 to 1")
+
+
+def _width(text: str) -> float:
+    return _number(float, text, lambda value: 0 < value <= 8, "a number above 0 and at most 8")
 
 
 def _learning_rate(text: str) -> float:

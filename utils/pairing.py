@@ -73,10 +73,12 @@ def mismatches(run: Record, full: Record) -> list[str]:
 def describe_model(record: Record) -> str:
     """Return the model in words; equal if and only if the networks are, given the data."""
     settings = record.settings
+    pixels, width = settings.get("image_size"), settings.get("width", 1)
+    size = f" at {pixels} pixels" if pixels else ""
     if settings["model"] != "mlp":
-        return settings["model"]
+        return settings["model"] + (f" x{width:g}" if width != 1 else "") + size
     sizes = "-".join(map(str, settings["hidden_sizes"])) or "without hidden layers"
-    return f"mlp {sizes}" + (" with BatchNorm" if settings["batch_norm"] else "")
+    return f"mlp {sizes}" + (" with BatchNorm" if settings["batch_norm"] else "") + size
 
 
 def _likeness(run: Record, full: Record) -> tuple:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from tqdm import tqdm
@@ -54,6 +54,15 @@ class Bars:
         """Remove the bars."""
         self._rounds.leave = False
         self._rounds.close()
+
+
+def watched_check(done: Iterable[int], total: int, shown: bool) -> Iterator[int]:
+    """Pass on `done`, numbers of image files that have been checked, of `total`; say so, and show a bar."""
+    print(f"checking {total:,} image files, which is done once", flush=True)
+    with tqdm(total=total, unit="files", disable=not shown, leave=False, dynamic_ncols=True) as bar:
+        for number in done:
+            bar.update(number)
+            yield number
 
 
 class StepBar:

@@ -19,6 +19,8 @@ COLUMNS = (
     "formula_bytes seconds"
 ).split()
 
+TOP5_COLUMNS = ("top5_test_acc", "served_top5_test_acc")  # at the end, where there are more than ten classes
+
 LOCK = ".lock"
 
 
@@ -78,7 +80,8 @@ class RunFolder:
     def write_rounds(self, rows: list[dict[str, Any]]) -> None:
         """Write all rounds so far; a resumed run thereby drops what was never saved."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+        top5 = [name for name in TOP5_COLUMNS if any(name in row for row in rows)]
+        writer = csv.DictWriter(text, [*COLUMNS, *top5], restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows({name: _as_text(name, value) for name, value in row.items()} for row in rows)
         write_atomic(self.rounds, text.getvalue())
@@ -125,6 +128,7 @@ def summarize(rows: list[dict[str, Any]], num_weights: int, num_values: int) -> 
         "average_served_test_acc": mean("served_test_acc"),
         "final_test_acc": rows[-1]["test_acc"],
         "final_served_test_acc": rows[-1]["served_test_acc"],
+        **_summarize_top5(rows),
         "rounds_sent": total("sent"),
         "rounds_nothing_sent": [row["round"] for row in rows if not row["sent"]],
         **{name: total(name) for name in COLUMNS if name.endswith("_bytes")},
@@ -132,6 +136,14 @@ def summarize(rows: list[dict[str, Any]], num_weights: int, num_values: int) -> 
         "formula_ratio_to_full_updating": total("formula_bytes") / (formula_bytes(1.0, num_weights) * len(rows)),
         "seconds": sum(row["seconds"] for row in rows),
     }
+
+
+def _summarize_top5(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Return average and final top-5 accuracies if every round has them: a run of an older version began without."""
+    if any(row.get(name) is None for row in rows for name in TOP5_COLUMNS):
+        return {}
+    averages = {f"average_{name}": sum(row[name] for row in rows) / len(rows) for name in TOP5_COLUMNS}
+    return {**averages, **{f"final_{name}": rows[-1][name] for name in TOP5_COLUMNS}}
 
 
 def describe_round(row: dict[str, Any], num_rounds: int) -> str:
@@ -151,6 +163,9 @@ def describe_round(row: dict[str, Any], num_rounds: int) -> str:
 def describe_run(result: RunResult) -> str:
     """Return the table that a script prints at the end: all rounds, the averages and the files."""
     header = "round,samples,reinit,val %,test %,served %,weights,sent kB,formula kB,seconds".split(",")
+    has_top5 = "served_top5_test_acc" in result.rows[0]
+    if has_top5:
+        header.insert(6, "top-5 %")
     lines = [
         (
             str(row["round"]),
@@ -159,6 +174,7 @@ def describe_run(result: RunResult) -> str:
             f"{100 * row['val_acc']:.2f}",
             f"{100 * row['test_acc']:.2f}",
             f"{100 * row['served_test_acc']:.2f}",
+            *([_percent(row["served_top5_test_acc"])] if has_top5 else []),
             f"{row['updated_weights']:,}" if row["sent"] else "-",
             f"{row['message_bytes'] / 1000:,.1f}" if row["sent"] else "-",
             f"{row['formula_bytes'] / 1000:,.1f}" if row["sent"] else "-",
@@ -173,6 +189,7 @@ def describe_run(result: RunResult) -> str:
             "",
             f"average test accuracy   {100 * s['average_test_acc']:.2f} %, "
             f"as served {100 * s['average_served_test_acc']:.2f} %",
+            *_describe_top5(s),
             f"updates sent            in {s['rounds_sent']} of {s['rounds']} rounds",
             f"bytes sent, all counted {s['message_bytes']:,}: "
             f"{s['ratio_to_full_updating']:.4f} of sending the whole network in every round",
@@ -182,6 +199,17 @@ def describe_run(result: RunResult) -> str:
             "                        rounds.csv, summary.json, config.json, accuracy.png, model.pt, updates/",
         ]
     )
+
+
+def _describe_top5(summary: dict[str, Any]) -> list[str]:
+    if "average_top5_test_acc" not in summary:
+        return []
+    line, served = (_percent(summary[f"average_{name}"]) for name in TOP5_COLUMNS)
+    return [f"average top-5 accuracy  {line} %, as served {served} %"]
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.2f}"
 
 
 def _as_text(name: str, value: Any) -> str:
@@ -206,7 +234,9 @@ def _read(path: Path, parse: Callable[[str], Any]) -> Any:
 
 
 def _parse_rounds(text: str) -> list[dict[str, Any]]:
-    rows = [{name: _as_value(name, row[name]) for name in COLUMNS} for row in csv.DictReader(io.StringIO(text))]
+    reader = csv.DictReader(io.StringIO(text))
+    names = [*COLUMNS, *(name for name in TOP5_COLUMNS if name in (reader.fieldnames or ()))]
+    rows = [{name: _as_value(name, row[name]) for name in names} for row in reader]
     if not rows:
         raise ValueError("it has no rows")
     return rows

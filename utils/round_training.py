@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from data.batches import Batches
+from data.batches import BatchSource
 from utils.contribution import Accumulator
 from utils.optim import FlatOptimizer
 from utils.progress import Bars
@@ -38,7 +38,7 @@ class RoundTraining:
         self,
         trainer: Trainer,
         recipe: Recipe,
-        validation: Batches,
+        validation: BatchSource,
         number: int,
         samples: Tensor,
         start: Tensor,

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from data.arrival import Arrival
-from data.batches import Batches
+from data.batches import BatchSource
 from utils.link import Base, Coding, Delivery, Link
 from utils.methods import Method
 from utils.progress import Bars
 from utils.recipes import Recipe
 from utils.reinit import Reinit
-from utils.results import describe_round, formula_bytes
+from utils.results import TOP5_COLUMNS, describe_round, formula_bytes
 from utils.round_training import RoundTraining
 from utils.training import Trainer
 
@@ -55,13 +55,15 @@ class Deployment:
     last_message: int = -1  # the round of the last message sent
     applied: list[str] = field(default_factory=list)  # the checksums of all messages, as the node keeps them
     rows: list[dict[str, Any]] = field(default_factory=list)
+    line_top5: float | None = None  # top-5 accuracy on the test set; None for ten classes or fewer
+    served_top5: float | None = None
 
 
 def run_rounds(
     plan: Plan,
     trainer: Trainer,
-    validation: Batches,
-    test: Batches,
+    validation: BatchSource,
+    test: BatchSource,
     link: Link,
     edge: Deployment,
     bars: Bars,
@@ -159,16 +161,18 @@ def send(plan: Plan, link: Link, edge: Deployment, training: RoundTraining, base
     return delivery
 
 
-def evaluate_new(edge: Deployment, trainer: Trainer, test: Batches, on_batch: Callable[[], None]) -> None:
+def evaluate_new(edge: Deployment, trainer: Trainer, test: BatchSource, on_batch: Callable[[], None]) -> None:
     """Evaluate the line and the served network on the test set where they are new."""
     if edge.line_acc[1] is None:
         trainer.flat.load(edge.line)
-        edge.line_acc = (edge.line_acc[0], trainer.accuracy(test, on_batch))
+        top1, edge.line_top5 = trainer.accuracies(test, on_batch)
+        edge.line_acc = (edge.line_acc[0], top1)
     if edge.served is edge.line:
-        edge.served_acc = edge.line_acc
+        edge.served_acc, edge.served_top5 = edge.line_acc, edge.line_top5
     elif edge.served_acc[1] is None:
         trainer.flat.load(edge.served)
-        edge.served_acc = (edge.served_acc[0], trainer.accuracy(test, on_batch))
+        top1, edge.served_top5 = trainer.accuracies(test, on_batch)
+        edge.served_acc = (edge.served_acc[0], top1)
 
 
 def round_row(
@@ -180,6 +184,7 @@ def round_row(
     delivery: Delivery | None,
 ) -> dict[str, Any]:
     """Return the round's row of rounds.csv."""
+    top5 = dict(zip(TOP5_COLUMNS, (edge.line_top5, edge.served_top5))) if edge.served_top5 is not None else {}
     nothing = dict.fromkeys(("message_bytes", "index_bytes", "value_bytes", "rest_bytes", "header_bytes"), 0)
     num_weights = training.flat.num_weights
     return {
@@ -198,6 +203,7 @@ def round_row(
         **(delivery.sizes if delivery else nothing),
         "formula_bytes": formula_bytes(plan.updating_ratio, num_weights) if delivery else 0,
         "seconds": training.seconds,
+        **top5,
     }
 
 

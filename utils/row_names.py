@@ -13,6 +13,7 @@ from utils.run_records import Record
 _NOT_IN_NAME = {
     *("dataset", "dataset_dir", "dataset_size_init", "dataset_size_subseq", "max_rounds", "val_dataset_size"),
     *("model", "hidden_sizes", "batch_norm", "mode", "updating_ratio", "num_epochs", "seed", "reinitialize"),
+    *("width", "image_size", "stream", "skip_broken"),
     *("device", "threads", "num_workers", "val_batch_size", "test_batch_size", "output_dir", "overwrite"),
     *("checkpoint_interval", "quiet", "sign_key", "signed"),
 }
@@ -31,7 +32,7 @@ def row_name(record: Record) -> str:
         **_defaults(script_of(mode)),
         "lamda": 0.5 if mode == "dpu" else None,
         "lr": DEFAULTS[settings["model"]][0]["lr"],
-        "augment": record.dataset in ("cifar10", "cifar100"),
+        "augment": record.dataset in ("cifar10", "cifar100") or settings.get("stream", False),
     }
     for name in sorted(settings.keys() - _NOT_IN_NAME):
         if settings[name] != defaults.get(name) and settings[name] not in _TOLD_BY_REINIT.get(name, ()):

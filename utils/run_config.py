@@ -19,6 +19,8 @@ from utils.rounds import Plan
 _NOT_IN_HASH = (
     "dataset",  # its fingerprint counts instead
     "dataset_dir",
+    "stream",  # likewise
+    "skip_broken",
     "output_dir",
     "overwrite",
     "quiet",
@@ -32,6 +34,8 @@ _NOT_IN_HASH_IF = {
     "reinit_every": (None,),
     "shrink": (None,),
     "perturb": (None,),
+    "image_size": (None,),
+    "width": (1.0,),
 }
 
 

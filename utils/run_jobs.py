@@ -1,7 +1,6 @@
 """Several runs of the scripts at once, each a process with a log file, under one progress bar."""
 
 import csv
-import ctypes
 import os
 import signal
 import subprocess
@@ -10,12 +9,13 @@ import time
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from tqdm import tqdm
 
 from utils.commands import Command, has_one_step
+from utils.processes import end_with_parent
 from utils.recipes import DEFAULTS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -178,13 +178,8 @@ def _start(job: Job) -> subprocess.Popen:
             stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},  # so that the last line of the log is the last one written
             start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            preexec_fn=partial(end_with_parent, signal.SIGTERM) if sys.platform == "linux" else None,
         )
-
-
-def _end_with_parent() -> None:
-    """Have the kernel end this process when its parent is killed; else it would hold its run folder."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def _stop(processes: Sequence[subprocess.Popen]) -> None:

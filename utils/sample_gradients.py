@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from data.batches import Batch, Batches
+from data.batches import Batch, BatchSource
 from utils.flat import FlatParameters
 
 # Numbers that a convolution's gradients of single samples may take at once: 64 MiB, and twice that to make them.
@@ -34,7 +34,7 @@ class SampleGradients:
     def __init__(
         self,
         flat: FlatParameters,
-        batches: Batches,
+        batches: BatchSource,
         samples: Tensor,
         on_batch: Callable[[], None] = lambda: None,
     ):

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from data.arrival import Arrival
-from data.batches import Batches
-from data.datasets import Dataset, EvaluationSplit, default_validation_size
+from data.batches import Batches, BatchSource
+from data.datasets import Dataset, EvaluationSplit, Streaming, default_validation_size, load_dataset
 from data.seeding import derive_seed
+from data.streamed_batches import StreamedBatches, reading_pool
 from models import build_model
 from utils.contribution import num_selected
 from utils.flat import FlatParameters
@@ -21,6 +22,15 @@ from utils.reinit import Reinit
 from utils.rounds import Plan
 
 MakeNetwork = Callable[[int], FlatParameters]
+DATA_SETTINGS = ("dataset", "dataset_dir", "stream", "image_size", "skip_broken")  # what decides what is read
+
+
+def read_dataset(settings: dict[str, Any], download: bool = True, **watch: Callable) -> Dataset:
+    """Return the data set that `settings` name; `watch`, where it is given, sees image files being checked."""
+    streaming = None
+    if settings["stream"]:
+        streaming = Streaming(settings["image_size"], settings["num_workers"], settings["skip_broken"], **watch)
+    return load_dataset(settings["dataset"], settings["dataset_dir"], download, streaming)
 
 
 def with_data_defaults(settings: dict[str, Any], dataset: Dataset, device: torch.device) -> dict[str, Any]:
@@ -44,7 +54,8 @@ def with_data_defaults(settings: dict[str, Any], dataset: Dataset, device: torch
         raise UsageError(
             f"--val_dataset_size is {val_size}, which leaves none of the {num_test} test images: give less"
         )
-    augment = {"auto": dataset.name in ("cifar10", "cifar100"), "on": True, "off": False}[settings["augment"]]
+    usual = dataset.streamed or dataset.name in ("cifar10", "cifar100")
+    augment = {"auto": usual, "on": True, "off": False}[settings["augment"]]
     recipe = _recipe(settings)
     # Convolutions of large batches leave the processor's cache: slower there, and half a gigabyte for VGG.
     evaluated_at_once = 128 if device.type == "cpu" and settings["model"] != "mlp" else 500
@@ -93,6 +104,7 @@ def _make_network(settings: dict[str, Any], dataset: Dataset, device: torch.devi
         seed=derive_seed(settings["seed"], "initial weights", number),
         hidden_sizes=settings["hidden_sizes"],
         batch_norm=settings["batch_norm"],
+        width=settings["width"],
     )
     return FlatParameters(model.to(device))
 
@@ -140,10 +152,13 @@ def count_rounds(settings: dict[str, Any], arrival: Arrival) -> int:
 
 def make_batches(
     settings: dict[str, Any], dataset: Dataset, split: EvaluationSplit, device: torch.device
-) -> tuple[Batches, Batches, Batches]:
-    """Return the training, validation and test samples on the device."""
+) -> tuple[BatchSource, BatchSource, BatchSource]:
+    """Return the training, validation and test samples, to be had on the device."""
+    kind = Batches
+    if dataset.streamed:
+        kind = partial(StreamedBatches, pool=reading_pool(dataset.image_size, settings["num_workers"], device))
     convolutional = settings["model"] != "mlp"
-    batches = partial(Batches, mean=dataset.mean, std=dataset.std, device=device, channels_last=convolutional)
+    batches = partial(kind, mean=dataset.mean, std=dataset.std, device=device, channels_last=convolutional)
     train = batches(
         dataset.train_images,
         dataset.train_labels,

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data.batches import Batches
+from data.batches import BatchSource
 from data.seeding import torch_generator
 from utils.contribution import Accumulator
 from utils.distributed import Group
@@ -22,14 +22,14 @@ class Trainer:
 
     seed      the run's seed; shuffling and augmentation of an epoch depend on it and on the epoch's place alone
     bfloat16  run the network under bfloat16 autocast; weights, gradients and optimizer stay float32
-    graphs    replay steps and evaluations as CUDA graphs; None: on CUDA, if one process trains alone
+    graphs    replay steps and evaluations as CUDA graphs; None: on CUDA, if one process trains alone on data in memory
     group     the processes that train together; each takes a share of every batch and of every evaluation
     """
 
     def __init__(
         self,
         flat: FlatParameters,
-        train: Batches,
+        train: BatchSource,
         seed: int,
         bfloat16: bool = False,
         graphs: bool | None = None,
@@ -41,11 +41,14 @@ class Trainer:
         self.device = flat.vector.device
         self.bfloat16 = bfloat16
         self.group = group or Group()
-        self.graphs = self.device.type == "cuda" and self.group.size == 1 if graphs is None else graphs
+        if graphs is None:
+            graphs = self.device.type == "cuda" and self.group.size == 1 and not train.streamed
+        self.graphs = graphs
         self._loss = torch.zeros((), device=self.device)
-        self._correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        self._correct = torch.zeros(2, dtype=torch.int64, device=self.device)  # top-1, top-5
+        self._has_top5 = False
         self._steps: tuple[tuple, GraphedSteps] | None = None  # what they are for, the graphs
-        self._evaluations: dict[Batches, Graphed] = {}
+        self._evaluations: dict[BatchSource, Graphed] = {}
 
     def epoch(
         self,
@@ -74,27 +77,39 @@ class Trainer:
                     steps.run(part.stop - part.start)
                     on_batch()
             else:
-                for part in parts:
-                    self._step(optimizer, local, order[part], None if draws is None else draws[:, part])
+                for images, labels, size in self._own_batches(order, draws, parts):
+                    self._step(optimizer, local, images, labels, size)
                     on_batch()
         self.group.sum_(self._loss)
         return self._loss.item() / samples.numel()
 
+    def _own_batches(self, order: Tensor, draws: Tensor | None, parts: list[slice]):
+        """Give this process's images and labels of each batch, None for none, and the size of the whole batch."""
+        sizes = [part.stop - part.start for part in parts]
+        shares = [self.group.share(size, self.train.smallest_batch) for size in sizes]
+        own = [slice(p.start + s.start, p.start + s.stop) for p, s in zip(parts, shares, strict=True)]
+        batches = self.train.along(order, draws, [part for part in own if part.stop > part.start])
+        for part, size in zip(own, sizes, strict=True):
+            yield *(next(batches) if part.stop > part.start else (None, None)), size
+
     def _step(
-        self, optimizer: FlatOptimizer, local: Accumulator | None, order: Tensor, draws: Tensor | None
+        self,
+        optimizer: FlatOptimizer,
+        local: Accumulator | None,
+        images: Tensor | None,
+        labels: Tensor | None,
+        size: int,
     ) -> None:
-        """Train on one batch: the samples `order` (B,), augmented by `draws` (3,B)."""
-        flat, mine = self.flat, self.group.share(len(order), self.train.smallest_batch)
-        share = (mine.stop - mine.start) / len(order)
+        """Train on one batch of `size` samples, of which `images` and `labels` are this process's, None for none."""
+        flat, share = self.flat, 0.0 if images is None else len(labels) / size
         flat.zero_grad()
         if share > 0:
-            images, labels = self.train.batch(order[mine], None if draws is None else draws[:, mine])
             with self._precision():
                 loss = F.cross_entropy(flat.model(images), labels)
             if share < 1:
                 loss = loss * share
             loss.backward()
-            self._loss += loss.detach() * len(order)
+            self._loss += loss.detach() * size
         if self.group.size > 1:  # each process's BatchNorm has seen its share
             self.group.sum_(flat.buffers.mul_(share))
         # Without a share there was no backward pass to write gradients directly: the zeros in `flat` count.
@@ -111,11 +126,24 @@ class Trainer:
         about = (optimizer, local, len(order))
         if self._steps is None or any(a is not b and a != b for a, b in zip(self._steps[0], about, strict=True)):
             self._steps = None  # frees the memory of the graphs before
-            self._steps = about, GraphedSteps(partial(self._step, optimizer, local), order, draws)
+
+            def step(order: Tensor, draws: Tensor | None) -> None:
+                self._step(optimizer, local, *self.train.batch(order, draws), len(order))
+
+            self._steps = about, GraphedSteps(step, order, draws)
         return self._steps[1]
 
-    def accuracy(self, batches: Batches, on_batch: Callable[[], None] = lambda: None) -> float:
+    def accuracy(self, batches: BatchSource, on_batch: Callable[[], None] = lambda: None) -> float:
         """Return the share of samples in `batches` that the network classifies rightly, 0 to 1."""
+        return self.accuracies(batches, on_batch)[0]
+
+    def accuracies(
+        self, batches: BatchSource, on_batch: Callable[[], None] = lambda: None
+    ) -> tuple[float, float | None]:
+        """Return the shares whose class has the largest output, and one of the five largest: top-1 and top-5.
+
+        The second is None for ten classes or fewer.
+        """
         if not self.graphs:
             self._count_correct(batches, on_batch)
         else:
@@ -124,9 +152,10 @@ class Trainer:
             self._evaluations[batches]()
             on_batch()
         self.group.sum_(self._correct)
-        return self._correct.item() / len(batches)
+        top1, top5 = (count / len(batches) for count in self._correct.tolist())
+        return top1, top5 if self._has_top5 else None
 
-    def _count_correct(self, batches: Batches, on_batch: Callable[[], None]) -> None:
+    def _count_correct(self, batches: BatchSource, on_batch: Callable[[], None]) -> None:
         model, mine = self.flat.model, None
         if self.group.size > 1:
             part = self.group.share(len(batches))
@@ -135,7 +164,13 @@ class Trainer:
         self._correct.zero_()
         with torch.inference_mode(), self._precision():
             for images, labels in batches.in_order(mine):
-                self._correct += (model(images).argmax(dim=1) == labels).sum()
+                outputs = model(images)
+                right = outputs.argmax(dim=1) == labels
+                self._correct[0] += right.sum()
+                self._has_top5 = outputs.shape[1] > 10
+                if self._has_top5:  # among equal outputs, argmax and topk may choose differently
+                    right |= (outputs.topk(5).indices == labels[:, None]).any(dim=1)
+                    self._correct[1] += right.sum()
                 on_batch()
 
     def _precision(self):

@@ -1,0 +1,78 @@
+"""Worker processes that do the reading while the network trains."""
+
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from data.sources import DatasetError
+from utils.processes import end_with_parent
+
+
+class Pool:
+    """Calls `function` on one request after another in worker processes, which stay for the next requests.
+
+    function    takes a request and returns tensors or plain values; both must pickle
+    pin_memory  put the tensors where a GPU fetches them without waiting
+
+    Results come in the order of the requests, whichever worker has them first. Without workers it all happens in
+    this process.
+    """
+
+    def __init__(self, function: Callable[[Any], Any], num_workers: int, pin_memory: bool = False):
+        self._requests = _Requests()
+        self._loader = DataLoader(
+            _Calls(function),
+            batch_size=None,  # a request is a whole batch
+            sampler=self._requests,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=pin_memory,
+            collate_fn=_as_it_is,
+            worker_init_fn=_set_up_worker,
+            generator=torch.Generator(),  # it draws seeds for its workers, else from the global generator
+        )
+
+    def map(self, requests: Iterable[Any]) -> Iterator[Any]:
+        """Iterate over the results of `requests`, a few of which are worked on in advance.
+
+        Another call ends this one. Raises DatasetError if a worker dies.
+        """
+        self._requests.waiting = requests
+        try:
+            yield from self._loader
+        except RuntimeError as error:
+            if "worker" not in str(error):
+                raise
+            what = str(error).splitlines()[0].rstrip(".")
+            raise DatasetError(f"--num_workers: a loader process ended ({what}); give fewer") from error
+
+
+class _Requests:
+    """What a DataLoader takes for the sampler: the requests of the moment."""
+
+    waiting: Iterable[Any] = ()
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.waiting)
+
+
+class _Calls(Dataset):
+    """What a DataLoader takes for the data: `function` of a request."""
+
+    def __init__(self, function: Callable[[Any], Any]):
+        self._function = function
+
+    def __getitem__(self, request: Any) -> Any:
+        return self._function(request)
+
+
+def _as_it_is(result: Any) -> Any:
+    return result
+
+
+def _set_up_worker(number: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends the workers
+    end_with_parent(signal.SIGKILL)

@@ -1,0 +1,354 @@
+"""Streamed images: which files, their labels, the cache of both, and batches that depend on nothing but the seed."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision.transforms import v2
+
+from data import streamed
+from data.datasets import load_dataset, split_validation
+from data.file_list import CACHE
+from data.image_files import MEAN, STD, ImageFiles, decode
+from data.imagenet import DEVKIT
+from data.seeding import torch_generator
+from data.sources import DatasetError
+from data.streamed import Streaming
+from data.streamed_batches import Reader, StreamedBatches, reading_pool
+from data.workers import Pool
+from tests.image_trees import WNIDS, made_up_images, write_devkit, write_tree
+
+SMALL = Streaming(image_size=20)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def trees(tmp_path_factory):
+    """The same 6 training and 5 validation images a class, val/ flat and in class folders."""
+    labels = np.random.RandomState(5).permutation(np.arange(44) % 4)
+    roots = {layout: tmp_path_factory.mktemp(layout) for layout in ("flat", "classes")}
+    for layout, root in roots.items():
+        write_tree(root, made_up_images(labels), labels, 6, layout)
+    return roots
+
+
+@pytest.fixture
+def tree(trees, tmp_path):
+    """A flat tree of its own for a test to change."""
+    return shutil.copytree(trees["flat"], tmp_path / "imagenet", ignore=shutil.ignore_patterns(CACHE))
+
+
+def load(root, streaming=SMALL, name="imagenet"):
+    return load_dataset(name, root, streaming=streaming)
+
+
+def refusal(root, streaming=SMALL, name="imagenet"):
+    with pytest.raises(DatasetError) as refused:
+        load(root, streaming, name)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def age(root):
+    """Make every folder old enough for its modification time to be trusted."""
+    for folder, _, _ in os.walk(root):
+        os.utime(folder, ns=(10**18, 10**18))
+
+
+@pytest.fixture
+def walks(monkeypatch):
+    """Counts how often the folders are walked through, and collects the files that are checked."""
+    import data.file_list as file_list
+
+    seen = {"walks": 0, "checked": []}
+
+    def walk(*arguments):
+        seen["walks"] += 1
+        return plain_walk(*arguments)
+
+    def check(path):
+        seen["checked"].append(os.path.basename(path))
+        return plain_check(path)
+
+    plain_walk, plain_check = file_list._walk, streamed.why_broken
+    monkeypatch.setattr(file_list, "_walk", walk)
+    monkeypatch.setattr(streamed, "why_broken", check)
+    return seen
+
+
+# Files and labels
+
+
+def test_both_layouts_of_val_give_the_same_labels(trees):
+    flat, classes = (load(trees[layout]) for layout in ("flat", "classes"))
+    for dataset in (flat, classes):
+        assert dataset.name == "imagenet" and dataset.classes == list(WNIDS) and dataset.input_shape == (3, 20, 20)
+        assert dataset.train_labels.tolist() == [0] * 6 + [1] * 6 + [2] * 6 + [3] * 6
+        assert dataset.val_images is None  # val/ is the test set, to be split
+        assert torch.equal(dataset.mean, torch.tensor(MEAN)) and torch.equal(dataset.std, torch.tensor(STD))
+    by_name = {os.path.basename(path): label for path, label in zip(classes.test_images.paths, classes.test_labels)}
+    assert [by_name[os.path.basename(path)] for path in flat.test_images.paths] == flat.test_labels.tolist()
+    assert len(set(flat.test_labels.tolist())) == 4 and sorted(flat.test_labels.tolist()) != flat.test_labels.tolist()
+    assert flat.test_images.paths.tolist() == sorted(flat.test_images.paths.tolist())
+
+
+def test_any_folder_streams_with_the_files_and_labels_of_image_folder(trees, tmp_path):
+    from torchvision.datasets import ImageFolder
+
+    root = shutil.copytree(trees["classes"], tmp_path / "pets")
+    (root / "val").rename(root / "test")
+    (root / "train" / WNIDS[1] / "more").mkdir()
+    shutil.copy(root / "train" / WNIDS[0] / os.listdir(root / "train" / WNIDS[0])[0], root / "train" / WNIDS[1] / "more")
+    (root / "train" / WNIDS[1] / "notes.txt").write_text("no image")
+    Image.new("RGB", (9, 9)).save(root / "train" / "loose.png")
+    dataset = load("unused", name=root)
+    for split, folder in (("train", "train"), ("test", "test")):
+        plain = ImageFolder(root / folder)
+        images, labels = getattr(dataset, f"{split}_images"), getattr(dataset, f"{split}_labels")
+        assert [images.path(index) for index in range(len(images))] == [path for path, _ in plain.samples]
+        assert labels.tolist() == plain.targets
+    assert dataset.name == "pets"
+
+
+def test_the_split_is_drawn_as_for_data_in_memory(trees):
+    dataset = load(trees["flat"])
+    split = split_validation(dataset, 8, seed=1)
+    assert (len(split.val_images), len(split.test_images)) == (8, 12)
+    together = sorted([*split.val_images.paths.tolist(), *split.test_images.paths.tolist()])
+    assert together == dataset.test_images.paths.tolist()
+    labels = dict(zip(dataset.test_images.paths.tolist(), dataset.test_labels.tolist()))
+    assert [labels[path] for path in split.val_images.paths.tolist()] == split.val_labels.tolist()
+
+
+def test_fingerprint_is_of_names_sizes_and_labels(trees, tree):
+    before = load(trees["flat"]).fingerprint
+    assert load(tree).fingerprint == before
+    file = sorted((tree / "val").iterdir())[3]
+    file.rename(file.with_suffix(".jpg"))
+    renamed = load(tree).fingerprint
+    file.with_suffix(".jpg").rename(file)
+    with open(file, "ab") as end:
+        end.write(b"longer")
+    longer = load(tree).fingerprint
+    assert len({before, renamed, longer, load(trees["classes"]).fingerprint}) == 4
+
+
+def edit(damage, *words):
+    return pytest.param(damage, words, id=words[0])
+
+
+@pytest.mark.parametrize("damage, words", [
+    edit(lambda root: (root / DEVKIT).unlink(), "no such file, and val/ has no class folders", DEVKIT),
+    edit(lambda root: (root / DEVKIT).write_bytes(b"junk"), "cannot be read", "get it again"),
+    edit(lambda root: write_devkit(root, [449, 3]), "has labels for images 1 to 2"),
+    edit(lambda root: write_devkit(root, [4000] * 20), "has no class 4000"),
+    edit(lambda root: write_devkit(root, [7] * 20), "holds images of class n90000007"),
+    edit(lambda root: next((root / "val").iterdir()).rename(root / "val" / "cat.JPEG"), "cat.JPEG: not called ILSVRC"),
+    edit(lambda root: (root / "val").rename(root / "exam"), "has no train/ with a val/ beside it"),
+    edit(lambda root: (root / "val" / "n1").mkdir(), "val: its class folders are not those of"),
+    edit(lambda root: (root / "train" / "n1").mkdir(), "n1: holds no images"),
+])
+def test_a_tree_that_does_not_serve_is_refused(tree, damage, words):
+    damage(tree)
+    message = refusal(tree)
+    assert str(tree) in message and all(word in message for word in words)
+
+
+def test_only_folders_stream(tmp_path):
+    assert refusal("unused", name=tmp_path / "absent").startswith(f"--stream: {tmp_path / 'absent'} is no folder")
+
+
+# Broken files and the cache
+
+
+def test_a_start_neither_walks_nor_checks_again(tree, walks):
+    first = load(tree).fingerprint
+    assert walks["walks"] == 1 and len(walks["checked"]) == 44
+    load(tree)  # folders as new as the list: they may have changed since
+    assert walks["walks"] == 2
+    age(tree)
+    load(tree)
+    assert walks["walks"] == 3 and load(tree).fingerprint == first
+    assert walks["walks"] == 3 and len(walks["checked"]) == 44
+
+
+def test_what_changes_is_listed_and_checked_again(tree, walks):
+    load(tree)
+    age(tree)
+    load(tree)
+    walks["checked"].clear()
+    folder = tree / "train" / WNIDS[2]
+    old, other = sorted(folder.iterdir())[:2]
+    shutil.copy(old, folder / "new.JPEG")
+    other.unlink()
+    dataset = load(tree)
+    assert walks["checked"] == ["new.JPEG"]
+    names = [os.path.basename(path).decode() for path in dataset.train_images.paths]
+    assert "new.JPEG" in names and other.name not in names
+
+
+def test_a_broken_file_is_named_until_it_is_replaced(tree, walks):
+    bad, good = sorted((tree / "train" / WNIDS[1]).iterdir())[:2]
+    content = bad.read_bytes()
+    bad.write_bytes(content[: len(content) // 2])
+    age(tree)
+    for _ in range(2):
+        message = refusal(tree)
+        assert message.startswith(f"{bad}: a broken image (image file is truncated") and "--skip_broken" in message
+    with pytest.warns(UserWarning, match=f"1 broken image is left out: {bad}"):
+        dataset = load(tree, Streaming(image_size=20, skip_broken=True))
+    assert len(dataset.train_labels) == 23 and dataset.train_labels.tolist().count(1) == 5
+    bad.write_bytes(content)  # in its place: the folder's time stays
+    age(tree)
+    assert len(load(tree).train_labels) == 24
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\xff\xd8\xff"])
+def test_whatever_does_not_decode_is_broken(tree, content):
+    first, second = sorted((tree / "val").iterdir())[:2]
+    first.write_bytes(content)
+    second.write_bytes(content)
+    assert refusal(tree).startswith(f"{first}: a broken image (") and ", and 1 more; " in refusal(tree)
+
+
+def test_a_damaged_cache_is_no_cache(tree, walks):
+    load(tree)
+    whole = (tree / CACHE).read_bytes()
+    for content in (b"", b"junk", whole[: len(whole) // 2]):
+        (tree / CACHE).write_bytes(content)
+        assert len(load(tree).train_labels) == 24
+    assert len(walks["checked"]) == 4 * 44
+
+
+def test_where_the_folder_cannot_be_written_the_cache_is_the_users(tree, walks, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tree / CACHE).mkdir()  # in the way, whoever runs the test
+    load(tree)
+    load(tree)
+    assert len(walks["checked"]) == 44
+    assert len(list((tmp_path / "cache").glob("deep-partial-updating/*.npz"))) == 1
+
+
+# Pixels and batches
+
+
+def test_decode(tmp_path):
+    pixels = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "grey.png")
+    assert np.array_equal(decode(tmp_path / "a.png").numpy(), pixels.transpose(2, 0, 1))
+    assert np.array_equal(decode(tmp_path / "grey.png").numpy(), np.stack([pixels[..., 0]] * 3))
+    Image.new("I;16", (4, 5)).save(tmp_path / "deep.png")
+    with pytest.raises(ValueError, match="more than 8 bits"):
+        decode(tmp_path / "deep.png")
+
+
+def test_evaluation_is_resize_and_center_crop(trees):
+    files = load(trees["flat"]).test_images[:6]
+    resize = v2.Compose([v2.Resize(256, antialias=True), v2.CenterCrop(224)])
+    expected = torch.stack([resize(decode(files.path(index))) for index in range(6)])
+    assert torch.equal(Reader(224)((files, None)), expected)
+
+
+def test_training_is_random_resized_crop_and_flip(trees):
+    files, seeds = load(trees["flat"]).test_images[:6], torch.arange(40, 46)
+    augment = v2.Compose([v2.RandomResizedCrop(30), v2.RandomHorizontalFlip()])
+    expected = []
+    with torch.random.fork_rng(devices=[]):
+        for index in range(6):
+            torch.manual_seed(40 + index)
+            expected.append(augment(decode(files.path(index))))
+    assert torch.equal(Reader(30)((files, seeds)), torch.stack(expected))
+
+
+def make_batches(trees, pool, **options):
+    """Batches over the training files whose labels are the places of the files."""
+    files = load(trees["flat"]).train_images
+    return StreamedBatches(files, torch.arange(24), torch.tensor(MEAN), torch.tensor(STD), 7, pool=pool, **options)
+
+
+def epoch_of(batches, generator, indices=None):
+    indices = torch.arange(24) if indices is None else indices
+    images, labels = zip(*batches.epoch(indices, generator))
+    return torch.cat(images), torch.cat(labels)
+
+
+def test_a_batch_is_the_same_whoever_reads_it(trees):
+    """Number of workers, an iteration that was broken off before, torch's own generator: nothing changes an epoch."""
+    expected = epoch_of(make_batches(trees, reading_pool(20, 0, CPU), augment=True), torch_generator(1, "epoch", 3))
+    torch.manual_seed(77)
+    state = torch.get_rng_state()
+    for workers in (1, 2):
+        batches = make_batches(trees, reading_pool(20, workers, CPU), augment=True)
+        next(iter(batches.epoch(torch.arange(24), torch_generator(9, "epoch"))))
+        for _ in range(2):
+            again = epoch_of(batches, torch_generator(1, "epoch", 3))
+            assert all(map(torch.equal, again, expected))
+    assert torch.equal(torch.get_rng_state(), state)
+    images, labels = epoch_of(batches, torch_generator(1, "epoch", 4))
+    assert not torch.equal(labels, expected[1]) and not torch.equal(images, expected[0])
+
+
+@settings(deadline=None, max_examples=15)
+@given(count=st.integers(1, 24), batch_size=st.integers(2, 9), smallest=st.integers(1, 2), augment=st.booleans(),
+       seed=st.integers(0, 10**6))
+def test_an_epoch_holds_every_sample_once_by_the_rule_of_batches(trees, count, batch_size, smallest, augment, seed):
+    batches = make_batches(trees, reading_pool(8, 0, CPU), augment=augment, smallest_batch=smallest)
+    batches.batch_size = batch_size
+    indices = torch.randperm(24, generator=torch_generator(seed, "indices"))[:count]
+    labels = [y for _, y in batches.epoch(indices, torch_generator(seed, "epoch"))]
+    assert [len(y) for y in labels] == [part.stop - part.start for part in batches.parts(count)]
+    assert len(labels) == batches.num_batches(count)
+    assert sorted(torch.cat(labels).tolist()) == sorted(indices.tolist())
+    assert all(len(y) >= smallest for y in labels) or count == 1
+
+
+def test_in_order_and_single_batches_agree(trees):
+    batches = make_batches(trees, reading_pool(20, 0, CPU), augment=True)
+    images, labels = (torch.cat(parts) for parts in zip(*batches.in_order()))
+    assert labels.tolist() == list(range(24)) and images.dtype == torch.float32
+    chosen = torch.tensor([5, 3, 3])
+    x, y = batches.batch(chosen)
+    assert torch.equal(x, images[chosen]) and torch.equal(y, chosen)
+    pixels = Reader(20)((batches.files[:1], None)).double() / 255
+    expected = (pixels - torch.tensor(MEAN).double().view(3, 1, 1)) / torch.tensor(STD).double().view(3, 1, 1)
+    torch.testing.assert_close(images[:1], expected.float(), rtol=1e-5, atol=1e-5)
+    order, draws = batches.draw(torch.arange(24), torch_generator(0, "epoch"))
+    augmented, _ = batches.batch(order[:4], draws[:, :4])
+    first, _ = next(batches.along(order, draws, batches.parts(24)))
+    assert torch.equal(augmented, first[:4]) and not torch.equal(augmented, batches.batch(order[:4])[0])
+
+
+def test_augmentation_moves_and_mirrors(tmp_path):
+    ramp = np.tile(np.arange(0, 256, 4, dtype=np.uint8), (64, 1))
+    Image.fromarray(ramp).save(tmp_path / "ramp.png")
+    files = ImageFiles(str(tmp_path), np.array([b"ramp.png"] * 200), np.zeros(200, np.int64))
+    images = Reader(16)((files, torch.arange(200))).float()
+    rising = (images[:, 0, 8, 15] > images[:, 0, 8, 0]).float().mean()
+    assert 0.4 < rising < 0.6 and len(images[:, 0, 8, 0].unique()) > 20
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_file_that_breaks_later_is_named(tree, workers):
+    dataset = load(tree)
+    batches = StreamedBatches(dataset.train_images, dataset.train_labels, dataset.mean, dataset.std, 4,
+                              pool=reading_pool(20, workers, CPU))
+    gone = dataset.train_images.path(9)
+    os.unlink(gone)
+    with pytest.raises(DatasetError) as refused:
+        list(batches.in_order())
+    assert str(refused.value) == f"{gone}: cannot be read (No such file or directory); replace it, then the same command goes on"
+
+
+def die(request):
+    os._exit(1)
+
+
+def test_a_worker_that_dies_is_no_hang():
+    with pytest.raises(DatasetError, match="--num_workers: a loader process ended"):
+        list(Pool(die, 1).map([1, 2]))

@@ -1,0 +1,13 @@
+"""Processes that end with the one that started them. Needs nothing but the standard library."""
+
+import ctypes
+import sys
+
+
+def end_with_parent(number: int) -> None:
+    """Have the kernel send this process signal `number` when its parent dies, however it dies.
+
+    Otherwise it would go on for a while and hold what it inherited, such as the lock of a run folder.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, number)  # PR_SET_PDEATHSIG
