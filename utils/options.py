@@ -3,10 +3,12 @@
 import argparse
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from utils import argument_types
+from utils.argument_types import whole
 from utils.recipes import DEFAULTS
 from utils.reinit import PARAMETERS, STRATEGIES, choose
 
@@ -68,39 +70,40 @@ def build_parser(prog: str, description: str, modes: Sequence[str]) -> argparse.
     flag(g, "--dataset", default="mnist", metavar="NAME", help=sources)
     flag(g, "--dataset_dir", Path, Path("data/downloads"), help="folder of the named data sets' files")
     size = "(default: 1000, or a sixth of a small training set)"
-    flag(g, "--dataset_size_init", _whole(1), metavar="N", help=f"samples in round 0 {size}")
+    flag(g, "--dataset_size_init", whole(1), metavar="N", help=f"samples in round 0 {size}")
     added = f"samples that each further round adds {size}"
-    flag(g, "--dataset_size_subseq", _whole(1), metavar="N", help=added)
+    flag(g, "--dataset_size_subseq", whole(1), metavar="N", help=added)
     stop = "stop after N rounds (default: when all samples are there)"
-    flag(g, "--max_rounds", _whole(1), metavar="N", help=stop)
+    flag(g, "--max_rounds", whole(1), metavar="N", help=stop)
     size = "(default: 3000, or 30%% of a small test set)"
-    flag(g, "--val_dataset_size", _whole(1), metavar="N", help=f"test images held out for validation {size}")
+    flag(g, "--val_dataset_size", whole(1), metavar="N", help=f"test images held out for validation {size}")
     augment = "random crops and flips; auto: for CIFAR and streamed images"
     flag(g, "--augment", default="auto", choices=("auto", "on", "off"), help=augment)
     switch(g, "--stream", "read the images of a folder while training, not into memory; imagenet always is")
     size = f"streamed images: pixels of a side (default: {IMAGE_SIZE})"
-    flag(g, "--image_size", _whole(1, 2**14), metavar="N", help=size)
+    flag(g, "--image_size", whole(1, 2**14), metavar="N", help=size)
     switch(g, "--skip_broken", "streamed images: leave out files that do not decode, do not stop")
 
     g = parser.add_argument_group("model")
     flag(g, "--model", default="mlp", choices=MODELS, help="network")
     hidden = "mlp: units of each hidden layer (default: 512 512)"
-    flag(g, "--hidden_sizes", _whole(1, 2**20), nargs="*", metavar="N", help=hidden)
+    flag(g, "--hidden_sizes", whole(1, 2**20), nargs="*", metavar="N", help=hidden)
     switch(g, "--batch_norm", "mlp: BatchNorm before each ReLU")
-    flag(g, "--width", _width, metavar="X", help="mobilenetv1: factor of each layer's channels (default: 1)")
+    width = "mobilenetv1: factor of each layer's channels (default: 1)"
+    flag(g, "--width", argument_types.width, metavar="X", help=width)
 
     g = parser.add_argument_group("method")
     flag(g, "--mode", default=modes[0], choices=modes, help="updating method")
     by_model = "(default: " + ", ".join(f"{name} {row[3]}" for name, row in DEFAULTS.items()) + ")"
     if "pruning" in modes:
         ratio = f"pruning: share of the weights that stay and are sent {by_model}"
-        flag(g, "--pruning_ratio", _ratio, metavar="K", help=ratio)
+        flag(g, "--pruning_ratio", argument_types.ratio, metavar="K", help=ratio)
     else:
         ratio = f"share of the weights that a round updates {by_model}"
-        flag(g, "--updating_ratio", _ratio, metavar="K", help=ratio)
+        flag(g, "--updating_ratio", argument_types.ratio, metavar="K", help=ratio)
     if "dpu" in modes:
         lamda = "dpu: weight of the global contribution, 0 to 1 (default: 0.5)"
-        flag(g, "--lamda", _share, help=lamda)
+        flag(g, "--lamda", argument_types.share, help=lamda)
         switch(g, "--without_reinit", "the same as --reinit_strategy never")
     if "rpu" in modes:
         switch(g, "--reinit", "the same as --reinit_strategy doubling")
@@ -110,9 +113,10 @@ def build_parser(prog: str, description: str, modes: Sequence[str]) -> argparse.
         strategy += f"(default: {'doubling' if 'dpu' in modes else 'never'})"
         flag(g, "--reinit_strategy", choices=STRATEGIES, help=strategy)
         defaults = {name: value for own in PARAMETERS.values() for name, value in own.items()}
-        flag(g, "--reinit_every", _whole(1), metavar="N", help=f"every: rounds (default: {defaults['reinit_every']})")
+        flag(g, "--reinit_every", whole(1), metavar="N", help=f"every: rounds (default: {defaults['reinit_every']})")
         for name in ("shrink", "perturb"):
-            flag(g, f"--{name}", _share, help=f"shrink_perturb: factor, 0 to 1 (default: {defaults[name]})")
+            factor = f"shrink_perturb: factor, 0 to 1 (default: {defaults[name]})"
+            flag(g, f"--{name}", argument_types.share, help=factor)
 
     g = parser.add_argument_group("messages")
     bits = "of a weight's value: 32 is lossless, 16 is bfloat16, fewer are quantised changes"
@@ -123,22 +127,22 @@ def build_parser(prog: str, description: str, modes: Sequence[str]) -> argparse.
     one, two = ("/".join(str(row[i]) for row in DEFAULTS.values()) for i in (2, 1))
     epochs = {"rpu": one, "dpu": two}.get(modes[0], f"{one}, pruning {two}")
     epochs = f"epochs of each step of a round (default: {epochs} for {'/'.join(DEFAULTS)})"
-    flag(g, "--num_epochs", _whole(1), metavar="N", help=epochs)
+    flag(g, "--num_epochs", whole(1), metavar="N", help=epochs)
     lrs = "/".join(str(row[0]["lr"]) for row in DEFAULTS.values())
-    flag(g, "--lr", _learning_rate, help=f"initial learning rate (default: {lrs})")
-    flag(g, "--train_batch_size", _whole(1), 128, metavar="N", help="samples in a training step")
+    flag(g, "--lr", argument_types.learning_rate, help=f"initial learning rate (default: {lrs})")
+    flag(g, "--train_batch_size", whole(1), 128, metavar="N", help="samples in a training step")
     size = "(default: 500, on the CPU 128 but for mlp)"
-    flag(g, "--val_batch_size", _whole(1), metavar="N", help=f"samples in a validation batch {size}")
-    flag(g, "--test_batch_size", _whole(1), metavar="N", help=f"samples in a test batch {size}")
-    flag(g, "--seed", _whole(0, 2**63 - 1), 0, metavar="N", help="seed of all randomness")
+    flag(g, "--val_batch_size", whole(1), metavar="N", help=f"samples in a validation batch {size}")
+    flag(g, "--test_batch_size", whole(1), metavar="N", help=f"samples in a test batch {size}")
+    flag(g, "--seed", whole(0, 2**63 - 1), 0, metavar="N", help="seed of all randomness")
 
     g = parser.add_argument_group("machine")
     flag(g, "--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps")
     precision = "tf32 needs CUDA; bf16 is bfloat16 autocast"
     flag(g, "--precision", default="fp32", choices=("fp32", "tf32", "bf16"), help=precision)
-    flag(g, "--threads", _whole(1, 1024), metavar="N", help="CPU threads (default: PyTorch's choice)")
+    flag(g, "--threads", whole(1, 1024), metavar="N", help="CPU threads (default: PyTorch's choice)")
     workers = f"processes that read streamed images (default: one a core, up to {MOST_WORKERS})"
-    flag(g, "--num_workers", _whole(0, 1024), metavar="N", help=workers)
+    flag(g, "--num_workers", whole(0, 1024), metavar="N", help=workers)
 
     g = parser.add_argument_group("output")
     folders = ("--output_dir", "--model_dir")
@@ -146,7 +150,7 @@ def build_parser(prog: str, description: str, modes: Sequence[str]) -> argparse.
     g.add_argument(*folders, type=Path, default=Path("runs"), metavar="PATH", help=where)
     switch(g, "--overwrite", "start anew even if the run is there, finished or not")
     interval = "seconds between checkpoints within a round; 0: one every epoch"
-    flag(g, "--checkpoint_interval", _at_least_zero, 60.0, metavar="S", help=interval)
+    flag(g, "--checkpoint_interval", argument_types.at_least_zero, 60.0, metavar="S", help=interval)
     switch(g, "--quiet", "no progress bars")
     return parser
 
@@ -262,38 +266,3 @@ def check_sizes(
     if batch_norm and sizes[0] < 2:
         raise UsageError("--dataset_size_init is 1: BatchNorm needs at least 2 samples")
     return sizes[0], sizes[1]
-
-
-def _number(kind: Callable, text: str, allowed: Callable, what: str):
-    try:
-        value = kind(text)
-    except ValueError:
-        value = None
-    if value is None or not allowed(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
-    return value
-
-
-def _whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
-    what = f"a whole number from {least} to {most}"
-    return lambda text: _number(int, text, lambda value: least <= value <= most, what)
-
-
-def _ratio(text: str) -> float:
-    return _number(float, text, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
-
-
-def _share(text: str) -> float:
-    return _number(float, text, lambda value: 0 <= value <= 1, "a number from 0 to 1")
-
-
-def _width(text: str) -> float:
-    return _number(float, text, lambda value: 0 < value <= 8, "a number above 0 and at most 8")
-
-
-def _learning_rate(text: str) -> float:
-    return _number(float, text, lambda value: 0 < value <= 1e6, "a number above 0 and at most 1000000")
-
-
-def _at_least_zero(text: str) -> float:
-    return _number(float, text, lambda value: 0 <= value < math.inf, "a number of at least 0")

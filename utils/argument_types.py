@@ -1,0 +1,40 @@
+"""The kinds of values that flags take: each turns a word into a value or says what is allowed."""
+
+import argparse
+import math
+from collections.abc import Callable
+
+
+def _number(kind: Callable, text: str, allowed: Callable, what: str):
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not allowed(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+    return value
+
+
+def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
+    what = f"a whole number from {least} to {most}"
+    return lambda text: _number(int, text, lambda value: least <= value <= most, what)
+
+
+def ratio(text: str) -> float:
+    return _number(float, text, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
+
+
+def share(text: str) -> float:
+    return _number(float, text, lambda value: 0 <= value <= 1, "a number from 0 to 1")
+
+
+def width(text: str) -> float:
+    return _number(float, text, lambda value: 0 < value <= 8, "a number above 0 and at most 8")
+
+
+def learning_rate(text: str) -> float:
+    return _number(float, text, lambda value: 0 < value <= 1e6, "a number above 0 and at most 1000000")
+
+
+def at_least_zero(text: str) -> float:
+    return _number(float, text, lambda value: 0 <= value < math.inf, "a number of at least 0")
