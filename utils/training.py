@@ -84,9 +84,9 @@ class Trainer:
         if local is None:
             optimizer.step(direct)
         else:
-            before = flat.weights.clone()  # made anew each time: at the backward pass, the peak, it is not there
+            before = optimizer.weights.clone()  # made anew each time: at the backward pass, the peak, it is not there
             optimizer.step(direct)
-            local.update(flat.weight_grad, before, flat.weights)
+            local.update(optimizer.weight_grad, before, optimizer.weights)
         self._loss += loss.detach() * labels.numel()
 
     def _graphed_steps(self, optimizer, local, order: Tensor, draws: Tensor | None) -> GraphedSteps:
