@@ -122,6 +122,7 @@ def _run(
             "num_weights": flat.num_weights,
             "num_rest": flat.num_rest,
             "num_buffers": flat.num_buffers,
+            **({} if edge.weights is None else {"num_deployed": edge.weights.numel()}),
             "line_sha256": network_sha256(edge.line),
             "served_sha256": network_sha256(edge.served),
             "fingerprints": config["fingerprints"],
