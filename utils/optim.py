@@ -34,21 +34,25 @@ class FlatOptimizer:
         self.recipe = recipe
         self.selected = selected
         if selected is None:
-            self.weights = flat.weights.detach()
-            self.weights.grad = flat.weight_grad
+            self._weights = flat.weights.detach()
+            self._weights.grad = flat.weight_grad
         else:
-            self.weights = flat.weights[selected]
-            self.weights.grad = torch.zeros_like(self.weights)
-        self.gradients = WeightGradients(flat, selected, self.weights.grad)
+            self._weights = flat.weights[selected]
+            self._weights.grad = torch.zeros_like(self._weights)
+        self.gradients = WeightGradients(flat, selected, self._weights.grad)
         self._rest = flat.rest.detach()
         self._rest.grad = flat.rest_grad
-        self._optimizer = _build(recipe, [self.weights, self._rest])
+        self._optimizer = _build(recipe, [self._weights, self._rest])
         if carried is not None:
             self._take_over(carried)
 
     @property
+    def weights(self) -> Tensor:
+        return self._weights
+
+    @property
     def weight_grad(self) -> Tensor:
-        return self.weights.grad
+        return self._weights.grad
 
     def set_epoch(self, epoch: int) -> None:
         """Set the learning rate of `epoch`, counted from 0 in each step."""
@@ -69,7 +73,7 @@ class FlatOptimizer:
             return
         self.gradients.gather(everything=not direct)
         self._optimizer.step()
-        self.flat.weights.index_copy_(0, self.selected, self.weights)
+        self.flat.weights.index_copy_(0, self.selected, self._weights)
 
     def state_dict(self) -> dict:
         """Return the optimizer's state: tensors and plain values only."""
@@ -79,15 +83,15 @@ class FlatOptimizer:
         """Go on from a state of `state_dict`; the weights are taken from `flat` as it is now."""
         self._optimizer.load_state_dict(state)
         if self.selected is not None:
-            torch.index_select(self.flat.weights, 0, self.selected, out=self.weights)
+            torch.index_select(self.flat.weights, 0, self.selected, out=self._weights)
 
     def _take_over(self, carried: "FlatOptimizer") -> None:
         source, kept = carried._optimizer.state, self.selected
         if carried.selected is not None and kept is not None:
             kept = torch.searchsorted(carried.selected, kept)  # where they are in the earlier selection
-        for name, value in source[carried.weights].items():
-            dense = value.shape == carried.weights.shape  # else the step count, the same for all weights
-            self._optimizer.state[self.weights][name] = value[kept] if dense else value.clone()
+        for name, value in source[carried._weights].items():
+            dense = value.shape == carried._weights.shape  # else the step count, the same for all weights
+            self._optimizer.state[self._weights][name] = value[kept] if dense else value.clone()
         for name, value in source[carried._rest].items():
             self._optimizer.state[self._rest][name] = value.clone()
 
