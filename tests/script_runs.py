@@ -40,7 +40,7 @@ RUNS = {
         multiround_dpu,
         "--mode gcpu --deploy_sparsity 0.5 --reinit_strategy shrink_perturb --updating_ratio 0.2 --value_bits 6",
     ),
-    "sparse_rpu": (multiround_rpu, "--mode rpu --reinit --deploy_sparsity 0.5 --updating_ratio 0.5 --num_epochs 6"),
+    "sparse_rpu": (multiround_rpu, "--mode rpu --reinit --deploy_sparsity 0.5 --updating_ratio 0.5"),
     "sparse_fu": (multiround_fu, "--mode same_init --deploy_sparsity 0.5"),
     "same_init": (multiround_fu, "--mode same_init"),
     "last_round": (multiround_fu, "--mode last_round"),
