@@ -109,8 +109,8 @@ def encode_update(
 def edge_state(base: np.ndarray, new: np.ndarray, schema: Schema, **what) -> np.ndarray:
     """The state that the edge node will hold after `encode_update`, without coding anything.
 
-    Takes encode_update's mode, value_bits, selected, mask_seed, updating_ratio, deployed and deploys. Equals `new`, bit for
-    bit, when value_bits is 32. The server validates on it, and builds the next round on it.
+    Takes encode_update's mode, value_bits, selected, mask_seed, updating_ratio, deployed and deploys. Equals
+    `new`, bit for bit, when value_bits is 32. The server validates on it, and builds the next round on it.
     """
     return draft_update(base, new, schema, **what).result
 
@@ -180,7 +180,7 @@ def _check_deployed(header: Header, deployed: np.ndarray | None) -> None:
 
 
 def layer_counts(data: bytes, schema: Schema, deployed: np.ndarray | None = None) -> np.ndarray:
-    """How many weights of each layer a message carries; needs no base, but the `deployed` weights of a sparse network."""
+    """How many weights of each layer a message carries; needs no base, but a sparse network's `deployed` weights."""
     header, (positions, _, _) = unpack_message(data)
     if header.schema_fingerprint != schema.fingerprint:
         raise UpdateFormatError("made for another network: the schema fingerprint differs")
