@@ -15,6 +15,7 @@ from utils.edge_node import EdgeNode, deployed_in_run
 from utils.layer_counts import read_layer_counts
 from utils.message import unpack_message
 from utils.results import formula_bytes
+from utils.row_names import row_name
 from utils.run_records import read_record
 from utils.state_file import read_state
 
@@ -204,3 +205,13 @@ def test_header_is_no_longer_than_others(results):
             assert unpack_message(path.read_bytes())[0].header_bytes == 85
 
 
+
+
+def test_rows_of_the_table(results):
+    """Of RPU and full updating, too, the deployment alone had two steps."""
+    shown = {name: read_record(results[name].folder) for name in (*SPARSE, "full", "rewinding", "dpu")}
+    assert {name: record.steps for name, record in shown.items() if record.steps == 1} == {"sparse_rpu": 1, "sparse_fu": 1}
+    names = {name: row_name(record) for name, record in shown.items()}
+    assert names["sparse"] == "DPU, deploy_sparsity 0.5" and names["sparse_fu"] == "FU, deploy_sparsity 0.5"
+    assert names["full"] == "DPU, deploy full" and names["rewinding"] == "DPU, rewind_fixing_ratio 0.5"
+    assert names["dpu"] == "DPU, lamda 0.25"

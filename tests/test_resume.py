@@ -88,6 +88,7 @@ def wait_for_progress(folder: Path, process: subprocess.Popen) -> None:
         ("dpu", "--value_bits 6 --batch_norm"), ("rpu_reinit", "--value_bits 8"), ("diff_init", ""), ("pruning", ""),
         ("fisher", "--batch_norm"), ("movement", ""), ("snip", "--batch_norm"),
         ("every", "--value_bits 6"), ("shrink_perturb", "--value_bits 6 --batch_norm"), ("rpu_shrink", ""),
+        ("sparse_rpu", "--value_bits 6 --batch_norm"), ("rewinding", "--value_bits 6"),
     ],
 )
 def test_run_killed_again_and_again_at_odd_moments(tmp_path, name, more):

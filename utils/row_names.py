@@ -35,6 +35,8 @@ def row_name(record: Record) -> str:
         "augment": record.dataset in ("cifar10", "cifar100"),
     }
     for name in sorted(settings.keys() - _NOT_IN_NAME):
+        if name == "deploy" and settings.get("deploy_sparsity"):
+            continue  # which is always full
         if settings[name] != defaults.get(name) and settings[name] not in _TOLD_ALREADY.get(name, ()):
             parts.append(f"{name} {shown(settings[name])}")
     return ", ".join(parts)
