@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from utils.deployment import pruned
 from utils.edge_node import EdgeNode
 from utils.message import (
     MODES,
@@ -37,8 +38,25 @@ class Outcome:
     reasons: dict[str, int] = field(default_factory=dict)
 
 
-def material() -> tuple[Schema, np.ndarray, np.ndarray, list[bytes]]:
-    """A network, its initial state and line, and a valid message of every mode and number of value bits."""
+@dataclass
+class Target:
+    """What a node holds before a message comes, and valid messages for it."""
+
+    schema: Schema
+    initial: np.ndarray
+    line: np.ndarray
+    deployed: np.ndarray | None
+    messages: list[bytes]
+
+    def node(self) -> EdgeNode:
+        node = EdgeNode(self.schema, self.initial)
+        node.line = node.serving = self.line
+        node.deployed = self.deployed
+        return node
+
+
+def material() -> list[Target]:
+    """A node with all weights and one with a sparse network, with a valid message of every mode and number of bits."""
     schema = Schema([
         ("conv.weight", "weight", (6, 4, 3, 3)), ("fc.weight", "weight", (8, 24)),
         ("out.weight", "weight", (3, 8)),
@@ -68,7 +86,30 @@ def material() -> tuple[Schema, np.ndarray, np.ndarray, list[bytes]]:
     new = base + np.float32(0.1)
     options = {"mode": "dense", "round": 1, "initial": initial, "shrink_perturb": (0.5, 0.25)}
     messages.append(encode_update(base, new, schema, **options))
-    return schema, initial, line, messages
+    deployed = np.abs(line[:w]) > 0.7
+    new = pruned(line + np.float32(0.1), deployed)
+    options = {"mode": "pruned", "deploys": True, "selected": np.flatnonzero(deployed)}
+    messages.append(encode_update(line, new, schema, round=1, initial=initial, **options))
+    sparse = sparse_messages(schema, initial, new, deployed, rng)
+    return [Target(schema, initial, line, None, messages), Target(schema, initial, new, deployed, sparse)]
+
+
+def sparse_messages(schema, initial, line, deployed, rng: np.random.RandomState) -> list[bytes]:
+    """A valid message of every mode and number of value bits for a sparse network."""
+    sizes, w, messages = [layer.size for layer in schema.layers], schema.num_weights, []
+    for mode in ("sparse", "random", "dense"):
+        for bits in VALUE_BITS:
+            chosen = deployed & (rng.random_sample(w) < (0.2 if mode == "sparse" else 1))
+            options = {"mode": mode, "value_bits": bits}
+            if mode == "random":
+                options |= {"mask_seed": 5, "updating_ratio": 0.2}
+                chosen = np.isin(np.arange(w), random_mask(sizes, 0.2, 5, deployed))
+            new = line + np.float32(0.1) * rng.standard_normal(schema.size).astype(np.float32)
+            new[:w] = np.where(chosen, new[:w], line[:w])
+            messages.append(
+                encode_update(line, new, schema, round=1, initial=initial, deployed=deployed, **options)
+            )
+    return messages
 
 
 def mutate(data: bytes, others: list[bytes], rng: np.random.RandomState) -> bytes:
@@ -113,14 +154,16 @@ def seal(data: bytes, rng: np.random.RandomState) -> bytes:
 
 def fuzz(count: int, seed: int = 0) -> Outcome:
     """Raises AssertionError if a message has an effect that it must not have."""
-    schema, initial, line, messages = material()
+    targets = material()
+    every = [message for target in targets for message in target.messages]
     rng, outcome = np.random.RandomState(seed), Outcome()
     for i in range(count):
-        data = mutate(messages[rng.randint(len(messages))], messages, rng)
+        target = targets[rng.randint(len(targets))]
+        messages = target.messages if rng.randint(8) else every  # now and then one that is for the other node
+        data = mutate(messages[rng.randint(len(messages))], every, rng)
         if i % 2:
             data = seal(data, rng)
-        node = EdgeNode(schema, initial)
-        node.line = node.serving = line
+        node = target.node()
         start = time.perf_counter()
         try:
             node.receive(data)
@@ -128,7 +171,8 @@ def fuzz(count: int, seed: int = 0) -> Outcome:
             assert node.fingerprint == promised, f"message {i}: another state than promised"
             outcome.applied += 1
         except UpdateFormatError as error:
-            assert node.line is line and node.serving is line and node.round == -1 and not node.applied
+            assert node.line is target.line and node.serving is target.line and node.deployed is target.deployed
+            assert node.round == -1 and not node.applied
             reason = str(error).translate({ord(digit): None for digit in "0123456789"})
             outcome.reasons[reason] = outcome.reasons.get(reason, 0) + 1
             outcome.refused += 1

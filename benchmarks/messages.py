@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.deployment import pruned
 from utils.edge_node import EdgeNode
 from utils.message import VALUE_BITS, Schema, Update, base_of, decode_update, encode_update
 from utils.results import binary_entropy, formula_bytes
@@ -32,9 +33,10 @@ TARGETS = {
 }
 
 
-def layer_entropy(schema: Schema, mask: np.ndarray) -> float:
-    """Bytes of the mask by the binary entropy of each layer's density."""
-    return sum(layer.size * binary_entropy(mask[layer.part].mean()) for layer in schema.layers) / 8
+def layer_entropy(schema: Schema, mask: np.ndarray, deployed: np.ndarray) -> float:
+    """Bytes of the mask over the deployed weights, by the binary entropy of each layer's density."""
+    parts = [mask[layer.part][deployed[layer.part]] for layer in schema.layers]
+    return sum(len(part) * binary_entropy(part.mean()) for part in parts if len(part)) / 8
 
 
 def plain_choices(schema: Schema, mask: np.ndarray, new: np.ndarray) -> dict[str, int]:
@@ -54,14 +56,16 @@ def plain_choices(schema: Schema, mask: np.ndarray, new: np.ndarray) -> dict[str
     }
 
 
-def encode_again(update: Update, base, initial, schema, bits: int) -> tuple[dict, float, float]:
+def encode_again(update: Update, base, initial, schema, bits: int, deployed) -> tuple[dict, float, float]:
     """The same update with other value bits: its sizes, and seconds to encode and to decode."""
     header, mode = update.header, "sparse" if update.header.mode == "random" else update.header.mode
-    options = {"mode": mode, "round": header.round, "initial": initial, "value_bits": bits}
+    options = {"mode": mode, "round": header.round, "initial": initial, "value_bits": bits, "deployed": deployed}
+    if header.deploys:
+        options |= {"deploys": True, "selected": update.selected}
     start = time.perf_counter()
     data = encode_update(base, update.result, schema, reinitialize=header.reinitialize, **options)
     middle = time.perf_counter()
-    sizes = decode_update(data, schema, base=base, initial=initial).sizes
+    sizes = decode_update(data, schema, base=base, initial=initial, deployed=deployed).sizes
     return sizes, middle - start, time.perf_counter() - middle
 
 
@@ -72,20 +76,21 @@ def measure(run: Path, first_round: int) -> None:
     parts = {bits: [] for bits in VALUE_BITS}
     ratios, formulas, plain = [], [], []
     for path in sorted((run / "updates").glob("round_*.dpu")):
-        before = node.line
+        before, deployed = node.line, node.deployed
         update = node.receive(path.read_bytes())
         if update.header.round < first_round:
             continue
-        base = base_of(update.header, schema, before, initial)
+        base = base_of(update.header, schema, before, pruned(initial, deployed))
         mask = np.zeros(w, dtype=bool)
         mask[update.selected] = True
-        formulas.append(formula_bytes(len(update.selected) / w, w))
+        there = np.ones(w, dtype=bool) if deployed is None else deployed
+        formulas.append(formula_bytes(len(update.selected) / there.sum(), there.sum()))
         plain.append(plain_choices(schema, mask, update.result))
         for bits in VALUE_BITS:
-            sizes, *seconds = encode_again(update, base, initial, schema, bits)
+            sizes, *seconds = encode_again(update, base, initial, schema, bits, deployed)
             parts[bits].append([*sizes.values(), *seconds])
-            if bits == 32 and 0 < len(update.selected) < w:
-                ratios.append(sizes["index_bytes"] / layer_entropy(schema, mask))
+            if bits == 32 and 0 < len(update.selected) < there.sum():
+                ratios.append(sizes["index_bytes"] / layer_entropy(schema, mask, there))
     if not formulas:
         raise SystemExit(f"{run}: no message of round {first_round} or later")
 

@@ -137,6 +137,20 @@ FLAGS = [
     ],
     ("dpu", "--reinit_strategy shrink_perturb --shrink 0 --perturb 1e-50", "which leaves a network of zeros: raise one"),
     *[
+        ("dpu", f"--deploy_sparsity {x}", f"--deploy_sparsity: '{x}' is not a number of at least 0 and below 1")
+        for x in ("1", "-0.1", "nan", "half")
+    ],
+    *[("dpu", f"--rewind_fixing_ratio {x}", f"--rewind_fixing_ratio: '{x}' {RATIO}") for x in ("0", "1.1", "nan")],
+    ("rpu", "--rewind_fixing_ratio 0.2", f"{UNKNOWN}rewind_fixing_ratio 0.2"),
+    ("fu", "--rewind_fixing_ratio 0.2", f"{UNKNOWN}rewind_fixing_ratio 0.2"),
+    ("fu", "--deploy full", f"{UNKNOWN}deploy full"),
+    ("rpu", "--deploy whole", "--deploy: invalid choice: 'whole' (choose from"),
+    ("rpu", "--deploy partial --deploy_sparsity 0.5", "--deploy is partial, but --deploy_sparsity is 0.5, and a sparse network is trained and sent as a whole: leave one out"),
+    ("fu", "--mode pruning --deploy_sparsity 0.5", "--deploy_sparsity is not for --mode pruning, which chooses its own nonzero weights in every round: leave it out"),
+    # 1 of 300,032 weights stays after int(0.999999 * 300032) = 300031 are pruned; layers of 512 and 80 keep at most 3 of 592
+    ("dpu", "--deploy_sparsity 0.999999", "--updating_ratio is 0.005, which selects none of 1 deployed weights: give more"),
+    ("rpu", "--hidden_sizes 8 --deploy_sparsity 0.995 --updating_ratio 0.1", "--updating_ratio is 0.1, which selects none of 3 deployed weights"),
+    *[
         ("dpu", f"--mode {mode} --lamda 0.5", f"--lamda is for --mode dpu; {mode} ignores it: leave it out")
         for mode in ("magnitude", "fisher", "movement", "snip")
     ],

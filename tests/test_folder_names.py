@@ -58,3 +58,23 @@ def test_names_of_the_scripts_runs(name, monkeypatch):
 @pytest.mark.parametrize(("script", "flags", "name"), RECORDED_PARTIAL, ids=[" ".join(row[:2]) for row in RECORDED_PARTIAL])
 def test_names_of_partial_updating(script, flags, name, monkeypatch):
     assert name_of(RUNS[script][0], [*TINY.split(), *flags.split()], monkeypatch) == name
+
+
+@pytest.mark.parametrize("script", ["dpu", "rpu", "fu"])
+def test_deployment_and_rewinding(script, monkeypatch):
+    """What says the same as before has the folder of before; what is new has one of its own."""
+    module, tiny = (RUNS["same_init"][0], TINY.replace("--updating_ratio 0.1", "")) if script == "fu" else (RUNS[script][0], TINY)
+
+    def name(flags=""):
+        return name_of(module, [*tiny.split(), *flags.split()], monkeypatch)
+
+    assert name() == name("--deploy_sparsity 0") == name("--deploy_sparsity 0.0")
+    new = ["", "--deploy_sparsity 0.5", "--deploy_sparsity 0.25"]
+    if script != "fu":
+        assert name() == name("--deploy partial") == name("--deploy partial --deploy_sparsity 0")
+        assert name("--deploy full --deploy_sparsity 0.5") == name("--deploy_sparsity 0.5")
+        new.append("--deploy full")
+    if script == "dpu":
+        assert name() == name("--rewind_fixing_ratio 1")
+        new.append("--rewind_fixing_ratio 0.2")
+    assert len({name(flags) for flags in new}) == len(new)

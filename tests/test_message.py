@@ -354,13 +354,14 @@ def test_probabilities_come_from_a_fixed_table():
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.dpu")), ids=lambda path: path.stem)
 def test_golden_vectors(path):
     """Messages made once decode today, here, to what they decoded to then."""
-    schema, line, initial = cases()[path.stem][:3]
+    schema, line, initial, _, options = cases()[path.stem]
     update = decode_update(
         path.read_bytes(),
         schema,
         base=line,
         initial=initial,
         key=b"golden" if path.stem == "signed" else None,
+        deployed=options.get("deployed"),
     )
     expected = np.frombuffer((path.with_suffix(".f32")).read_bytes(), dtype="<f4")
     assert same(update.result, expected.astype(np.float32))

@@ -25,7 +25,7 @@ SGD = Recipe("sgd", lr=0.1, num_epochs=4, step_factor=None, momentum=0.9, weight
 SEED, ROUND, RATIO = 5, 2, 0.1
 
 
-def make_round(recipe, saved=None, on_epoch=lambda training: None) -> RoundTraining:
+def make_round(recipe, saved=None, on_epoch=lambda training: None, start=None, candidates=None) -> RoundTraining:
     """A round on 100 digits with a small network, with BatchNorm where the optimizer is SGD.
 
     (Before a BatchNorm, weights of pixels that never change have gradients of rounding noise alone, which Adam
@@ -38,10 +38,9 @@ def make_round(recipe, saved=None, on_epoch=lambda training: None) -> RoundTrain
     validation = Batches(digits.test_images[:200], digits.test_labels[:200], digits.mean, digits.std, 100)
     bars = Bars(1, 0, shown=False)
     samples = torch.arange(0, 300, 3)
-    start = flat.snapshot()
-    return RoundTraining(
-        Trainer(flat, train, SEED), recipe, validation, ROUND, samples, start, bars, on_epoch, saved=saved
-    )
+    start = flat.snapshot() if start is None else start
+    where = ROUND, samples, start, bars, on_epoch
+    return RoundTraining(Trainer(flat, train, SEED), recipe, validation, *where, saved=saved, candidates=candidates)
 
 
 class PlainRound:

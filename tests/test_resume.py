@@ -51,6 +51,10 @@ multiround_dpu.main(sys.argv[3:])
         ("every", "after", 14),  # the round of the last start is saved
         ("shrink_perturb", "after", 16),  # in step 1 of round 2, shrunk and perturbed
         ("shrink_perturb", "after", 20),  # in step 2
+        ("sparse", "after", 5),  # in the second step of the sparse deployment
+        ("sparse", "after", 9),  # in step 1 of round 1, on the deployed weights alone
+        ("rewinding", "after", 5),  # 888 weights are left: in the second of five steps of round 0
+        ("rewinding", "between renames", 27),  # in the fourth step of round 1
     ],
 )
 def test_killed_run_goes_on_to_the_same_bytes(results, tmp_path, name, moment, number):
@@ -88,6 +92,7 @@ def wait_for_progress(folder: Path, process: subprocess.Popen) -> None:
         ("dpu", "--value_bits 6 --batch_norm"), ("rpu_reinit", "--value_bits 8"), ("diff_init", ""), ("pruning", ""),
         ("fisher", "--batch_norm"), ("movement", ""), ("snip", "--batch_norm"),
         ("every", "--value_bits 6"), ("shrink_perturb", "--value_bits 6 --batch_norm"), ("rpu_shrink", ""),
+        ("sparse_rpu", "--value_bits 6 --batch_norm"), ("rewinding", "--value_bits 6"),
     ],
 )
 def test_run_killed_again_and_again_at_odd_moments(tmp_path, name, more):

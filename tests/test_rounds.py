@@ -50,9 +50,9 @@ def run(mode, script, reinit=NEVER, sizes=(1000, 1000), monkeypatch=None, tmp_pa
     starts = []
 
     class FakeTraining:
-        def __init__(self, trainer, recipe, validation, number, samples, start, bars, on_epoch, as_received, saved):
+        def __init__(self, trainer, recipe, validation, number, samples, start, bars, on_epoch, as_received, saved, candidates):
             starts.append(int(start[0]))
-            self.mask_seed = 1
+            self.mask_seed, self.candidates = 1, candidates
             self.number, self.start, self.flat, self.selected = number, start, trainer.flat, torch.arange(2)
             self.start_val_acc, self.full_val_acc, self.rewound_val_acc, self.seconds = 0.1, None, None, 1.0
             self.best, self.best_val_acc, self.improved = start, 0.1, False

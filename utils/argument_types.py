@@ -28,6 +28,10 @@ def share(text: str) -> float:
     return _number(float, text, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 
+def below_one(text: str) -> float:
+    return _number(float, text, lambda value: 0 <= value < 1, "a number of at least 0 and below 1")
+
+
 def width(text: str) -> float:
     return _number(float, text, lambda value: 0 < value <= 8, "a number above 0 and at most 8")
 

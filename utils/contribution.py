@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.position_coding import draw_mask
+from utils.position_coding import draw_mask, sizes_within
 from utils.sample_gradients import SampleGradients
 
 _CACHED = 2**18  # numbers that a processor's cache holds: a vector is gone through in parts of this size
@@ -42,6 +42,10 @@ class LocalContribution:
             decrease = torch.sub(old, new, out=self._decrease[: value.numel()])
             value.addcmul_(g, decrease)
 
+    def keep(self, chosen: Tensor) -> None:
+        """Go on with the weights at `chosen` alone."""
+        self.value = self.value[chosen]
+
 
 def magnitude(weights: Tensor) -> Tensor:
     """Return `|w_f|`, (I,): the largest weights after step 1, wherever they started.
@@ -63,6 +67,10 @@ class Movement:
     def update(self, grad: Tensor, before: Tensor, after: Tensor) -> None:
         """Add one optimizer step; `grad` (I,) is the gradient of the loss alone, without weight decay."""
         self.value.addcmul_(grad, before, value=-1.0)
+
+    def keep(self, chosen: Tensor) -> None:
+        """Go on with the weights at `chosen` alone."""
+        self.value = self.value[chosen]
 
 
 Accumulator = LocalContribution | Movement
@@ -116,12 +124,29 @@ def num_selected(num_weights: int, updating_ratio: float) -> int:
     return int(updating_ratio * num_weights)
 
 
+def rewinding_sizes(num_weights: int, updating_ratio: float, fixing_ratio: float = 1.0) -> list[int]:
+    """Return how many weights are still selected after each rewinding of a round; the last is `int(k * I)`.
+
+    Each rewinding returns `int(fixing_ratio * n)` of the n weights still selected, at least one, and none too many;
+    at 1 there is one rewinding.
+    """
+    target = num_selected(num_weights, updating_ratio)
+    sizes = [max(target, num_weights - max(1, int(fixing_ratio * num_weights)))]
+    while sizes[-1] > target:
+        sizes.append(max(target, sizes[-1] - max(1, int(fixing_ratio * sizes[-1]))))
+    return sizes
+
+
 def select_top(contribution: Tensor, updating_ratio: float) -> Tensor:
     """Return the indices of the `int(k * I)` largest contributions, ascending, int64.
 
     Exact over the whole network; ties go to the lower index, and NaN counts as the least of all.
     """
-    count = num_selected(contribution.numel(), updating_ratio)
+    return select_largest(contribution, num_selected(contribution.numel(), updating_ratio))
+
+
+def select_largest(contribution: Tensor, count: int) -> Tensor:
+    """Return the indices of the `count` largest contributions as `select_top` does."""
     if count == 0:
         return torch.empty(0, dtype=torch.int64, device=contribution.device)
     # topk breaks ties as it likes, so it only gives the smallest contribution that is still selected.
@@ -133,12 +158,21 @@ def select_top(contribution: Tensor, updating_ratio: float) -> Tensor:
 
 
 def select_random(
-    layer_sizes: Sequence[int], updating_ratio: float, generator: np.random.RandomState
+    layer_sizes: Sequence[int],
+    updating_ratio: float,
+    generator: np.random.RandomState,
+    deployed: Tensor | None = None,
 ) -> Tensor:
     """Return the indices of `round(k * n_l)` random weights of every layer l, ascending, int64 (RPU).
 
+    deployed  (D,) int64 ascending: choose among these weights alone, n_l of which are in layer l
+
     The generator is numpy's `RandomState`, whose stream never changes: an edge node can draw the same.
     """
+    if deployed is not None:
+        places = deployed.cpu().numpy()
+        drawn = draw_mask(sizes_within(layer_sizes, places), updating_ratio, generator)
+        return torch.from_numpy(places[drawn])
     return torch.from_numpy(draw_mask(layer_sizes, updating_ratio, generator))
 
 

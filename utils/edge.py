@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from utils.edge_node import EdgeNode
+from utils.edge_node import EdgeNode, deployed_in_run
 from utils.edge_report import REPLAY_HEADER, describe, replay_row
 from utils.message import UpdateFormatError, layer_counts, unpack_message
 from utils.state_file import read_schema, read_state, read_tensors
@@ -46,17 +46,19 @@ def apply(args: argparse.Namespace) -> None:
 def show(args: argparse.Namespace) -> None:
     """Print a readable account of each message."""
     for path in args.messages:
-        data = path.read_bytes()
-        schema_file = args.node or path.resolve().parent.parent / "initial.safetensors"
+        data, run = path.read_bytes(), path.resolve().parent.parent
+        schema_file = args.node or run / "initial.safetensors"
         try:
             header, _ = unpack_message(data)
-            schema = counts = None
+            schema = counts = deployed = None
             if args.node or schema_file.exists():
                 schema = read_schema(schema_file, read_tensors(schema_file)[1])
-                counts = layer_counts(data, schema)
+                if header.sparse_network and not header.deploys:
+                    deployed = _deployed(schema_file, run)
+                counts = layer_counts(data, schema, deployed)
         except UpdateFormatError as error:
             raise _Refused(f"{path}: {error}") from None
-        print(f"{path}\n{describe(header, schema, counts)}\n")
+        print(f"{path}\n{describe(header, schema, counts, deployed)}\n")
         if schema is None:
             print("  Weights by layer need the network: add --node NODE.\n")
 
@@ -76,6 +78,13 @@ def replay(args: argparse.Namespace) -> None:
     )
     if args.out is not None:
         node.save(args.out)
+
+
+def _deployed(node_file: Path, run: Path):
+    """The weights of the sparse network that a message is for: those of a node, or else of the message's run."""
+    if "node" in read_tensors(node_file)[1]:
+        return EdgeNode.load(node_file).deployed
+    return deployed_in_run(run)
 
 
 def _receive(node: EdgeNode, path: Path):

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.deployment import pruned
 from utils.message import Schema, Update, UpdateFormatError, decode_update, unpack_message
-from utils.state_file import join_state, read_schema, read_tensors, split_state, write_tensors
+from utils.state_file import join_state, read_schema, read_state, read_tensors, split_state, write_tensors
 from utils.update_header import checksum
 
 
@@ -36,6 +37,7 @@ class EdgeNode:
         self.line = self.serving = self.initial
         self.round = -1  # of the last message applied
         self.applied: tuple[str, ...] = ()  # checksums of all messages applied
+        self.deployed: np.ndarray | None = None  # (I,) bool, the weights of a sparse network; None: all
 
     @property
     def in_standby(self) -> bool:
@@ -58,23 +60,26 @@ class EdgeNode:
             raise UpdateFormatError(
                 f"out of order: round {header.round} after round {self.round} was applied"
             )
-        update = decode_update(data, self.schema, base=self.line, initial=self.initial, key=self.key)
+        node = {"base": self.line, "initial": self.initial, "key": self.key, "deployed": self.deployed}
+        update = decode_update(data, self.schema, **node)
         update.result.setflags(write=False)
         serving = update.result if header.serve else self.serving
-        after = (update.result, serving, header.round, self.applied + (update.checksum.hex(),))
+        after = (update.result, serving, header.round, self.applied + (update.checksum.hex(),), update.deployed)
         if self.path is not None:
             self._write(self.path, *after)
-        self.line, self.serving, self.round, self.applied = after
+        self.line, self.serving, self.round, self.applied, self.deployed = after
         return update
 
     def save(self, path: str | Path) -> None:
         """Write the node into a file, atomically."""
-        self._write(path, self.line, self.serving, self.round, self.applied)
+        self._write(path, self.line, self.serving, self.round, self.applied, self.deployed)
 
-    def _write(self, path, line, serving, round_, applied) -> None:
+    def _write(self, path, line, serving, round_, applied, deployed) -> None:
         states = {"initial": self.initial, "line": line}
         if serving is not line:
             states["serving"] = serving
+        if deployed is not None:  # 1 for what is there
+            states["deployed"] = pruned(np.ones_like(line), deployed)
         tensors = {}
         for name, state in states.items():
             tensors |= split_state(self.schema, state, name + "/")
@@ -100,7 +105,19 @@ class EdgeNode:
             self = cls(schema, states["initial"], key=key, path=path)
             self.line = states["line"]
             self.serving = states.get("serving", self.line)
+            if "deployed" in states:
+                self.deployed = states["deployed"][: schema.num_weights] != 0
             self.round, self.applied = int(node["round"]), tuple(node["applied"])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: not an edge node, or a damaged one ({error})") from None
         return self
+
+
+def deployed_in_run(folder: Path) -> np.ndarray | None:
+    """The weights of a run's sparse network, (I,) bool, by the message that deployed it; None: all weights."""
+    for path in sorted((folder / "updates").glob("round_*.dpu"))[:1]:
+        data = path.read_bytes()
+        if unpack_message(data)[0].deploys:
+            schema, initial = read_state(folder / "initial.safetensors")
+            return decode_update(data, schema, base=initial, initial=initial).deployed
+    return None

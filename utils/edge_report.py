@@ -16,8 +16,13 @@ _MODES = {
 }
 
 
-def describe(header: Header, schema: Schema | None, counts: np.ndarray | None) -> str:
-    """A message in words: what it does, its size by part and, given the network, its weights by layer."""
+def describe(
+    header: Header, schema: Schema | None, counts: np.ndarray | None, deployed: np.ndarray | None = None
+) -> str:
+    """A message in words: what it does, its size by part and, given the network, its weights by layer.
+
+    deployed: (I,) bool, the weights of a sparse network, of which shares are then given.
+    """
     bits = "32 bits, lossless" if header.value_bits == 32 else f"{header.value_bits} bits"
     base = "the initial weights (re-initialisation)" if header.reinitialize else "the state of the last message"
     if header.shrink_perturb is not None:
@@ -37,6 +42,9 @@ def describe(header: Header, schema: Schema | None, counts: np.ndarray | None) -
         ("signed", "yes" if header.signed else "no"),
         ("network", f"schema {header.schema_fingerprint.hex()}"),
     ]
+    if header.sparse_network:
+        what = "the weights sent are its only ones from now on" if header.deploys else "its deployed weights alone"
+        facts.append(("sparse network", what))
     total = header.message_bytes
     parts = [("part", "bytes", "share")]
     parts += [(_PARTS[name], f"{size:,}", f"{size / total:.1%}") for name, size in header.sizes.items()]
@@ -44,10 +52,11 @@ def describe(header: Header, schema: Schema | None, counts: np.ndarray | None) -
     text = [columns(facts, "<<"), columns(parts, "<>>")]
     if schema is not None:
         rows = [("layer", "shape", "weights", "sent", "share")]
-        for layer, count in zip(schema.layers, counts, strict=True):
+        sizes = [layer.size if deployed is None else int(deployed[layer.part].sum()) for layer in schema.layers]
+        for layer, size, count in zip(schema.layers, sizes, counts, strict=True):
             shape = "x".join(map(str, layer.shape))
-            rows.append((layer.name, shape, f"{layer.size:,}", f"{count:,}", f"{count / layer.size:.2%}"))
-        weights = schema.num_weights
+            rows.append((layer.name, shape, f"{size:,}", f"{count:,}", f"{count / max(size, 1):.2%}"))
+        weights = sum(sizes)
         rows.append(
             ("all layers", "", f"{weights:,}", f"{counts.sum():,}", f"{counts.sum() / max(weights, 1):.2%}")
         )
@@ -61,6 +70,7 @@ def describe(header: Header, schema: Schema | None, counts: np.ndarray | None) -
 def replay_row(name: str, header: Header, selected: int) -> tuple:
     """One line of a replay."""
     notes = ["re-initialised"] * header.reinitialize + ["standby"] * (not header.serve)
+    notes = ["sparse network deployed"] * header.deploys + notes
     notes = ["shrunk and perturbed"] * (header.shrink_perturb is not None) + notes
     fingerprint = header.result_fingerprint.hex()
     return (

@@ -187,6 +187,7 @@ def _run(folder: RunFolder, checkpoints: Checkpoints, config: dict[str, Any], be
             "num_weights": flat.num_weights,
             "num_rest": flat.num_rest,
             "num_buffers": flat.num_buffers,
+            **({} if edge.weights is None else {"num_deployed": edge.weights.numel()}),
             "line_sha256": network_sha256(edge.line),
             "served_sha256": network_sha256(edge.served),
             "fingerprints": config["fingerprints"],

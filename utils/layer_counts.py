@@ -64,15 +64,19 @@ def _parse(text: str, num_rounds: int) -> LayerCounts:
 
 
 def _decode(record: Record) -> LayerCounts:
-    from utils.message import Schema, UpdateFormatError, layer_counts  # with numpy, which tables do without
+    from utils.edge_node import deployed_in_run  # with numpy, which tables do without
+    from utils.message import Schema, UpdateFormatError, layer_counts, unpack_message
 
     try:
         schema = Schema(record.config["layers"])
-        layers = schema.layers
-        updated = [
-            layer_counts(_message(record.folder, row["round"]), schema).tolist() if row["sent"] else [0] * len(layers)
-            for row in record.rows
-        ]
+        layers, deployed, updated = schema.layers, deployed_in_run(record.folder), []
+        for row in record.rows:
+            counts = [0] * len(layers)
+            if row["sent"]:
+                data = _message(record.folder, row["round"])
+                made = unpack_message(data)[0].deploys
+                counts = layer_counts(data, schema, None if made else deployed).tolist()
+            updated.append(counts)
     except (OSError, KeyError, TypeError, ValueError, UpdateFormatError) as error:
         raise NotUsable(f"{record.name} has no {FILE}, and its messages cannot be read ({error})") from error
     return LayerCounts([layer.name for layer in layers], [layer.size for layer in layers], updated)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from utils.checkpoint import CheckpointError
+from utils.deployment import pruned
 from utils.device import denormals
 from utils.edge_node import EdgeNode
 from utils.files import write_atomic
@@ -25,6 +26,7 @@ class Coding:
 
     mode        "sparse" (positions of `selected`), "random" (a mask drawn from `mask_seed`), "dense" or "pruned"
     value_bits  32 is lossless
+    deploys     "pruned" only: from now on, the weights `selected` are the only ones of the network
     """
 
     mode: str
@@ -32,10 +34,11 @@ class Coding:
     updating_ratio: float | None = None
     selected: Tensor | None = None
     mask_seed: int | None = None
+    deploys: bool = False
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of `encode_update` and `edge_state`."""
-        sparse = self.mode == "sparse" and self.selected is not None
+        sparse = (self.mode == "sparse" or self.deploys) and self.selected is not None
         return {**vars(self), "selected": self.selected.cpu().numpy() if sparse else None}
 
 
@@ -94,25 +97,44 @@ class Link:
     def _path(self, number: int) -> Path:
         return self._updates / f"round_{number:03d}.dpu"
 
-    def restore(self, line: Tensor, serving: Tensor, last_round: int, applied: list[str]) -> None:
-        """Bring the node back to where a saved run had it."""
+    def restore(
+        self, line: Tensor, serving: Tensor, last_round: int, applied: list[str], deployed: Tensor | None = None
+    ) -> None:
+        """Bring the node back to where a saved run had it; `deployed` (D,) are the weights of a sparse network."""
         node = self.node
         node.line = _to_numpy(line)
         node.serving = node.line if torch.equal(line, serving) else _to_numpy(serving)
         node.round, node.applied = last_round, tuple(applied)
+        if deployed is not None:
+            node.deployed = np.zeros(self.schema.num_weights, dtype=bool)
+            node.deployed[deployed.cpu().numpy()] = True
+
+    @property
+    def deployed(self) -> Tensor | None:
+        """The weights of the node's sparse network, (D,) int64 ascending; None: all weights."""
+        mask = self.node.deployed
+        return None if mask is None else torch.from_numpy(np.flatnonzero(mask)).to(self.device)
+
+    def pruned(self, network: Tensor) -> Tensor:
+        """Return `network` with +0.0 for the weights that the node's sparse network does not have."""
+        if self.node.deployed is None:
+            return network
+        return torch.from_numpy(pruned(_to_numpy(network), self.node.deployed)).to(self.device)
 
     def as_received(self, base: Tensor, network: Tensor, coding: Coding) -> Tensor:
         """Return what the edge would hold if `network` were sent to it on top of `base`."""
         if coding.value_bits == 32:
             return network
         with denormals(flushed=False):
-            state = edge_state(_to_numpy(base), _to_numpy(network), self.schema, **coding.arguments())
+            what = {**coding.arguments(), "deployed": self.node.deployed}
+            state = edge_state(_to_numpy(base), _to_numpy(network), self.schema, **what)
         return torch.from_numpy(state).to(self.device)
 
     @denormals(flushed=False)
     def shrunk_and_perturbed(self, line: Tensor, factors: tuple[float, float]) -> Base:
         """Return the base that the node will make of its `line` when a message tells it these factors."""
-        state = shrink_and_perturb(_to_numpy(line), self.node.initial, factors, self.schema.num_buffers)
+        initial = pruned(self.node.initial, self.node.deployed)
+        state = shrink_and_perturb(_to_numpy(line), initial, factors, self.schema.num_buffers)
         return Base(torch.from_numpy(state).to(self.device), shrink_perturb=factors)
 
     @denormals(flushed=False)
@@ -131,6 +153,7 @@ class Link:
             initial=self.node.initial,
             reinitialize=base.reinitialize,
             shrink_perturb=base.shrink_perturb,
+            deployed=self.node.deployed,
             serve=serve,
             sign_key=self.sign_key,
             **coding.arguments(),

@@ -5,8 +5,10 @@
     full_update      FU: all weights, one step
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 
 import numpy as np
@@ -23,13 +25,14 @@ from utils.contribution import (
     global_contribution,
     magnitude,
     rewind_,
+    rewinding_sizes,
+    select_largest,
     select_random,
-    select_top,
     snip,
 )
 from utils.round_training import FULL_UPDATING, SPARSE_FINE_TUNING, RoundTraining
 
-# (the round after step 1, what was accumulated in it) -> score (I,); the largest are selected
+# (the round after step 1, what was accumulated in it) -> score of each weight that may change; the largest are selected
 Score = Callable[[RoundTraining, Tensor | None], Tensor]
 
 
@@ -72,49 +75,71 @@ def score_function(name: str, lamda: float | None = None) -> Score:
     """Return the score called `name`; `lamda` weighs the global contribution in "combined"."""
 
     def of_change(work: RoundTraining) -> Tensor:
-        return global_contribution(work.flat.weights, work.start_weights)
+        return global_contribution(work.of_selected(work.flat.weights), work.of_selected(work.start_weights))
 
     scores: dict[str, Score] = {
         "combined": lambda work, local: combined_contribution(of_change(work), local, lamda),
         "global": lambda work, _: of_change(work),
         "accumulated": lambda work, accumulated: accumulated,
-        "magnitude": lambda work, _: magnitude(work.flat.weights),
-        "fisher": lambda work, _: work.at_start(fisher),
-        "snip": lambda work, _: work.at_start(partial(snip, work.start_weights)),
+        "magnitude": lambda work, _: magnitude(work.of_selected(work.flat.weights)),
+        "fisher": lambda work, _: work.of_selected(work.at_start(fisher)),
+        "snip": lambda work, _: work.of_selected(work.at_start(partial(snip, work.start_weights))),
     }
     return scores[name]
 
 
-def partial_update(work: RoundTraining, method: Method, updating_ratio: float, lamda: float | None = None) -> None:
+def partial_update(
+    work: RoundTraining,
+    method: Method,
+    updating_ratio: float | Fraction,
+    lamda: float | None = None,
+    fixing_ratio: float = 1.0,
+) -> None:
     """Update the `int(k*I)` weights with the largest score of `method` (Algorithm 1 of the paper).
 
-    In pruning the other weights become zero instead of returning to the start point.
+    In a sparse network only the deployed weights take part, and I is their number. In pruning the other weights
+    become zero instead of returning to the start point.
+    fixing_ratio  below 1, rewinding is iterative: train, rewind this share of the weights still selected, train on,
+                  until `int(k*I)` are left; what was accumulated and the optimizer's state go on for those
     """
-    flat = work.flat
-    if not work.reached(SPARSE_FINE_TUNING):
+    flat, score = work.flat, score_function(method.score, lamda)
+    background = torch.zeros_like(work.start_weights) if method.coding == "pruned" else work.start_weights
+    num_candidates = flat.num_weights if work.candidates is None else work.candidates.numel()
+    sizes = rewinding_sizes(num_candidates, updating_ratio, fixing_ratio)
+    last = FULL_UPDATING + len(sizes)
+    accumulated = method.accumulates and method.accumulates(work.num_selected, flat.vector.device)
+    for step, size in enumerate(sizes, FULL_UPDATING):
+        if work.reached(step + 1):
+            continue
         # Step 1: full updating, which measures what each weight contributes to the loss reduction.
-        accumulated = method.accumulates and method.accumulates(flat.num_weights, flat.vector.device)
-        work.train(FULL_UPDATING, accumulated)
-        work.full_val_acc = work.validate()
+        work.train(step, accumulated)
+        if step == FULL_UPDATING:
+            work.full_val_acc = work.validate()
 
         # Select the weights of largest score over the whole network, rewind all others.
-        score = score_function(method.score, lamda)
-        selected = select_top(score(work, accumulated and accumulated.value), updating_ratio)
-        background = torch.zeros_like(work.start_weights) if method.coding == "pruned" else work.start_weights
-        rewind_(flat.weights, background, selected)
-        work.select(selected)
-        work.rewound_val_acc = work.validate_as_received()
-        work.offer(work.rewound_val_acc, at_least=True)
+        chosen = select_largest(score(work, accumulated and accumulated.value), size)
+        if accumulated:
+            accumulated.keep(chosen)
+        work.select(chosen if work.selected is None else work.selected[chosen])
+        rewind_(flat.weights, background, work.selected)
+        if step + 1 == last:
+            work.rewound_val_acc = work.validate_as_received()
+            work.offer(work.rewound_val_acc, at_least=True)
     # Step 2: sparse fine-tuning of the selected weights and the rest.
-    work.train(SPARSE_FINE_TUNING, choose=True)
+    work.train(last, choose=True)
 
 
 def random_update(work: RoundTraining, updating_ratio: float, seed: int) -> None:
-    """Update `round(k*n_l)` random weights of each layer l, trained from the start point (RPU)."""
+    """Update `round(k*n_l)` random weights of each layer l, trained from the start point (RPU).
+
+    In a sparse network n_l counts the deployed weights of the layer.
+    """
     work.mask_seed = mask_seed(seed, work.number)
     if not work.reached(SPARSE_FINE_TUNING):
         generator = np.random.RandomState(work.mask_seed)
-        selected = select_random(work.flat.layer_sizes, updating_ratio, generator)
+        selected = select_random(work.flat.layer_sizes, updating_ratio, generator, work.candidates)
+        if len(selected) == 0:
+            warnings.warn(f"round {work.number}: no layer has enough deployed weights for one update", stacklevel=2)
         work.select(selected.to(work.flat.vector.device))
     work.train(SPARSE_FINE_TUNING, choose=True)
 
@@ -125,5 +150,5 @@ def mask_seed(seed: int, number: int) -> int:
 
 
 def full_update(work: RoundTraining) -> None:
-    """Update all weights, trained from the start point (FU)."""
+    """Update all weights, of a sparse network all that it has, trained from the start point (FU)."""
     work.train(FULL_UPDATING, choose=True)

@@ -18,8 +18,11 @@ class FlatOptimizer:
     """A torch.optim optimizer over the weights of `flat` (all, or those `selected`) and all of the rest.
 
     selected  (S,) int64 ascending, or None for all weights
-    carried   the optimizer of the step before, over all weights: the state of the selected weights and of the
-              rest goes on from it (section 3.1 of the paper: fine-tuning continues the first step)
+    carried   the optimizer of the step before, over all weights or over a selection that includes this one: the
+              state of the selected weights and of the rest goes on from it (section 3.1 of the paper: fine-tuning
+              continues the first step)
+
+    .weights, .weight_grad   what it updates and the loss's gradients, (S,) or (I,)
     """
 
     def __init__(
@@ -44,6 +47,14 @@ class FlatOptimizer:
         self._optimizer = _build(recipe, [self._weights, self._rest])
         if carried is not None:
             self._take_over(carried)
+
+    @property
+    def weights(self) -> Tensor:
+        return self._weights
+
+    @property
+    def weight_grad(self) -> Tensor:
+        return self._weights.grad
 
     def set_epoch(self, epoch: int) -> None:
         """Set the learning rate of `epoch`, counted from 0 in each step."""
@@ -79,10 +90,12 @@ class FlatOptimizer:
             torch.index_select(self.flat.weights, 0, self.selected, out=self._weights)
 
     def _take_over(self, carried: "FlatOptimizer") -> None:
-        source = carried._optimizer.state
+        source, kept = carried._optimizer.state, self.selected
+        if carried.selected is not None and kept is not None:
+            kept = torch.searchsorted(carried.selected, kept)  # where they are in the earlier selection
         for name, value in source[carried._weights].items():
             dense = value.shape == carried._weights.shape  # else the step count, the same for all weights
-            self._optimizer.state[self._weights][name] = value[self.selected] if dense else value.clone()
+            self._optimizer.state[self._weights][name] = value[kept] if dense else value.clone()
         for name, value in source[carried._rest].items():
             self._optimizer.state[self._rest][name] = value.clone()
 

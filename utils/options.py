@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from utils import argument_types
+from utils import argument_types, deployment
 from utils.argument_types import whole
+from utils.deployment import WAYS
 from utils.recipes import DEFAULTS
 from utils.reinit import PARAMETERS, STRATEGIES, choose
 
@@ -102,6 +103,9 @@ def build_parser(prog: str, description: str, modes: Sequence[str]) -> argparse.
         ratio = f"share of the weights that a round updates {by_model}"
         flag(g, "--updating_ratio", argument_types.ratio, metavar="K", help=ratio)
     if "dpu" in modes:
+        rewound = "share of the weights still selected that each rewinding fixes; below 1, a round trains and rewinds "
+        rewound += "in turn, E epochs each time, until as many as the updating ratio says are left"
+        flag(g, "--rewind_fixing_ratio", argument_types.ratio, 1.0, help=rewound)
         lamda = "dpu: weight of the global contribution, 0 to 1 (default: 0.5)"
         flag(g, "--lamda", argument_types.share, help=lamda)
         switch(g, "--without_reinit", "the same as --reinit_strategy never")
@@ -117,6 +121,10 @@ def build_parser(prog: str, description: str, modes: Sequence[str]) -> argparse.
         for name in ("shrink", "perturb"):
             factor = f"shrink_perturb: factor, 0 to 1 (default: {defaults[name]})"
             flag(g, f"--{name}", argument_types.share, help=factor)
+        how = "round 0: a partial update of the initial network, or all weights (default: partial, when sparse full)"
+        flag(g, "--deploy", choices=WAYS, help=how)
+    sparsity = "share of the weights that round 0 prunes, the smallest ones; they stay zero, and k counts the others"
+    flag(g, "--deploy_sparsity", argument_types.below_one, 0.0, help=sparsity)
 
     g = parser.add_argument_group("messages")
     bits = "of a weight's value: 32 is lossless, 16 is bfloat16, fewer are quantised changes"
@@ -195,6 +203,7 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--lamda is for --mode dpu; {args.mode} ignores it: leave it out")
     args.lamda = (0.5 if args.lamda is None else args.lamda) if args.mode == "dpu" else None
     try:
+        given.update(deployment.choose(given))
         reinit = choose(given)
     except ValueError as error:
         raise UsageError(str(error)) from error

@@ -13,7 +13,7 @@ import numpy as np
 
 from utils.entropy_coding import SymbolModel, UpdateFormatError
 from utils.position_fit import code_length, fit_effect_weights
-from utils.position_model import DEFAULT_WEIGHTS, NUM_EFFECTS, LayerState, geometries, mask_passes
+from utils.position_model import DEFAULT_WEIGHTS, NUM_EFFECTS, Deployed, LayerState, geometries, mask_passes
 from utils.schema import Schema
 
 PLAIN, DEFAULT, FITTED = range(3)
@@ -33,14 +33,31 @@ def draw_mask(
     return np.concatenate(selected)
 
 
-def random_mask(layer_sizes: Sequence[int], updating_ratio: float, seed: int) -> np.ndarray:
-    """RPU's mask, the same on server and edge: numpy's RandomState is frozen across versions (NEP 19)."""
-    return draw_mask(layer_sizes, updating_ratio, np.random.RandomState(seed))
+def random_mask(
+    layer_sizes: Sequence[int], updating_ratio: float, seed: int, deployed: np.ndarray | None = None
+) -> np.ndarray:
+    """RPU's mask, the same on server and edge: numpy's RandomState is frozen across versions (NEP 19).
+
+    deployed: draw among these weights alone, (I,) bool.
+    """
+    generator = np.random.RandomState(seed)
+    if deployed is None:
+        return draw_mask(layer_sizes, updating_ratio, generator)
+    places = np.flatnonzero(deployed)
+    return places[draw_mask(sizes_within(layer_sizes, places), updating_ratio, generator)]
 
 
-def code_counts(coder, schema: Schema, counts: np.ndarray | None) -> np.ndarray:
-    """How many weights of each layer are selected."""
+def sizes_within(layer_sizes: Sequence[int], places: np.ndarray) -> list[int]:
+    """How many of the weights at ascending `places` are in each layer."""
+    edges = np.searchsorted(places, np.cumsum([0, *layer_sizes]))
+    return np.diff(edges).tolist()
+
+
+def code_counts(coder, schema: Schema, counts: np.ndarray | None, deployed: np.ndarray | None = None) -> np.ndarray:
+    """How many weights of each layer are selected; of a sparse network's, `deployed` (I,) bool."""
     sizes = np.array([layer.size for layer in schema.layers], dtype=np.int64)
+    if deployed is not None:
+        sizes = np.array([deployed[layer.part].sum() for layer in schema.layers], dtype=np.int64)
     symbols = smaller = None
     if counts is not None:
         flipped = 2 * counts > sizes
@@ -56,32 +73,40 @@ def code_counts(coder, schema: Schema, counts: np.ndarray | None) -> np.ndarray:
     return np.where(symbols % 2, sizes - smaller, smaller)
 
 
-def code_mask(coder, schema: Schema, changed: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+def code_mask(
+    coder, schema: Schema, changed: np.ndarray, mask: np.ndarray | None, deployed: np.ndarray | None = None
+) -> np.ndarray:
     """Pass a mask over all weights, (I,) bool, through `coder`; return it.
 
-    `changed` says which weights of the base state differ from the initial ones.
+    `changed` says which weights of the base state differ from the initial ones. Of a sparse network, `deployed`
+    says which weights are there: only these are coded, and no other may be in the mask.
     """
     layers, shapes = schema.layers, geometries(schema)
+    there: list[Deployed | None] = [None] * len(layers)
+    if deployed is not None:
+        there = [Deployed(shape, deployed[layer.part]) for shape, layer in zip(shapes, layers, strict=True)]
+    sizes = [shape.size if own is None else own.size for shape, own in zip(shapes, there, strict=True)]
     given = None if mask is None else [mask[layer.part] for layer in layers]
     counts = None if given is None else np.array([part.sum() for part in given], dtype=np.int64)
-    counts = code_counts(coder, schema, counts)
-    walked = [i for i, layer in enumerate(layers) if 0 < counts[i] < layer.size]
+    counts = code_counts(coder, schema, counts, deployed)
+    walked = [i for i, size in enumerate(sizes) if 0 < counts[i] < size]
     plans = None
     if given is not None:
         above = [None] + [_by_row(part, shape) for part, shape in zip(given, shapes, strict=True)]
-        plans = [_Plan(shapes[i], given[i], above[i], changed[layers[i].part]) for i in walked]
+        plans = [_Plan(shapes[i], given[i], above[i], changed[layers[i].part], there[i]) for i in walked]
     weights = dict(zip(walked, _code_effect_weights(coder, len(walked), plans), strict=True))
     replays = iter(plans or ())
 
     coded, previous = [np.zeros(0, dtype=bool)], None
     for i, layer in enumerate(layers):
         if i not in weights:
-            part = np.full(layer.size, counts[i] > 0)
+            part = np.ones(layer.size, dtype=bool) if there[i] is None else there[i].mask
+            part = part & bool(counts[i])
         elif plans is not None:
             part = next(replays).replay(coder)
         else:
-            state, flipped = _start(shapes[i], counts[i], previous, changed[layer.part])
-            part = mask_passes(state, weights[i], coder, None) ^ flipped
+            state, flipped = _start(shapes[i], counts[i], previous, changed[layer.part], there[i])
+            part = _inverted(mask_passes(state, weights[i], coder, None), flipped, there[i])
             if part.sum() != counts[i]:
                 raise UpdateFormatError(f"{part.sum()} weights are selected where {counts[i]} were announced")
         previous = _by_row(part, shapes[i])
@@ -107,27 +132,34 @@ def _by_row(mask: np.ndarray, shape) -> np.ndarray:
     return mask.reshape(shape.rows, -1).sum(axis=1)
 
 
-def _start(shape, count: int, previous, changed) -> tuple[LayerState, bool]:
+def _start(shape, count: int, previous, changed, deployed: Deployed | None) -> tuple[LayerState, bool]:
     """Ready to walk over the selected weights or, where these are the majority, over the others."""
-    size = shape.size
+    size = shape.size if deployed is None else deployed.size
     flipped = bool(2 * count > size)
-    return LayerState(shape, int(size - count if flipped else count), previous, changed), flipped
+    return LayerState(shape, int(size - count if flipped else count), previous, changed, deployed), flipped
+
+
+def _inverted(mask: np.ndarray, flipped: bool, deployed: Deployed | None) -> np.ndarray:
+    """The weights that are not in `mask`, if `flipped`; of a sparse network only those that are there."""
+    mask = mask ^ flipped
+    return mask if deployed is None else mask & deployed.mask
 
 
 class _Plan:
     """The encoder's choice for one layer. Records the coding, so that it can be compared and then sent."""
 
-    def __init__(self, shape, mask: np.ndarray, previous, changed: np.ndarray):
+    def __init__(self, shape, mask: np.ndarray, previous, changed: np.ndarray, deployed: Deployed | None):
         self.mask, self._recorded = mask, []
-        state, flipped = _start(shape, int(mask.sum()), previous, changed)
-        fitted, gain = fit_effect_weights(state, mask ^ flipped)
+        state, flipped = _start(shape, int(mask.sum()), previous, changed, deployed)
+        walked = _inverted(mask, flipped, deployed)
+        fitted, gain = fit_effect_weights(state, walked)
         self.method = FITTED if gain > NUM_EFFECTS * _EFFECT_BITS + 2 else DEFAULT
         self.weights = fitted if self.method == FITTED else DEFAULT_WEIGHTS
-        state, flipped = _start(shape, int(mask.sum()), previous, changed)
-        mask_passes(state, self.weights, self, mask ^ flipped)
+        state, _ = _start(shape, int(mask.sum()), previous, changed, deployed)
+        mask_passes(state, self.weights, self, walked)
         length = sum(code_length(logits, bits) for logits, bits in self._recorded)
         length += NUM_EFFECTS * _EFFECT_BITS * (self.method == FITTED)
-        plain = code_length(np.array([state.level]), np.array([False])) * (shape.size - state.count)
+        plain = code_length(np.array([state.level]), np.array([False])) * (state.size - state.count)
         plain += code_length(np.array([state.level]), np.array([True])) * state.count
         if length >= plain:
             self.method = PLAIN

@@ -63,23 +63,27 @@ def _sample_effects(state: LayerState, mask: np.ndarray) -> tuple[np.ndarray, np
     """Effects (m, 7) at sampled weights as the coder will see them, their bits, and what each stands for."""
     width, generator = state.geometry.width, np.random.RandomState(0)
     ones = np.flatnonzero(mask)
-    zeros = generator.randint(0, mask.size, 2 * SAMPLE)
+    zeros = generator.randint(0, state.size, 2 * SAMPLE)
+    if state.deployed is not None:
+        zeros = state.deployed.flat[zeros]
     zeros = zeros[~mask[zeros]]
     some = ones if len(ones) <= SAMPLE else ones[:: -(-len(ones) // SAMPLE)]
     flat = np.concatenate([some, zeros])
     sizes = [len(some), len(zeros)]
-    importance = np.repeat([len(ones) / len(some), (mask.size - len(ones)) / max(len(zeros), 1)], sizes)
+    importance = np.repeat([len(ones) / len(some), (state.size - len(ones)) / max(len(zeros), 1)], sizes)
     bits = np.repeat([1.0, 0.0], sizes)
 
     def pass_of(i):
         return np.searchsorted(_ENDS, (23 * (i % width) + 37 * (i // width)) % CLASSES, side="right")
 
     ones_pass, flat_pass = pass_of(ones), pass_of(flat)
-    changed_share = 0 if state.changed is None else state.changed.mean()
+    changed_share = 0
+    if state.changed is not None:
+        changed_share = (state.changed if state.deployed is None else state.changed[state.deployed.mask]).mean()
     effects = np.zeros((len(flat), NUM_EFFECTS))
     for number, start in enumerate((0,) + _ENDS[:-1]):
         here = flat_pass == number
-        p = make_pass(state.geometry, start, flat[here] // width, flat[here] % width)
+        p = make_pass(state.geometry, start, flat[here] // width, flat[here] % width, state.deployed)
         for effect, (values, which) in state.effects(p).items():
             effects[here, effect] = values[which]
         seen = ones[ones_pass == number]
@@ -87,7 +91,7 @@ def _sample_effects(state: LayerState, mask: np.ndarray) -> tuple[np.ndarray, np
             make_pass(state.geometry, start, seen // width, seen % width), np.ones(len(seen), dtype=bool)
         )
         state.changed_seen[:] = (
-            np.array([1 - changed_share, changed_share]) * mask.size * _ENDS[number] / CLASSES
+            np.array([1 - changed_share, changed_share]) * state.size * _ENDS[number] / CLASSES
         )
     effects /= LOGIT_ONE
     effects[:, 0] = 1

@@ -4,8 +4,9 @@ The selected weights cluster by output neuron (row), input (column), kernel, and
 that changed before change again; and the neurons that a layer updates are the inputs that the next one
 updates. Each of these is an *effect*: the log ratio of the weights seen selected to those expected, so far.
 The log odds of a weight are the layer's density plus the weighted effects. A layer is walked in 18 passes
-that spread evenly over it, each coded as whole arrays with the effects of the passes before. All arithmetic
-is in integers. See docs/update_format.md.
+that spread evenly over it, each coded as whole arrays with the effects of the passes before. Of a sparse
+network only the deployed weights are there: to be walked over, seen and expected. All arithmetic is in
+integers. See docs/update_format.md.
 """
 
 from __future__ import annotations
@@ -73,10 +74,49 @@ class Pass:
     seen: np.ndarray  # weights seen by row, column, kernel position: (rows + columns + kernel,)
 
 
-def make_pass(geometry: Geometry, start: int, row: np.ndarray, j: np.ndarray) -> Pass:
+class Deployed:
+    """The deployed weights of a layer of a sparse network, `mask` (size,) bool, in coding order."""
+
+    def __init__(self, geometry: Geometry, mask: np.ndarray):
+        flat = np.flatnonzero(mask)
+        row, j = np.divmod(flat, geometry.width)
+        class_ = (23 * j + 37 * row) % CLASSES
+        order = np.argsort(class_, kind="stable")
+        self.geometry, self.mask, self.flat = geometry, mask, flat[order]
+        self.ends = np.searchsorted(class_[order], np.arange(CLASSES + 1))  # of the classes below each
+
+    @property
+    def size(self) -> int:
+        return len(self.flat)
+
+    def between(self, start: int, end: int) -> np.ndarray:
+        """The weights of the classes from `start` to below `end`: class by class, row by row, left to right."""
+        return self.flat[self.ends[start] : self.ends[end]]
+
+    def shown(self, start: int) -> tuple[np.ndarray, np.ndarray]:
+        """Weights of the classes below `start`, by row, column and kernel position in one array, and by kernel."""
+        g = self.geometry
+        row, column, position = _axes(g, *np.divmod(self.between(0, start), g.width))
+        index = np.concatenate([row, g.rows + column, g.rows + g.columns + position])
+        by_kernel = np.bincount(row * g.columns + column, minlength=g.rows * g.columns if g.kernel > 1 else 0)
+        return np.bincount(index, minlength=g.rows + g.columns + g.kernel), by_kernel
+
+
+def _axes(g: Geometry, row: np.ndarray, j: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row, column and kernel position of the weights at places j of the given rows."""
+    return row, *((j, 0 * j) if g.kernel == 1 else np.divmod(j, g.kernel))
+
+
+def make_pass(
+    geometry: Geometry, start: int, row: np.ndarray, j: np.ndarray, deployed: Deployed | None = None
+) -> Pass:
     """The weights at places j of the given rows, once the classes below `start` were coded."""
     g, below = geometry, _CLASS_OF < start
-    column, position = (j, 0 * j) if g.kernel == 1 else np.divmod(j, g.kernel)
+    row, column, position = _axes(g, row, j)
+    if deployed is not None:
+        seen, by_kernel = deployed.shown(start)
+        kernel_seen = by_kernel[row * g.columns + column] if g.kernel > 1 else position
+        return Pass(row * g.width + j, row, column, position, kernel_seen, seen)
     all_j = np.arange(g.width) % CLASSES
     by_j = (below @ np.bincount(np.arange(g.rows) % CLASSES, minlength=CLASSES))[all_j].reshape(
         g.columns, g.kernel
@@ -90,8 +130,10 @@ def make_pass(geometry: Geometry, start: int, row: np.ndarray, j: np.ndarray) ->
     return Pass(row * g.width + j, row, column, position, kernel_seen, seen)
 
 
-def passes(geometry: Geometry) -> Iterator[Pass]:
+def passes(geometry: Geometry, deployed: Deployed | None = None) -> Iterator[Pass]:
     """The 18 passes over a layer. Within a pass: class by class, row by row, from left to right."""
+    if deployed is not None:
+        return _passes_over(deployed)
     if geometry.size <= _CACHED_SIZE:
         return iter(_remembered_passes(geometry))
     return _passes(geometry)
@@ -107,6 +149,12 @@ def _passes(geometry: Geometry) -> Iterator[Pass]:
         yield make_pass(geometry, start, row, j[inside])
 
 
+def _passes_over(deployed: Deployed) -> Iterator[Pass]:
+    for start, end in zip(PASS_STARTS, PASS_ENDS, strict=True):
+        row, j = np.divmod(deployed.between(start, end), deployed.geometry.width)
+        yield make_pass(deployed.geometry, start, row, j, deployed)
+
+
 @lru_cache(maxsize=32)
 def _remembered_passes(geometry: Geometry) -> tuple[Pass, ...]:
     return tuple(_passes(geometry))
@@ -116,19 +164,29 @@ class LayerState:
     """What coder and decoder know of a layer's mask while they walk over it.
 
     count: selected weights of the layer. previous: selected weights by row of the layer before, or None.
-    changed: which weights of the base state differ from the initial ones.
+    changed: which weights of the base state differ from the initial ones. deployed: None for all weights.
     """
 
-    def __init__(self, geometry: Geometry, count: int, previous: np.ndarray | None, changed: np.ndarray):
+    def __init__(
+        self,
+        geometry: Geometry,
+        count: int,
+        previous: np.ndarray | None,
+        changed: np.ndarray,
+        deployed: Deployed | None = None,
+    ):
         g = self.geometry = geometry
+        self.deployed = deployed
+        self.size = g.size if deployed is None else deployed.size
         self.count = count
-        self.level = int(log2_fixed(count) - log2_fixed(g.size - count))
+        self.level = int(log2_fixed(count) - log2_fixed(self.size - count))
         self.previous = np.zeros(g.columns, dtype=np.int64)
         if previous is not None and len(previous) == g.columns:
             self.previous = self._effect(previous, previous.sum(), 1, g.columns)
-        self.changed = changed.astype(np.intp) if changed.any() and not changed.all() else None
+        there = changed if deployed is None else changed[deployed.mask]
+        self.changed = changed.astype(np.intp) if there.any() and not there.all() else None
         kernel = np.arange(g.kernel + 1)
-        self.kernel_effect = self._effect(kernel, count, kernel[:, None], g.size).reshape(
+        self.kernel_effect = self._effect(kernel, count, kernel[:, None], self.size).reshape(
             -1
         )  # [seen, selected]
         self.selected = np.zeros(g.rows + g.columns + g.kernel, dtype=np.int64)
@@ -144,14 +202,14 @@ class LayerState:
     def effects(self, p: Pass) -> dict[int, tuple[np.ndarray, np.ndarray]]:
         """By number, each effect of this layer: its values in 1/256, and which a weight of the pass has."""
         g = self.geometry
-        by_axis = self._effect(self.selected, self.count, p.seen, g.size)
+        by_axis = self._effect(self.selected, self.count, p.seen, self.size)
         row, column, position = np.split(by_axis, (g.rows, g.rows + g.columns))
         effects = {1: (row, p.row), 2: (column, p.column), 5: (self.previous, p.column)}
         if g.kernel > 1:
             state = p.kernel_seen * (g.kernel + 1) + self.kernel_selected[p.row * g.columns + p.column]
             effects |= {3: (self.kernel_effect, state), 4: (position, p.position)}
         if self.changed is not None:
-            by_flag = self._effect(self.changed_selected, self.count, self.changed_seen, g.size)
+            by_flag = self._effect(self.changed_selected, self.count, self.changed_seen, self.size)
             effects[6] = (by_flag, self.changed[p.flat])
         return effects
 
@@ -178,9 +236,9 @@ class LayerState:
 
 
 def mask_passes(state: LayerState, weights: np.ndarray, coder, mask: np.ndarray | None) -> np.ndarray:
-    """Pass the mask of one layer through `coder`; return it."""
+    """Pass the mask of one layer through `coder`; return it, False where nothing is deployed."""
     coded = np.zeros(state.geometry.size, dtype=bool)
-    for p in passes(state.geometry):
+    for p in passes(state.geometry, state.deployed):
         coded[p.flat] = bits = coder.bits(state.logits(weights, p), None if mask is None else mask[p.flat])
         state.learn(p, bits)
     return coded

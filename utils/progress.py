@@ -28,7 +28,8 @@ class Bars:
 
     def step(self, number: int, step: int, num_epochs: int, first_epoch: int, num_batches: int) -> "StepBar":
         """Return the bar of one step of round `number`; use it in a `with`."""
-        return StepBar(f"round {number} {_STEP_NAMES[step]}", num_epochs, first_epoch, num_batches, self.hidden)
+        name = f"round {number} {_STEP_NAMES[min(step, 2)]}"  # iterative rewinding fine-tunes several times
+        return StepBar(name, num_epochs, first_epoch, num_batches, self.hidden)
 
     @contextmanager
     def busy(self, activity: str) -> Iterator[Callable[[], None]]:

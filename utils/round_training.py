@@ -16,7 +16,8 @@ from utils.recipes import Recipe
 from utils.sample_gradients import SampleGradients
 from utils.training import Trainer
 
-FULL_UPDATING, SPARSE_FINE_TUNING = 1, 2  # the two steps of a round; each names a random stream of its own
+# The two steps of a round; each names a random stream of its own. Iterative rewinding has more steps between them.
+FULL_UPDATING, SPARSE_FINE_TUNING = 1, 2
 
 
 class RoundTraining:
@@ -24,6 +25,7 @@ class RoundTraining:
 
     number, samples  the round and the indices of its samples
     start            the network it starts from, (I+J+B,)
+    candidates       (D,) the weights of a sparse network, which alone may be selected; None: all
     as_received      what the edge would hold if the network were sent now; None: just that network (lossless)
     saved            the `state` of an interrupted round, to go on from it
     on_epoch         called after each epoch with this object, to save its `state`
@@ -46,12 +48,13 @@ class RoundTraining:
         on_epoch: Callable[["RoundTraining"], None],
         as_received: Callable[["RoundTraining"], Tensor] | None = None,
         saved: dict[str, Any] | None = None,
+        candidates: Tensor | None = None,
     ):
         self.trainer, self.flat = trainer, trainer.flat
         self.recipe, self.validation = recipe, validation
         self.number, self.samples, self.start = number, samples, start
         self.bars, self.on_epoch, self.as_received = bars, on_epoch, as_received
-        self.selected: Tensor | None = None
+        self.candidates = self.selected = candidates
         self.mask_seed: int | None = None
         self.full_val_acc: float | None = None
         self.rewound_val_acc: float | None = None
@@ -70,6 +73,15 @@ class RoundTraining:
     def reached(self, step: int) -> bool:
         """Return True if an interrupted round had already begun `step`."""
         return self._step >= step
+
+    @property
+    def num_selected(self) -> int:
+        """How many weights may change."""
+        return self.flat.num_weights if self.selected is None else self.selected.numel()
+
+    def of_selected(self, vector: Tensor) -> Tensor:
+        """Return the values of `vector` (I,) at the weights that may change, (S,)."""
+        return vector if self.selected is None else vector[self.selected]
 
     def select(self, selected: Tensor) -> None:
         """Let only the weights at `selected` (S,) change from here on."""

@@ -22,6 +22,17 @@ from utils.training import Trainer
 
 
 @dataclass(frozen=True)
+class Way:
+    """How a round makes its update: as the run's method does, or as its network is deployed."""
+
+    update: Callable[[RoundTraining], None]
+    recipe: Recipe
+    coding: str  # how its message names the weights: see utils.link.Coding
+    updating_ratio: float  # of the weights that the network consists of
+    sparsifies: bool = False  # the weights that it sends are from then on the only ones of the network
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a run does in every round; it does not change while the run lasts."""
 
@@ -35,6 +46,13 @@ class Plan:
     value_bits: int  # of a weight's value in a message; 32 is lossless
     initial: Tensor  # the initial network, (I+J+B,)
     fresh: Callable[[int], Tensor]  # round -> another initial network
+    deployment: Way | None = None  # how the first message is made; None: as all others
+
+    def way(self, deployed: bool) -> Way:
+        """Return how a round makes its update, before the first message or after it."""
+        if self.deployment is not None and not deployed:
+            return self.deployment
+        return Way(self.update, self.recipe, self.method.coding, self.updating_ratio)
 
 
 @dataclass
@@ -53,6 +71,7 @@ class Deployment:
     num_samples_at_last_init: int = 0
     round_of_last_init: int = 0
     last_message: int = -1  # the round of the last message sent
+    weights: Tensor | None = None  # (D,) of a sparse network, those that it has; None: all
     applied: list[str] = field(default_factory=list)  # the checksums of all messages, as the node keeps them
     rows: list[dict[str, Any]] = field(default_factory=list)
     line_top5: float | None = None  # top-5 accuracy on the test set; None for ten classes or fewer
@@ -75,7 +94,8 @@ def run_rounds(
     save         called with the state of everything: with the training after an epoch, with None after a round
     interrupted  the round that was under way when the state was saved
     """
-    link.restore(edge.served if plan.method.restarts else edge.line, edge.served, edge.last_message, edge.applied)
+    line = edge.served if plan.method.restarts else edge.line
+    link.restore(line, edge.served, edge.last_message, edge.applied, edge.weights)
     for number in range(edge.next_round, plan.num_rounds):
         # The samples that have arrived, and the network from which this round starts.
         samples = plan.arrival.samples(number)
@@ -83,28 +103,30 @@ def run_rounds(
             len(samples), edge.num_samples_at_last_init, number - edge.round_of_last_init
         )
         base = base_of(plan, link, edge, reinitialize)
-        start = plan.fresh(number) if plan.method.start == "fresh" and number > 0 else base.state
+        start = link.pruned(plan.fresh(number)) if plan.method.start == "fresh" and number > 0 else base.state
 
-        # The server's training.
+        # The server's training: that of the method or, while nothing was sent, of the deployment.
+        way = plan.way(deployed=edge.last_message >= 0)
         training = RoundTraining(
             trainer,
-            plan.recipe,
+            way.recipe,
             validation,
             number,
             samples,
             start,
             bars,
             on_epoch=partial(save, edge),
-            as_received=None if plan.value_bits == 32 else partial(received, plan, link, base.state),
+            as_received=None if plan.value_bits == 32 else partial(received, plan, way, link, base.state),
             saved=interrupted,
+            candidates=edge.weights,
         )
         interrupted = None
-        plan.update(training)
+        way.update(training)
         if number == 0:  # the edge still holds the initial network
             edge.line_acc = edge.served_acc = (training.start_val_acc, None)
 
         # What is sent, and what the edge serves from now on.
-        delivery = send(plan, link, edge, training, base)
+        delivery = send(plan, way, link, edge, training, base)
         reinitialized = reinitialize and delivery is not None
         if number == 0 or reinitialized:
             edge.num_samples_at_last_init, edge.round_of_last_init = len(samples), number
@@ -112,32 +134,34 @@ def run_rounds(
             evaluate_new(edge, trainer, test, tick)
 
         # The books.
-        edge.rows.append(round_row(plan, edge, training, len(samples), reinitialized, delivery))
+        edge.rows.append(round_row(way, edge, training, len(samples), reinitialized, delivery))
         edge.next_round = number + 1
         save(edge, None)
         bars.round_done(describe_round(edge.rows[-1], plan.num_rounds), edge.rows[-1]["served_test_acc"])
     return edge
 
 
-def received(plan: Plan, link: Link, base: Tensor, training: RoundTraining) -> Tensor:
+def received(plan: Plan, way: Way, link: Link, base: Tensor, training: RoundTraining) -> Tensor:
     """Return what the edge would hold if the network in training were sent now on top of `base`."""
-    return link.as_received(base, training.flat.vector, coding_of(plan, training))
+    return link.as_received(base, training.flat.vector, coding_of(plan, way, training))
 
 
-def coding_of(plan: Plan, training: RoundTraining) -> Coding:
+def coding_of(plan: Plan, way: Way, training: RoundTraining) -> Coding:
     """Return how this round's message names its weights and codes their values."""
-    mode = plan.method.coding
-    return Coding(mode, plan.value_bits, plan.updating_ratio, training.selected, training.mask_seed)
+    what = plan.value_bits, way.updating_ratio, training.selected, training.mask_seed
+    return Coding(way.coding, *what, deploys=way.sparsifies)
 
 
 def base_of(plan: Plan, link: Link, edge: Deployment, reinitialize: bool) -> Base:
     """Return what the round's update builds on, which its training starts from but for fresh networks."""
     if plan.method.restarts or (reinitialize and plan.reinit.factors is None):
-        return Base(plan.initial, reinitialize=True)
+        return Base(link.pruned(plan.initial), reinitialize=True)
     return link.shrunk_and_perturbed(edge.line, plan.reinit.factors) if reinitialize else Base(edge.line)
 
 
-def send(plan: Plan, link: Link, edge: Deployment, training: RoundTraining, base: Base) -> Delivery | None:
+def send(
+    plan: Plan, way: Way, link: Link, edge: Deployment, training: RoundTraining, base: Base
+) -> Delivery | None:
     """Bring the round's candidate to the edge if it is worth its bytes; returns None where it is not.
 
     Nothing is sent if training did not improve on the start point, or nothing changes. An update that builds on
@@ -146,7 +170,7 @@ def send(plan: Plan, link: Link, edge: Deployment, training: RoundTraining, base
     """
     acc = (training.best_val_acc, None)
     no_worse = acc[0] >= edge.served_acc[0]
-    coding = coding_of(plan, training)
+    coding = coding_of(plan, way, training)
     candidate = link.as_received(base.state, training.best, coding) if training.improved else training.best
     changed = not torch.equal(candidate, edge.served if plan.method.restarts else edge.line)
     if not training.improved or not changed or (plan.method.restarts and not no_worse):
@@ -155,6 +179,7 @@ def send(plan: Plan, link: Link, edge: Deployment, training: RoundTraining, base
         return None
     delivery = link.send(training.number, base, training.best, coding, serve=no_worse)
     edge.last_message, edge.applied = link.node.round, list(link.node.applied)
+    edge.weights = link.deployed
     edge.line, edge.line_acc = delivery.line, acc
     if no_worse:
         edge.served, edge.served_acc = edge.line, acc
@@ -176,7 +201,7 @@ def evaluate_new(edge: Deployment, trainer: Trainer, test: BatchSource, on_batch
 
 
 def round_row(
-    plan: Plan,
+    way: Way,
     edge: Deployment,
     training: RoundTraining,
     num_samples: int,
@@ -186,7 +211,7 @@ def round_row(
     """Return the round's row of rounds.csv."""
     top5 = dict(zip(TOP5_COLUMNS, (edge.line_top5, edge.served_top5))) if edge.served_top5 is not None else {}
     nothing = dict.fromkeys(("message_bytes", "index_bytes", "value_bytes", "rest_bytes", "header_bytes"), 0)
-    num_weights = training.flat.num_weights
+    num_weights = training.flat.num_weights if training.candidates is None else training.candidates.numel()
     return {
         "round": training.number,
         "num_samples": num_samples,
@@ -201,7 +226,7 @@ def round_row(
         "updated_weights": delivery.num_weights if delivery else 0,
         "sent": int(delivery is not None),
         **(delivery.sizes if delivery else nothing),
-        "formula_bytes": formula_bytes(plan.updating_ratio, num_weights) if delivery else 0,
+        "formula_bytes": formula_bytes(way.updating_ratio, num_weights) if delivery else 0,
         "seconds": training.seconds,
         **top5,
     }

@@ -17,7 +17,8 @@ _NOT_IN_NAME = {
     *("device", "threads", "num_workers", "val_batch_size", "test_batch_size", "output_dir", "overwrite"),
     *("checkpoint_interval", "quiet", "sign_key", "signed"),
 }
-_TOLD_BY_REINIT = {"reinit_strategy": ("doubling", "never")}  # `reinitialize` says the same
+# `reinitialize` says the same; partial deployment is what the parser fills in.
+_TOLD_ALREADY = {"reinit_strategy": ("doubling", "never"), "deploy": ("partial",)}
 _METHODS = {FULL: "FU", "last_round": "FU last_round", "diff_init": "FU diff_init", "pruning": "Pruning"}
 
 
@@ -35,7 +36,9 @@ def row_name(record: Record) -> str:
         "augment": record.dataset in ("cifar10", "cifar100") or settings.get("stream", False),
     }
     for name in sorted(settings.keys() - _NOT_IN_NAME):
-        if settings[name] != defaults.get(name) and settings[name] not in _TOLD_BY_REINIT.get(name, ()):
+        if name == "deploy" and settings.get("deploy_sparsity"):
+            continue  # which is always full
+        if settings[name] != defaults.get(name) and settings[name] not in _TOLD_ALREADY.get(name, ()):
             parts.append(f"{name} {shown(settings[name])}")
     return ", ".join(parts)
 

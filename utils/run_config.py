@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from data.datasets import Dataset, EvaluationSplit
+from utils.deployment import num_deployed
 from utils.device import describe_device
 from utils.flat import FlatParameters
 from utils.rounds import Plan
@@ -36,6 +37,9 @@ _NOT_IN_HASH_IF = {
     "perturb": (None,),
     "image_size": (None,),
     "width": (1.0,),
+    "deploy": ("partial",),
+    "deploy_sparsity": (0.0,),
+    "rewind_fixing_ratio": (1.0,),
 }
 
 
@@ -68,6 +72,7 @@ def make_config(
         "title": f"{settings['mode']} on {dataset}, {settings['model']}{ratio}, seed {settings['seed']}",
         "settings": {k: str(v) if isinstance(v, Path) else v for k, v in settings.items() if k != "overwrite"},
         "recipe": vars(plan.recipe),
+        **({"deployment_recipe": vars(plan.deployment.recipe)} if plan.deployment else {}),
         "num_rounds": plan.num_rounds,
         "fingerprints": fingerprints,
         "layers": [list(entry[:3]) for entry in flat.entries],
@@ -94,6 +99,9 @@ def headline(
     train, val, test = (f"{count:,}" for count in counts)
     rounds = f"{plan.num_rounds} round{'s' if plan.num_rounds > 1 else ''}"
     ratio = "" if plan.updating_ratio == 1 else f" k = {plan.updating_ratio:g},"
+    if settings["deploy_sparsity"]:
+        there = num_deployed(flat.num_weights, settings["deploy_sparsity"])
+        ratio += f" {there:,} weights deployed,"
     return "\n".join(
         [
             f"{dataset.name}: {train} training, {val} validation and {test} test images of {shape}, "

@@ -61,8 +61,11 @@ class Record:
 
     @cached_property
     def steps(self) -> int:
-        """Training steps a round: only methods with two of them rewind or prune in between."""
-        return 2 if any(row["rewound_val_acc"] is not None for row in self.rows) else 1
+        """Training steps a round: only methods with two of them rewind or prune in between.
+
+        The last round tells: the first one can be a deployment, with steps of its own.
+        """
+        return 2 if self.rows[-1]["rewound_val_acc"] is not None else 1
 
     @property
     def num_epochs(self) -> int:

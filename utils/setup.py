@@ -1,7 +1,8 @@
 """From settings and data to what a run does: defaults that depend on the data, the network, the plan."""
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -14,12 +15,13 @@ from data.seeding import derive_seed
 from data.streamed_batches import StreamedBatches, reading_pool
 from models import build_model
 from utils.contribution import num_selected
+from utils.deployment import num_deployed
 from utils.flat import FlatParameters
 from utils.methods import METHODS, full_update, partial_update, random_update
 from utils.options import UsageError, check_sizes, uses_batch_norm
 from utils.recipes import Recipe, recipe_for
 from utils.reinit import Reinit
-from utils.rounds import Plan
+from utils.rounds import Plan, Way
 
 MakeNetwork = Callable[[int], FlatParameters]
 DATA_SETTINGS = ("dataset", "dataset_dir", "stream", "image_size", "skip_broken")  # what decides what is read
@@ -114,18 +116,23 @@ def make_plan(
 ) -> Plan:
     """Return what the run does each round. Raises UsageError if no weight is selected or rounds are too many."""
     mode, ratio = settings["mode"], settings["updating_ratio"]
-    method = METHODS[mode]
+    method, sizes = METHODS[mode], flat.layer_sizes
+    there = num_deployed(flat.num_weights, settings["deploy_sparsity"])
     if method.score is not None:
-        update = partial(partial_update, method=method, updating_ratio=ratio, lamda=settings["lamda"])
-        count = num_selected(flat.num_weights, ratio)
+        fixing_ratio = settings.get("rewind_fixing_ratio", 1.0)
+        update = partial(
+            partial_update, method=method, updating_ratio=ratio, lamda=settings["lamda"], fixing_ratio=fixing_ratio
+        )
+        count = num_selected(there, ratio)
     elif mode == "rpu":
         update = partial(random_update, updating_ratio=ratio, seed=settings["seed"])
-        count = sum(round(ratio * size) for size in flat.layer_sizes)
+        count = sum(round(ratio * min(size, there)) for size in sizes)  # at most, where a layer keeps what it can
     else:
-        update, count = full_update, flat.num_weights
+        update, count = full_update, there
     if count == 0:
         flag = "pruning_ratio" if mode == "pruning" else "updating_ratio"
-        raise UsageError(f"--{flag} is {ratio}, which selects none of {flat.num_weights:,} weights: give more")
+        what = f"{there:,} weights" if there == flat.num_weights else f"{there:,} deployed weights"
+        raise UsageError(f"--{flag} is {ratio}, which selects none of {what}: give more")
     max_rounds = count_rounds(settings, arrival)
     return Plan(
         method=method,
@@ -138,7 +145,26 @@ def make_plan(
         value_bits=settings["value_bits"],
         initial=flat.snapshot(),
         fresh=lambda number: make_network(number).vector,
+        deployment=_deployment(settings, flat.num_weights, there),
     )
+
+
+def _deployment(settings: dict[str, Any], num_weights: int, there: int) -> Way | None:
+    """Return how the network is deployed, `there` of its weights; None: by a round like all others.
+
+    A full deployment trains as many epochs as the steps of a round have together, a sparse one half of them in each
+    of its two steps, which are those of pruning.
+    """
+    recipe = _recipe(settings)
+    epochs = recipe.num_epochs * (2 if METHODS[settings["mode"]].two_steps else 1)
+    if there < num_weights:
+        pruning, kept = METHODS["pruning"], Fraction(there, num_weights)
+        update = partial(partial_update, method=pruning, updating_ratio=kept)
+        half = replace(recipe, num_epochs=max(1, epochs // 2))
+        return Way(update, half, pruning.coding, float(kept), sparsifies=True)
+    if settings.get("deploy") == "full":
+        return Way(full_update, replace(recipe, num_epochs=epochs), "dense", 1.0)
+    return None
 
 
 def count_rounds(settings: dict[str, Any], arrival: Arrival) -> int:

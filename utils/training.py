@@ -117,9 +117,9 @@ class Trainer:
         if local is None:
             step()
         else:
-            before = flat.weights.clone()  # made anew each time: at the backward pass, the peak, it is not there
+            before = optimizer.weights.clone()  # made anew each time: at the backward pass, the peak, it is not there
             step()
-            local.update(flat.weight_grad, before, flat.weights)
+            local.update(optimizer.weight_grad, before, optimizer.weights)
 
     def _graphed_steps(self, optimizer, local, order: Tensor, draws: Tensor | None) -> GraphedSteps:
         """Return the graphs of these steps: those of the epoch before, unless they were for something else."""

@@ -33,6 +33,8 @@ def draft_update(
     selected: np.ndarray | None = None,
     mask_seed: int | None = None,
     updating_ratio: float | None = None,
+    deployed: np.ndarray | None = None,
+    deploys: bool = False,
 ) -> Draft:
     """Choose what is sent, in which coded form, and what the edge makes of it; see message.encode_update."""
     if mode not in MODES or value_bits not in VALUE_BITS:
@@ -42,19 +44,22 @@ def draft_update(
             raise ValueError(f"a state is float32 of shape ({schema.size},), not {state.dtype} {state.shape}")
     if not np.isfinite(new).all():
         raise ValueError("the new state holds values that are not finite")
+    check_deployment(mode, deployed, deploys)
     w = schema.num_weights
     background = _background(base, schema, mode)
     differs = differing(new[:w], background)
     if mode == "random":
-        selected = random_mask([layer.size for layer in schema.layers], updating_ratio, mask_seed)
+        selected = random_mask([layer.size for layer in schema.layers], updating_ratio, mask_seed, deployed)
     elif mode == "dense":
-        selected = np.arange(w)
-    elif mode == "pruned" or selected is None:
+        selected = np.arange(w) if deployed is None else np.flatnonzero(deployed)
+    elif selected is None or (mode == "pruned" and not deploys):
         selected = np.flatnonzero(differs)
     stray = differs.copy()
     stray[selected] = False
     if stray.any():
         raise ValueError(f"{stray.sum()} weights outside the selection differ from the base")
+    if deployed is not None and not deployed[selected].all():
+        raise ValueError(f"{(~deployed[selected]).sum()} selected weights are not deployed")
 
     of_weights, of_rest, of_buffers = _places(schema, base, selected)
     weights, new_weights = draft_values(value_bits, of_weights, new[selected])
@@ -97,6 +102,14 @@ def code_state(
 def differing(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Where two float32 arrays differ in their bits."""
     return a.view(np.uint32) != b.view(np.uint32)
+
+
+def check_deployment(mode: str, deployed: np.ndarray | None, deploys: bool) -> None:
+    """Raises ValueError if a message of this mode can neither make nor update such a sparse network."""
+    if deploys and (mode != "pruned" or deployed is not None):
+        raise ValueError("a sparse network is deployed once, by a pruned update")
+    if deployed is not None and mode == "pruned":
+        raise ValueError("a pruned update is not for a sparse network, which keeps its nonzero weights")
 
 
 def _background(base: np.ndarray, schema: Schema, mode: str) -> np.ndarray:

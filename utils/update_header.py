@@ -14,7 +14,7 @@ from utils.value_coding import VALUE_BITS
 MAGIC = b"DPU\x1a"
 VERSION, CODEC = 1, 1
 MODES = ("sparse", "random", "dense", "pruned")
-_REINITIALIZE, _SERVE, _SIGNED, _SHRINK_PERTURB = 1, 2, 4, 8
+_REINITIALIZE, _SERVE, _SIGNED, _SHRINK_PERTURB, _SPARSE_NETWORK = 1, 2, 4, 8, 16
 _HEADER = struct.Struct("<4sBBBBBI8s16s16sQII")
 _FACTORS = struct.Struct("<ff")
 _DIGEST = 16
@@ -37,6 +37,12 @@ class Header:
     value_bytes: int
     rest_bytes: int
     shrink_perturb: tuple[float, float] | None = None  # factors of line and initial state; excludes reinitialize
+    sparse_network: bool = False  # for, or making, a network of which only some weights are deployed
+
+    @property
+    def deploys(self) -> bool:
+        """Whether the weights sent are from now on the only ones of the network."""
+        return self.sparse_network and self.mode == "pruned"
 
     @property
     def header_bytes(self) -> int:
@@ -58,7 +64,7 @@ class Header:
 def pack_message(header: Header, sections: tuple[bytes, bytes, bytes], key: bytes | None) -> bytes:
     """The finished message. `header` must hold the sections' lengths."""
     flags = _REINITIALIZE * header.reinitialize | _SERVE * header.serve | _SIGNED * header.signed
-    flags |= _SHRINK_PERTURB * (header.shrink_perturb is not None)
+    flags |= _SHRINK_PERTURB * (header.shrink_perturb is not None) | _SPARSE_NETWORK * header.sparse_network
     body = b"".join(sections)
     message = _HEADER.pack(
         MAGIC, VERSION, CODEC, MODES.index(header.mode), header.value_bits, flags, header.round,
@@ -104,7 +110,7 @@ def unpack_message(data: bytes, key: bytes | None = None) -> tuple[Header, tuple
         raise UpdateFormatError(f"unknown mode {mode}")
     if value_bits not in VALUE_BITS:
         raise UpdateFormatError(f"unknown value mode: {value_bits} bits")
-    if flags & ~(_REINITIALIZE | _SERVE | _SIGNED | _SHRINK_PERTURB):
+    if flags & ~(_REINITIALIZE | _SERVE | _SIGNED | _SHRINK_PERTURB | _SPARSE_NETWORK):
         raise UpdateFormatError(f"unknown flags {flags:#04x}")
     factors = _FACTORS.unpack_from(data, _HEADER.size) if flags & _SHRINK_PERTURB else None
     if factors is not None and (flags & _REINITIALIZE or not possible(factors)):
@@ -113,7 +119,7 @@ def unpack_message(data: bytes, key: bytes | None = None) -> tuple[Header, tuple
         raise UpdateFormatError(f"sections of {index} + {value} bytes in a body of {body}")
     header = Header(
         MODES[mode], value_bits, bool(flags & _REINITIALIZE), bool(flags & _SERVE), signed, round_,
-        schema, base, result, index, value, body - index - value, factors,
+        schema, base, result, index, value, body - index - value, factors, bool(flags & _SPARSE_NETWORK),
     )  # fmt: skip
     rest = data[start : start + body]
     return header, (rest[:index], rest[index : index + value], rest[index + value :])

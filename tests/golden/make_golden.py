@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.deployment import pruned as pruned_to
 from utils.message import Schema, decode_update, encode_update, random_mask
 from utils.reinit import shrink_and_perturb
 
@@ -66,6 +67,24 @@ def cases() -> dict[str, tuple]:
         options = common | {"mode": "sparse", "value_bits": bits, "shrink_perturb": factors}
         out[f"shrunk{bits}"] = (schema, line, initial, shrunk, options)
     out["signed"] = (schema, line, initial, sparse, common | {"mode": "sparse", "sign_key": b"golden"})
+    deployed = np.abs(line[:w]) > 0.5
+    whole = pruned_to(wanted, deployed)
+    options = common | {"mode": "pruned", "deploys": True, "selected": np.flatnonzero(deployed)}
+    out["deployed32"] = (schema, line, initial, whole, options)
+    held, options = pruned_to(line, deployed), common | {"deployed": deployed}
+    some = whole.copy()
+    some[:w] = np.where(chosen, whole[:w], held[:w])
+    out["within32"] = (schema, held, initial, some, options | {"mode": "sparse"})
+    out["within6"] = (schema, held, initial, some, options | {"mode": "sparse", "value_bits": 6})
+    again, start = options | {"mode": "sparse", "reinitialize": True}, pruned_to(initial, deployed)
+    fresh = whole.copy()
+    fresh[:w] = np.where(chosen, whole[:w], start[:w])
+    out["within_again"] = (schema, start, initial, fresh, again)
+    drawn = np.zeros(w, dtype=bool)
+    drawn[random_mask([layer.size for layer in schema.layers], 0.1, 2022, deployed)] = True
+    random = whole.copy()
+    random[:w] = np.where(drawn, whole[:w], held[:w])
+    out["within_random32"] = (schema, held, initial, random, options | seed)
     return out
 
 
@@ -75,7 +94,7 @@ def main() -> None:
         base = shrink_and_perturb(line, initial, factors, schema.num_buffers) if factors else line
         data = encode_update(base, new, schema, **options)
         (GOLDEN / f"{name}.dpu").write_bytes(data)
-        result = decode_update(data, schema, base=line, initial=initial).result
+        result = decode_update(data, schema, base=line, initial=initial, deployed=options.get("deployed")).result
         (GOLDEN / f"{name}.f32").write_bytes(result.astype("<f4").tobytes())
         print(f"{name}: {len(data)} bytes")
 

@@ -1,0 +1,168 @@
+"""Iterative rewinding: its sizes by hand, and rounds against the algorithm written plainly, also in a sparse network."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.test_methods import ADAM, RATIO, SEED, SGD, PlainRound, assert_same, make_round
+from utils.contribution import num_selected, rewinding_sizes, select_random
+from utils.methods import METHODS, full_update, partial_update, random_update
+from utils.optim import FlatOptimizer
+
+
+@pytest.mark.parametrize(
+    ("num_weights", "ratio", "fixing_ratio", "sizes"),
+    [
+        (1000, 0.01, 1.0, [10]),  # one shot
+        (1000, 1.0, 1.0, [1000]),
+        (1000, 1.0, 0.2, [1000]),
+        # 1000 - 500, 500 - 250, ..., 31 - 15, and 16 - 8 would be too few
+        (1000, 0.01, 0.5, [500, 250, 125, 63, 32, 16, 10]),
+        # 100 - 20, 80 - 16, 64 - int(12.8), 52 - int(10.4), 42 - 8, 34 - 6, and 28 - 5 would be too few
+        (100, 0.25, 0.2, [80, 64, 52, 42, 34, 28, 25]),
+        (10, 0.7, 0.01, [9, 8, 7]),  # at least one each time
+        (3, 0.1, 0.5, [2, 1, 0]),
+    ],
+)
+def test_sizes_by_hand(num_weights, ratio, fixing_ratio, sizes):
+    assert rewinding_sizes(num_weights, ratio, fixing_ratio) == sizes
+
+
+def test_a_fifth_at_a_time_takes_about_twenty_rewindings():
+    assert len(rewinding_sizes(668_672, 0.01, 0.2)) == 21  # 0.8**20 > 0.01 > 0.8**21
+    assert len(rewinding_sizes(668_672, 0.005, 0.2)) == 24
+
+
+@given(st.integers(1, 3000), st.floats(0, 1, exclude_min=True), st.floats(0.01, 1))
+def test_sizes_shrink_to_exactly_the_updating_ratio(num_weights, ratio, fixing_ratio):
+    target = num_selected(num_weights, ratio)
+    sizes, before = rewinding_sizes(num_weights, ratio, fixing_ratio), num_weights
+    assert sizes[-1] == target and len(rewinding_sizes(num_weights, ratio)) == 1
+    for size in sizes:
+        assert size == max(target, before - max(1, int(fixing_ratio * before)))
+        before = size
+
+
+def iterate(plain: PlainRound, sizes, lamda=0.5, candidates=None):
+    """DPU on dense tensors: train, score what is still selected, rewind, train on."""
+    alive = list(range(sum(w.numel() for w in plain.weights))) if candidates is None else candidates.tolist()
+    start = torch.cat([w.flatten() for w in plain.start])
+    for step, size in enumerate(sizes, 1):
+        plain.epochs(step, plain.masks_of(alive))
+        c_global = (torch.cat([w.detach().flatten() for w in plain.weights]) - start)[alive] ** 2
+        c_local = torch.cat([c.flatten() for c in plain.local])[alive]
+        score = (lamda * c_global / c_global.sum() + (1 - lamda) * c_local / c_local.sum()).tolist()
+        best = sorted(range(len(alive)), key=lambda i: (-score[i], i))[:size]
+        alive = sorted(alive[i] for i in best)
+        with torch.no_grad():
+            for w, mask, old in zip(plain.weights, plain.masks_of(alive), plain.start, strict=True):
+                w.copy_(torch.where(mask, w, old))
+    plain.offer(strict=False)
+    plain.epochs(len(sizes) + 1, plain.masks_of(alive), choose=True)
+    return alive
+
+
+def sparse_round(recipe, share=0.3, **more):
+    """A round on a network of which only `share` of the weights are there, the others being zero."""
+    whole = make_round(recipe)
+    generator = torch.Generator().manual_seed(4)
+    there = torch.rand(whole.flat.num_weights, generator=generator) < share
+    start = whole.start.clone()
+    start[: len(there)][~there] = 0
+    return make_round(recipe, start=start, candidates=there.nonzero().squeeze(1), **more)
+
+
+@pytest.mark.parametrize("recipe", [ADAM, SGD], ids=["adam", "sgd"])
+def test_iterative_rewinding_equals_the_plain_algorithm(recipe):
+    training = make_round(recipe)
+    plain = PlainRound(training)
+    partial_update(training, METHODS["dpu"], RATIO, 0.5, fixing_ratio=0.6)
+    sizes = rewinding_sizes(training.flat.num_weights, RATIO, 0.6)
+    assert len(sizes) == 3
+    assert training.selected.tolist() == iterate(plain, sizes)
+    assert_same(training, plain)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.03], ids=["dense gradients", "sampled gradients"])
+@pytest.mark.parametrize("fixing_ratio", [1.0, 0.6])
+def test_sparse_network_takes_part_with_its_deployed_weights_alone(share, fixing_ratio):
+    training = sparse_round(ADAM, share)
+    plain, there = PlainRound(training), training.candidates
+    partial_update(training, METHODS["dpu"], RATIO, 0.5, fixing_ratio)
+    sizes = rewinding_sizes(len(there), RATIO, fixing_ratio)
+    assert sizes[-1] == int(RATIO * len(there))
+    assert training.selected.tolist() == iterate(plain, sizes, candidates=there)
+    assert_same(training, plain)
+    assert_zeros_stay(training, there)
+
+
+def assert_zeros_stay(training, there):
+    gone = torch.ones(training.flat.num_weights, dtype=torch.bool)
+    gone[there] = False
+    assert not training.best[: len(gone)][gone].numpy().tobytes().strip(b"\0"), "+0.0, bit for bit"
+
+
+def test_full_and_random_updates_of_a_sparse_network_equal_the_plain_algorithm():
+    training = sparse_round(SGD)
+    plain, there = PlainRound(training), training.candidates
+    full_update(training)
+    plain.epochs(1, plain.masks_of(there), choose=True)
+    assert_same(training, plain)
+    assert_zeros_stay(training, there)
+    training = sparse_round(SGD)
+    plain = PlainRound(training)
+    random_update(training, RATIO, SEED)
+    assert set(training.selected.tolist()) <= set(there.tolist())
+    plain.epochs(2, plain.masks_of(training.selected), choose=True)
+    assert_same(training, plain)
+    assert_zeros_stay(training, there)
+
+
+def test_random_weights_of_a_sparse_network_by_hand():
+    """Layers of 4 and 6 weights keep 3 and 2: round(0.5 * 3) = 2 and round(0.5 * 2) = 1 are drawn among them."""
+
+    class Generator:
+        permutation = staticmethod(lambda n: np.arange(n)[::-1])
+
+    deployed = torch.tensor([0, 2, 3, 5, 8])
+    assert select_random([4, 6], 0.5, Generator, deployed).tolist() == [2, 3, 8]
+
+
+@pytest.mark.parametrize("recipe", [ADAM, SGD], ids=["adam", "sgd"])
+def test_round_saved_in_any_iteration_goes_on_bit_for_bit(recipe):
+    states = []
+
+    def update(training):
+        partial_update(training, METHODS["dpu"], RATIO, 0.5, fixing_ratio=0.6)
+        return training
+
+    whole = update(sparse_round(recipe, on_epoch=lambda training: states.append(copy.deepcopy(training.state))))
+    assert len(states) == 16
+    for state in states[1::5]:
+        resumed = update(sparse_round(recipe, saved=copy.deepcopy(state)))
+        assert torch.equal(resumed.best, whole.best) and torch.equal(resumed.flat.vector, whole.flat.vector)
+        assert torch.equal(resumed.selected, whole.selected)
+
+
+def test_optimizer_state_of_what_is_still_selected_goes_on():
+    flat = make_round(ADAM).flat
+    generator = torch.Generator().manual_seed(1)
+
+    def steps(optimizer, count):
+        for _ in range(count):
+            flat.gradient.copy_(torch.randn(len(flat.gradient), generator=generator))
+            optimizer.step()
+        return optimizer
+
+    def moments(optimizer):
+        return {name: value for name, value in optimizer.state_dict()["state"][0].items() if name != "step"}
+
+    first = steps(FlatOptimizer(flat, ADAM, torch.tensor([2, 5, 7, 11])), 3)
+    then = FlatOptimizer(flat, ADAM, torch.tensor([5, 11]), carried=first)
+    for name, value in moments(then).items():
+        assert torch.equal(value, moments(first)[name][[1, 3]]), name
+    assert then.state_dict()["state"][0]["step"] == 3

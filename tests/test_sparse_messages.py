@@ -1,0 +1,263 @@
+"""Messages of a sparse network: positions among its weights against a plain coder, round trips, what is refused."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.test_message import SCHEMA, patched, same, schemas
+from utils.deployment import pruned
+from utils.edge_node import EdgeNode
+from utils.entropy_coding import StreamReader, StreamWriter, log2_fixed
+from utils.message import (
+    VALUE_BITS,
+    Schema,
+    UpdateFormatError,
+    decode_update,
+    edge_state,
+    encode_update,
+    layer_counts,
+    random_mask,
+)
+from utils.position_coding import code_mask, sizes_within
+from utils.position_model import DEFAULT_WEIGHTS, PASS_ENDS, Deployed, LayerState, geometries, mask_passes
+from utils.update_header import unpack_message
+
+SHARES = st.sampled_from([0.0, 0.02, 0.3, 0.6, 1.0])
+
+
+def sparse_states(schema, share, density, seed):
+    """Initial state, deployed weights, a line that consists of them, and a new state."""
+    rng, w = np.random.RandomState(seed), schema.num_weights
+    initial = rng.standard_normal(schema.size).astype(np.float32)
+    deployed = rng.random_sample(w) < share
+    start = pruned(initial, deployed)
+    line = np.where(rng.random_sample(schema.size) < 0.3, start * np.float32(1.1), start)
+    new = line + np.float32(0.1) * rng.standard_normal(schema.size).astype(np.float32)
+    chosen = deployed & (rng.random_sample(w) < density)
+    new[:w] = np.where(chosen, new[:w], line[:w])
+    return initial, deployed, line, new
+
+
+# Positions.
+
+
+class Recorder:
+    """A coder that keeps the log odds that it is given."""
+
+    def __init__(self):
+        self.logits = []
+
+    def bits(self, logits, bits):
+        self.logits += logits.tolist()
+        return bits
+
+
+def plain_logits(geometry, mask, deployed, changed, previous, weights):
+    """Log odds of every deployed weight in coding order, worked out one by one as docs/update_format.md says."""
+    rows, columns, kernel = geometry.rows, geometry.columns, geometry.kernel
+    width, size, m = geometry.width, int(deployed.sum()), int(mask.sum())
+
+    def log(x):
+        return int(log2_fixed(np.array([x]))[0])
+
+    def effect(n, seen):
+        return log((4 * n + 1) * size) - log(4 * seen * m + size)
+
+    def class_of(i):
+        return (23 * (i % width) + 37 * (i // width)) % 64
+
+    def places(i):  # row, column, kernel, kernel position
+        row, j = divmod(i, width)
+        return row, j // kernel, (row, j // kernel), j % kernel
+
+    there = [i for i in range(rows * width) if deployed[i]]
+    both = len({bool(changed[i]) for i in there}) == 2
+    found, visited = [], []
+    for start, end in zip((0, *PASS_ENDS[:-1]), PASS_ENDS):
+        now = sorted((i for i in there if start <= class_of(i) < end), key=lambda i: (class_of(i), i))
+        for i in now:
+            effects = [256]
+            for axis in range(4):
+                like = [k for k in visited if places(k)[axis] == places(i)[axis]]
+                effects.append(effect(sum(mask[k] for k in like), len(like)) if axis < 2 or kernel > 1 else 0)
+            p = previous is not None and len(previous) == columns
+            column = places(i)[1]
+            before = log((4 * previous[column] + 1) * columns) - log(4 * previous.sum() + columns) if p else 0
+            like = [k for k in visited if changed[k] == changed[i]]
+            effects += [before, effect(sum(mask[k] for k in like), len(like)) if both else 0]
+            logit = log(m) - log(size - m)
+            found.append(logit + sum(int(weight) * e // 16 for weight, e in zip(weights, effects)))
+        visited += now
+    return found
+
+
+@pytest.mark.parametrize("shape", [(9, 13), (7, 5, 3, 3), (1, 40)])
+@pytest.mark.parametrize("share", [0.1, 0.6, 1.0])
+def test_log_odds_equal_the_plain_model(shape, share):
+    rng = np.random.RandomState(sum(shape))
+    (geometry,) = geometries(Schema([("w", "weight", shape)]))
+    deployed = rng.random_sample(geometry.size) < share
+    mask, changed = deployed & (rng.random_sample(geometry.size) < 0.3), rng.random_sample(geometry.size) < 0.4
+    previous = rng.randint(0, 9, geometry.columns)
+    weights, recorder = DEFAULT_WEIGHTS + 3, Recorder()
+    state = LayerState(geometry, int(mask.sum()), previous, changed, Deployed(geometry, deployed))
+    assert np.array_equal(mask_passes(state, weights, recorder, mask), mask)
+    assert recorder.logits == plain_logits(geometry, mask, deployed, changed, previous, weights)
+    if share == 1.0:  # where everything is deployed, the model is the one without
+        dense = Recorder()
+        mask_passes(LayerState(geometry, int(mask.sum()), previous, changed), weights, dense, mask)
+        assert dense.logits == recorder.logits
+
+
+@settings(max_examples=80, deadline=None)
+@given(schemas(), SHARES, SHARES, st.integers(0, 2**31), st.booleans())
+def test_positions_among_deployed_weights_come_back(schema, share, density, seed, clustered):
+    rng, w = np.random.RandomState(seed), schema.num_weights
+    deployed, changed = rng.random_sample(w) < share, rng.random_sample(w) < 0.3
+    mask = deployed & (rng.random_sample(w) < density)
+    if clustered:
+        mask &= np.arange(w) % 7 < 3
+    writer = StreamWriter()
+    code_mask(writer, schema, changed, mask, deployed)
+    reader = StreamReader(writer.finish(), "positions")
+    assert np.array_equal(code_mask(reader, schema, changed, None, deployed), mask)
+    reader.finish()
+
+
+def test_positions_cost_the_entropy_among_the_deployed_alone():
+    """1,000 of 10,000 deployed weights of 100,000: 10,000 * H(0.1) / 8 = 586 bytes, not 100,000 * H(0.01) / 8 = 1,010."""
+    schema = Schema([("w", "weight", (250, 400))])
+    initial, deployed, line, new = sparse_states(schema, 0.1, 0.1, 5)
+    data = encode_update(line, new, schema, mode="sparse", round=0, initial=initial, deployed=deployed)
+    assert 560 < unpack_message(data)[0].index_bytes < 610
+
+
+def test_random_mask_by_hand():
+    """Of 4 and 6 weights 3 and 2 are there; the generator draws permutations of 3 and 2, of which it takes 2 and 1."""
+    deployed = np.array([True, False, True, True, False, True, False, False, True, False])
+    assert sizes_within([4, 6], np.flatnonzero(deployed)) == [3, 2]
+    generator, places = np.random.RandomState(3), np.flatnonzero(deployed)
+    expected = sorted([*places[generator.permutation(3)[:2]], *places[3 + generator.permutation(2)[:1]]])
+    assert random_mask([4, 6], 0.5, 3, deployed).tolist() == expected
+    assert sizes_within([2, 0, 3], np.array([], int)) == [0, 0, 0]
+
+
+# Messages.
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    schemas(), st.sampled_from(["sparse", "random", "dense"]), st.sampled_from(VALUE_BITS), SHARES, SHARES,
+    st.integers(0, 2**31), st.booleans(),
+)  # fmt: skip
+def test_updates_of_a_sparse_network_come_back(schema, mode, bits, share, density, seed, reinitialize):
+    initial, deployed, line, new = sparse_states(schema, share, density, seed)
+    w, base = schema.num_weights, pruned(initial, deployed) if reinitialize else line
+    what = {"mode": mode, "value_bits": bits, "deployed": deployed}
+    chosen = new[:w] != line[:w]
+    if mode == "random":
+        what |= {"mask_seed": seed, "updating_ratio": max(density, 0.01)}
+        chosen[:] = False
+        chosen[random_mask([layer.size for layer in schema.layers], max(density, 0.01), seed, deployed)] = True
+    new[:w] = np.where(chosen, new[:w], base[:w])
+    data = encode_update(base, new, schema, round=4, initial=initial, reinitialize=reinitialize, **what)
+    update = decode_update(data, schema, base=line, initial=initial, deployed=deployed)
+    assert same(update.result, edge_state(base, new, schema, **what))
+    assert bits < 32 or same(update.result, new)
+    assert not update.result[:w][~deployed].tobytes().strip(b"\0")
+    assert deployed[update.selected].all() and update.deployed is deployed
+    assert update.header.header_bytes == 85 and update.header.sparse_network and not update.header.deploys
+    assert layer_counts(data, schema, deployed).sum() == update.selected.size
+
+
+@settings(max_examples=40, deadline=None)
+@given(schemas(), st.sampled_from(VALUE_BITS), SHARES, st.integers(0, 2**31))
+def test_deployments_come_back(schema, bits, share, seed):
+    initial, deployed, _, _ = sparse_states(schema, share, 0.5, seed)
+    new = pruned(initial + np.float32(0.1), deployed)
+    new[: schema.num_weights][deployed][:1] = 0  # among those that are there, a zero is a value
+    what = {"mode": "pruned", "deploys": True, "value_bits": bits, "selected": np.flatnonzero(deployed)}
+    data = encode_update(initial, new, schema, round=0, initial=initial, **what)
+    update = decode_update(data, schema, base=initial, initial=initial)
+    assert np.array_equal(update.deployed, deployed) and update.header.deploys
+    assert same(update.result, edge_state(initial, new, schema, **what))
+
+
+def deployment(new_values=(0.5, -1.0, 2.0)):
+    """A network of 6 weights of which 3 are deployed: its initial state and the message."""
+    schema = Schema([("w", "weight", (2, 3))])
+    initial, new = np.arange(1, 7, dtype=np.float32), np.zeros(6, dtype=np.float32)
+    new[[0, 2, 5]] = new_values
+    options = {"mode": "pruned", "deploys": True, "selected": np.array([0, 2, 5]), "round": 0, "initial": initial}
+    return schema, initial, encode_update(initial, new, schema, **options)
+
+
+def test_a_weight_that_becomes_zero_is_still_there(tmp_path):
+    """Weight 2 is sent as 0.0 at once, weight 5 becomes 0.0 in round 1; both change again, also after a restart."""
+    schema, initial, first = deployment((0.5, 0.0, 2.0))
+    node = EdgeNode(schema, initial, path=tmp_path / "node")
+    node.receive(first)
+    wished = [[0.5, 0, 0, 0, 0, 0.0], [0.5, 0, 7, 0, 0, 3], [0.5, 0, 7, 0, 0, 4]]
+    for number, new in enumerate(wished, 1):
+        node = EdgeNode.load(tmp_path / "node")
+        assert node.deployed.tolist() == [True, False, True, False, False, True]
+        options = {"round": number, "initial": initial, "deployed": node.deployed, "mode": "sparse"}
+        node.receive(encode_update(node.line, np.float32(new), schema, **options))
+        assert node.line.tolist() == new
+    # A re-initialization takes the initial weights of what is there: 1, 3 and 6; weight 0 becomes 9.
+    base, new = pruned(initial, node.deployed), np.float32([9, 0, 3, 0, 0, 6])
+    options = {"round": 4, "initial": initial, "deployed": node.deployed, "mode": "sparse", "reinitialize": True}
+    update = node.receive(encode_update(base, new, schema, **options))
+    assert node.line.tolist() == [9, 0, 3, 0, 0, 6] and update.selected.tolist() == [0]
+
+
+def test_messages_for_another_kind_of_network_are_refused():
+    schema, initial, first = deployment()
+    dense = encode_update(initial, initial + 1, schema, mode="dense", round=1, initial=initial)
+    node = EdgeNode(schema, initial)
+    node.receive(first)
+    line, there = node.line, node.deployed
+    for data, reason in (
+        (dense, "but this node has a sparse one"),
+        (patched(9, "<I", 7)(first), "but this node has one already"),
+        (patched(8, "B", 2)(patched(9, "<I", 7)(first)), "but this node has a sparse one"),
+    ):
+        with pytest.raises(UpdateFormatError, match=reason):
+            node.receive(data)
+        assert node.line is line and node.deployed is there and node.round == 0
+    new = line + np.float32([1, 0, 0, 0, 0, 0])
+    later = encode_update(line, new, schema, mode="sparse", round=1, initial=initial, deployed=there)
+    with pytest.raises(UpdateFormatError, match="which this node does not have"):
+        EdgeNode(schema, initial).receive(later)
+    with pytest.raises(UpdateFormatError, match="which this node does not have"):
+        layer_counts(later, schema)
+    with pytest.raises(UpdateFormatError, match="but this node has a sparse one"):
+        node.receive(patched(8, "B", 2)(later))
+    node.receive(later)
+    assert node.line.tolist() == new.tolist()
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ({"mode": "pruned"}, "which keeps its nonzero weights"),
+        ({"mode": "pruned", "deploys": True}, "deployed once"),
+        ({"mode": "sparse", "deploys": True, "deployed": None}, "by a pruned update"),
+        ({"mode": "sparse", "selected": np.arange(SCHEMA.num_weights)}, "selected weights are not deployed"),
+        ({"mode": "sparse", "reinitialize": True}, "re-initialising"),
+    ],
+)
+def test_encoder_refuses(how, reason):
+    initial, deployed, line, new = sparse_states(SCHEMA, 0.5, 0.2, 1)
+    with pytest.raises(ValueError, match=reason):
+        encode_update(line, new, SCHEMA, round=1, initial=initial, **{"deployed": deployed, **how})
+
+
+def test_encoder_refuses_a_weight_that_is_not_there():
+    initial, deployed, line, new = sparse_states(SCHEMA, 0.5, 0.2, 1)
+    new[np.flatnonzero(~deployed)[0]] = 1
+    with pytest.raises(ValueError, match="not deployed"):
+        encode_update(line, new, SCHEMA, mode="sparse", round=1, initial=initial, deployed=deployed)
+    with pytest.raises(ValueError, match="outside the selection"):
+        encode_update(line, new, SCHEMA, mode="dense", round=1, initial=initial, deployed=deployed)
