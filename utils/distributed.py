@@ -7,6 +7,7 @@ weights, contributions and selections stay the same in all; fingerprints assert 
 import datetime
 import hashlib
 import os
+import re
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -99,5 +100,6 @@ def _answered(ask: Callable[[], None]) -> None:
     except ProcessLostError:
         raise
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ProcessLostError(f"another process does not answer: {reason}") from error
+        where_and_why = str(error).strip().splitlines()[0]
+        reason = re.sub(r"^\[[^]]*\] *", "", where_and_why).split(". ")[0]  # gloo begins with its source file
+        raise ProcessLostError(f"another process of this run does not answer ({reason})") from error
