@@ -1,6 +1,8 @@
 """Steps and evaluations as CUDA graphs: their book-keeping on every machine, the graphs themselves on a GPU."""
 
+import gc
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from data.batches import Batches
 from models import build_model
 from utils import graphs
 from utils.contribution import LocalContribution
+from utils.device import set_up_device
 from utils.flat import FlatParameters
 from utils.graphs import WARM_UP, Graphed, GraphedSteps
 from utils.optim import FlatOptimizer
@@ -136,11 +139,25 @@ def test_the_way_of_graphs_gives_the_same_bytes(model, augment, recording):
         assert one == other if isinstance(one, list) else torch.equal(one, other)
 
 
+def test_graphs_of_the_step_before_are_let_go_at_once(recording):
+    """Not by the garbage collector, which would leave their memory taken for many rounds."""
+    gc.disable()
+    try:
+        steps = GraphedSteps(lambda order, draws: None, torch.arange(4), None)
+        steps.run(2)
+        gone = weakref.ref(steps)
+        steps.forget()
+        del steps
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("model, augment", [("mlp", False), ("vgg", True), ("resnet56", True)])
 def test_graphs_on_cuda_agree_with_eager_steps_to_rounding(model, augment):
-    cuda = torch.device("cuda", 0)
+    cuda = set_up_device("cuda", "fp32", None)  # deterministic kernels: training amplifies any other rounding
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a graph that could not be recorded
         graphed = train(model, augment, cuda, graphs=True)

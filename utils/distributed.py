@@ -16,8 +16,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# How long one process may keep the others waiting, as rank 0 does while it writes; a dead one is noticed at once.
+from utils.options import UsageError
+
+# How long one process may keep the others waiting, as rank 0 does while it writes. By gloo a dead one is noticed at
+# once; NCCL does not notice, there torchrun stops the others.
 PATIENCE = datetime.timedelta(minutes=10)
+PATIENCE_WITH_WORDS = datetime.timedelta(days=1)  # rank 0 may download or check files first
 
 
 class ProcessLostError(RuntimeError):
@@ -27,8 +31,9 @@ class ProcessLostError(RuntimeError):
 class Group:
     """This process among those of the run; a single process is a group of one."""
 
-    def __init__(self, rank: int = 0, size: int = 1):
+    def __init__(self, rank: int = 0, size: int = 1, words: Any = None):
         self.rank, self.size = rank, size
+        self._words = words  # the group by which plain values travel
 
     @property
     def leads(self) -> bool:
@@ -52,7 +57,7 @@ class Group:
         if self.size == 1:
             return word
         words = [word]
-        _answered(lambda: dist.broadcast_object_list(words, src=0, device=torch.device("cpu")))
+        _answered(lambda: dist.broadcast_object_list(words, src=0, group=self._words, device=torch.device("cpu")))
         return words[0]
 
     def assert_same(self, what: str, tensor: Tensor) -> None:
@@ -80,14 +85,17 @@ def join(device_name: str) -> tuple[Group, str]:
         return Group(), device_name
     cuda = device_name == "cuda" or (device_name == "auto" and torch.cuda.is_available())
     if cuda:
-        device_name = f"cuda:{os.environ['LOCAL_RANK']}"
-        if int(os.environ["LOCAL_RANK"]) < torch.cuda.device_count():
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        there, asked = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        if there < asked:
+            raise UsageError(f"--nproc_per_node is {asked}, but this node has {there} CUDA devices: start at most that")
+        device_name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        torch.cuda.set_device(torch.device(device_name))
     if not dist.is_initialized():
         # Plain values travel by gloo on CUDA, too.
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
-        signal.signal(signal.SIGTERM, _stopped)  # torchrun stops the others when one is lost
-    return Group(dist.get_rank(), size), device_name
+        if not cuda:  # torchrun stops the others when one is lost; inside NCCL Python would not come to hear of it
+            signal.signal(signal.SIGTERM, _stopped)
+    return Group(dist.get_rank(), size, dist.new_group(backend="gloo", timeout=PATIENCE_WITH_WORDS)), device_name
 
 
 def _stopped(*_) -> None:

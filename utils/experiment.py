@@ -39,6 +39,8 @@ def run_script(args: Namespace, command: list[str], fail: Callable[..., NoReturn
         try:
             return run_experiment(vars(args), command)
         except (UsageError, DatasetError, CheckpointError, ResultsError) as error:
+            if isinstance(error, DatasetError) and not speaks():  # a file in this process's share: rank 0 knows nothing
+                print(f"{command[0]}: error: {error}", file=sys.stderr)
             fail(str(error))
         except ProcessLostError as error:
             fail(f"{error}; the same command goes on from the last checkpoint, with any number of processes")

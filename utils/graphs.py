@@ -90,6 +90,10 @@ class GraphedSteps:
             self._draws.copy_(draws)
         self._cursor.zero_()
 
+    def forget(self) -> None:
+        """Let go of the graphs and their memory, now: they and this object hold each other."""
+        self._by_size.clear()
+
     def run(self, size: int) -> None:
         """Train on the next `size` samples."""
         if size not in self._by_size:

@@ -125,7 +125,9 @@ class Trainer:
         """Return the graphs of these steps: those of the epoch before, unless they were for something else."""
         about = (optimizer, local, len(order))
         if self._steps is None or any(a is not b and a != b for a, b in zip(self._steps[0], about, strict=True)):
-            self._steps = None  # frees the memory of the graphs before
+            if self._steps is not None:
+                self._steps[1].forget()
+                self._steps = None
 
             def step(order: Tensor, draws: Tensor | None) -> None:
                 self._step(optimizer, local, *self.train.batch(order, draws), len(order))
