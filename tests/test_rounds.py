@@ -7,6 +7,7 @@ import torch
 
 from data.arrival import Arrival
 from utils.edge_node import EdgeNode
+from utils.flat import sha256
 from utils.link import Link
 from utils.methods import METHODS
 from utils.position_coding import random_mask
@@ -14,7 +15,7 @@ from utils.progress import Bars
 from utils.recipes import recipe_for
 from utils.reinit import Reinit
 from utils.results import COLUMNS
-from utils.rounds import Deployment, Plan, network_sha256, pack, run_rounds, unpack
+from utils.rounds import Deployment, Plan, pack, run_rounds, unpack
 from utils.schema import Schema
 from utils.state_file import read_state
 from utils.update_header import unpack_message
@@ -203,10 +204,10 @@ def test_packed_state_holds_plain_values_and_comes_back(monkeypatch, tmp_path):
     again, interrupted = unpack(torch.load(tmp_path / "state", weights_only=True))
     assert interrupted is None
     assert again.rows == edge.rows and again.next_round == 2
-    assert network_sha256(again.line) == network_sha256(edge.line)
+    assert sha256(again.line) == sha256(edge.line)
 
 
 def test_network_sha256_by_hand():
     # SHA-256 of four zero bytes, as sha256sum prints it.
     known = "df3f619804a92fdb4057192dc43dd748ea778adc52bc498ce80524c014b81119"
-    assert network_sha256(torch.zeros(1)) == known
+    assert sha256(torch.zeros(1)) == known

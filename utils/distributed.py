@@ -5,7 +5,6 @@ weights, contributions and selections stay the same in all; fingerprints assert 
 """
 
 import datetime
-import hashlib
 import os
 import re
 import signal
@@ -16,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from utils.flat import sha256
 from utils.options import UsageError
 
 # How long one process may keep the others waiting, as rank 0 does while it writes. By gloo a dead one is noticed at
@@ -64,7 +64,7 @@ class Group:
         """Raise ProcessLostError if `tensor` is not the same, bit for bit, in every process."""
         if self.size == 1:
             return
-        mine, digests = hashlib.sha256(tensor.detach().cpu().numpy().tobytes()).hexdigest(), [None] * self.size
+        mine, digests = sha256(tensor), [None] * self.size
         _answered(lambda: dist.all_gather_object(digests, mine))
         if len(set(digests)) > 1:
             raise ProcessLostError(f"{what} differ between the processes of this run")

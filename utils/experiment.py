@@ -18,6 +18,7 @@ from data.sources import DatasetError
 from utils.checkpoint import CheckpointError, Checkpoints, state_from_bytes, state_to_bytes
 from utils.device import denormals, set_up_device
 from utils.distributed import Group, ProcessLostError, join
+from utils.flat import sha256
 from utils.identity import identify, read_key
 from utils.link import Link
 from utils.lock import claimed
@@ -25,14 +26,14 @@ from utils.options import UsageError, speaks
 from utils.progress import Bars, watched_check
 from utils.results import ResultsError, RunFolder, RunResult, describe_run, summarize
 from utils.round_training import RoundTraining
-from utils.rounds import Deployment, Plan, network_sha256, pack, run_rounds, unpack
+from utils.rounds import Deployment, Plan, pack, run_rounds, unpack
 from utils.run_config import headline, make_config
 from utils.schema import Schema
 from utils.setup import first_network, make_batches, make_plan, network_maker, read_dataset
 from utils.training import Trainer
 
 
-def run_script(args: Namespace, command: list[str], fail: Callable[..., NoReturn]) -> RunResult:
+def run_script(args: Namespace, command: list[str], fail: Callable[[str], NoReturn]) -> RunResult:
     """Run the experiment of a script's checked command line; `fail` reports one line and exits with status 2."""
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
@@ -190,8 +191,8 @@ def _run(folder: RunFolder, checkpoints: Checkpoints, config: dict[str, Any], be
             "num_rest": flat.num_rest,
             "num_buffers": flat.num_buffers,
             **({} if edge.weights is None else {"num_deployed": edge.weights.numel()}),
-            "line_sha256": network_sha256(edge.line),
-            "served_sha256": network_sha256(edge.served),
+            "line_sha256": sha256(edge.line),
+            "served_sha256": sha256(edge.served),
             "fingerprints": config["fingerprints"],
         }
     )

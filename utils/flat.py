@@ -9,6 +9,7 @@ buffers  BatchNorm running statistics
 Optimizers, contributions and snapshots work on whole vectors; the network sees its own tensors.
 """
 
+import hashlib
 from typing import NamedTuple
 
 import torch
@@ -98,3 +99,8 @@ def _drop_batch_counters(model: nn.Module) -> None:
     for module in model.modules():
         if getattr(module, "num_batches_tracked", None) is not None and module.momentum is not None:
             module.num_batches_tracked = None
+
+
+def sha256(vector: Tensor) -> str:
+    """Return the SHA-256 of a tensor's bytes, to compare runs and processes."""
+    return hashlib.sha256(vector.detach().cpu().numpy().tobytes()).hexdigest()

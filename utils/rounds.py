@@ -1,6 +1,5 @@
 """The multi-round loop between the server and the edge node."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -240,8 +239,3 @@ def pack(edge: Deployment, training: RoundTraining | None = None) -> dict[str, A
 def unpack(state: dict[str, Any]) -> tuple[Deployment, dict[str, Any] | None]:
     """Return the deployment and the interrupted round in a `pack`ed state."""
     return Deployment(**state["edge"]), state["training"]
-
-
-def network_sha256(vector: Tensor) -> str:
-    """Return the SHA-256 of a network's bytes, to compare runs."""
-    return hashlib.sha256(vector.cpu().numpy().tobytes()).hexdigest()
