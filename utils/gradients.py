@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.flat import FlatParameters
+from utils.products import product, product_into
 
 # A sampled gradient moves 2 numbers for each product, a dense one hardly any: below this share it is faster.
 SAMPLED_BELOW = 0.04
@@ -26,19 +26,19 @@ class _Into(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, place: Tensor, where: tuple | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.place, ctx.where = place, where
-        return F.linear(x, weight, bias)
+        return product(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple:
         x, weight = ctx.saved_tensors
         if ctx.where is None:
-            torch.mm(grad.t(), x, out=ctx.place)
+            product_into(ctx.place, grad.t(), x.t())
         else:
             rows, columns = ctx.where
             products = grad.t().contiguous().index_select(0, rows).mul_(x.t().contiguous().index_select(0, columns))
             torch.sum(products, 1, out=ctx.place)
         needs_input, _, needs_bias, *_ = ctx.needs_input_grad
-        return grad.mm(weight) if needs_input else None, None, grad.sum(0) if needs_bias else None, None, None
+        return product(grad, weight.t()) if needs_input else None, None, grad.sum(0) if needs_bias else None, None, None
 
 
 class WeightGradients:

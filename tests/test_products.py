@@ -1,0 +1,66 @@
+"""Matrix products by either library, against plain sums."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import utils.products
+from utils.products import product, product_into
+
+A = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+B = torch.tensor([[1.0, 0.0, -1.0], [2.0, 2.0, 2.0]])
+
+
+@pytest.fixture(params=[False, True], ids=["mkl", "onednn"])
+def library(request, monkeypatch):
+    monkeypatch.setattr(utils.products, "by_onednn", lambda: request.param)
+
+
+def test_product_by_hand(library):
+    # Rows of A times rows of B: 1-3, 2+4+6; 4-6, 8+10+12. Then the biases 10 and 20.
+    assert product(A, B).tolist() == [[-2.0, 12.0], [-2.0, 30.0]]
+    assert product(A, B, torch.tensor([10.0, 20.0])).tolist() == [[8.0, 32.0], [8.0, 50.0]]
+    place = torch.full((2, 2), torch.nan)
+    product_into(place, A, B)
+    assert place.tolist() == [[-2.0, 12.0], [-2.0, 30.0]]
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40), st.tuples(st.booleans(), st.booleans()), st.data())
+@settings(max_examples=60, deadline=None)
+def test_libraries_agree_with_sums_in_float64(m, k, n, transposed, data):
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**31)))
+    a, b = (
+        torch.randn(k, rows, generator=generator).t() if turned else torch.randn(rows, k, generator=generator)
+        for rows, turned in zip((m, n), transposed, strict=True)
+    )
+    # A slice of a longer vector, as gradients have it: not aligned to anything.
+    place = torch.empty(m * n + 3)[3:].view(m, n)
+    expected = (a.double()[:, None] * b.double()[None]).sum(2)
+    for onednn in (False, True):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(utils.products, "by_onednn", lambda onednn=onednn: onednn)
+            product_into(place, a, b)
+            assert torch.allclose(product(a, b).double(), expected, rtol=1e-5, atol=1e-5)
+            assert torch.allclose(place.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("processor", "capability", "chosen"),
+    [
+        ("vendor_id : AuthenticAMD", "AVX512", True),
+        ("AMD64 Family 25 Model 97 Stepping 2, AuthenticAMD", "AVX512", True),
+        ("vendor_id : AuthenticAMD", "AVX2", False),
+        ("vendor_id : GenuineIntel", "AVX512", False),
+        ("", "DEFAULT", False),
+    ],
+)
+def test_onednn_is_for_amd_with_avx512(processor, capability, chosen, monkeypatch):
+    monkeypatch.setattr(utils.products, "_processor", lambda: processor)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    assert utils.products.by_onednn.__wrapped__() is chosen
+
+
+def test_float64_and_its_gradient_stay_as_they_are(library):
+    assert product(A.double(), B.double()).dtype == torch.float64

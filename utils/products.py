@@ -1,0 +1,47 @@
+"""The matrix product of fully connected layers on a CPU, by the faster of the two libraries that PyTorch brings.
+
+PyTorch multiplies float32 matrices by MKL and computes convolutions by oneDNN. On AMD's processors with AVX-512
+MKL reaches about half of what oneDNN does (`python -m benchmarks.overheads products`); elsewhere MKL stays.
+"""
+
+import platform
+from functools import cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return a b^T + bias, (M, N), of `a` (M, K), `b` (N, K), either of them perhaps transposed, and `bias` (N,).
+
+    No gradient flows through it.
+    """
+    if a.device.type == "cpu" and a.dtype == torch.float32 and by_onednn():
+        return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
+    return F.linear(a, b, bias)
+
+
+def product_into(place: Tensor, a: Tensor, b: Tensor) -> None:
+    """Write a b^T into `place` (M, N), float32; see `product`."""
+    if a.device.type == "cpu" and by_onednn():
+        place.copy_(product(a, b))
+    else:
+        torch.mm(a, b.t(), out=place)
+
+
+@cache
+def by_onednn() -> bool:
+    """Return whether oneDNN multiplies here. A rule, no measurement: the same machine must give the same bytes."""
+    amd = "AuthenticAMD" in _processor()
+    if not (amd and torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.backends.mkldnn.is_available()):
+        return False
+    return hasattr(torch.ops.mkldnn, "_linear_pointwise")  # PyTorch's compiler calls it so; it is not documented
+
+
+def _processor() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text().split("\n\n")[0]
+    except OSError:
+        return platform.processor()
