@@ -1,8 +1,9 @@
 """What a run costs beside its training steps: start-up, selection, memory, messages and files, long training.
 
-    python -m benchmarks.overheads --dataset_dir DIR [start selection state drift round memory]
+    python -m benchmarks.overheads --dataset_dir DIR [start products selection state drift round memory]
 
 start      a run's start to its first training step, against importing torch and reading the data
+products   the matrix products of a fully connected layer, against PyTorch's own choice of library
 selection  choosing k of VGG's 14 million weights, against sorting them
 state      bytes of optimizer state in step 2 against step 1, VGG
 drift      time of a step in the last epochs against the first, MNIST, 60 epochs of 5,000 samples
@@ -24,6 +25,7 @@ import time
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 import multiround_dpu
 from benchmarks import targets
@@ -35,6 +37,7 @@ from utils.contribution import LocalContribution, select_top
 from utils.device import denormals, set_up_device
 from utils.flat import FlatParameters
 from utils.optim import FlatOptimizer
+from utils.products import by_onednn, product, product_into
 from utils.recipes import recipe_for
 from utils.training import Trainer
 
@@ -69,6 +72,30 @@ def start(folder: Path, repeats: int) -> None:
             ratios.append(runs[-1] / (imported + read))
     print(f"start-up: {describe(runs[1:], '.2f')} s to the first step, {describe(ratios[1:], '.2f')} times")
     print(f"  importing torch and reading MNIST; target: at most {targets.START_UP}")
+
+
+def products(folder: Path, repeats: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight, grad = (torch.randn(*shape, generator=generator) for shape in ((128, 784), (512, 784), (128, 512)))
+    place = torch.empty_like(weight)
+    pairs = {
+        "output": (lambda: product(x, weight), lambda: F.linear(x, weight)),
+        "input gradient": (lambda: product(grad, weight.t()), lambda: grad.mm(weight)),
+        "weight gradient": (
+            lambda: product_into(place, grad.t(), x.t()),
+            lambda: torch.mm(grad.t(), x, out=place),
+        ),
+    }
+    print(f"128 samples, 784 -> 512, by {'oneDNN' if by_onednn() else 'PyTorch itself'}; GFLOP/s:")
+    for name, (ours, plain) in pairs.items():
+        turns = [(_gflops(ours), _gflops(plain)) for _ in range(repeats + 1)][1:]
+        fast, slow = zip(*turns, strict=True)
+        ratio = describe([a / b for a, b in turns], ".2f")
+        print(f"  {name:<16} {describe(fast, '.0f')}; PyTorch {describe(slow, '.0f')}; ratio {ratio}")
+
+
+def _gflops(work, times: int = 500) -> float:
+    return times * 2e-9 * 128 * 784 * 512 / seconds(lambda: [work() for _ in range(times)])
 
 
 def selection(folder: Path, repeats: int) -> None:
@@ -160,7 +187,8 @@ def memory(folder: Path, repeats: int) -> None:
 
 
 PARTS = {
-    "start": start, "selection": selection, "state": state, "drift": drift, "round": round_, "memory": memory,
+    "start": start, "products": products, "selection": selection, "state": state, "drift": drift, "round": round_,
+    "memory": memory,
 }  # fmt: skip
 
 

@@ -40,6 +40,7 @@ def test_libraries_agree_with_sums_in_float64(m, k, n, transposed, data):
     for onednn in (False, True):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(utils.products, "by_onednn", lambda onednn=onednn: onednn)
+            patch.setattr(utils.products, "AT_ONCE", data.draw(st.sampled_from([1, 100, 2**20])))
             product_into(place, a, b)
             assert torch.allclose(product(a, b).double(), expected, rtol=1e-5, atol=1e-5)
             assert torch.allclose(place.double(), expected, rtol=1e-5, atol=1e-5)

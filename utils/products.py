@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+AT_ONCE = 2**20  # numbers of a product that are held before they are written: memory that is in use anyway
+
 
 def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return a b^T + bias, (M, N), of `a` (M, K), `b` (N, K), either of them perhaps transposed, and `bias` (N,).
@@ -24,9 +26,11 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def product_into(place: Tensor, a: Tensor, b: Tensor) -> None:
-    """Write a b^T into `place` (M, N), float32; see `product`."""
+    """Write a b^T, of `a` (M, K) and `b` (N, K), into `place` (M, N), float32."""
     if a.device.type == "cpu" and by_onednn():
-        place.copy_(product(a, b))
+        rows = max(1, AT_ONCE // max(1, place.shape[1]))
+        for part, some in zip(place.split(rows), a.split(rows), strict=True):
+            part.copy_(product(some, b))
     else:
         torch.mm(a, b.t(), out=place)
 
