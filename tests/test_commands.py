@@ -28,7 +28,7 @@ def test_the_rows_of_the_paper_word_for_word():
     ]
 
 
-@pytest.mark.parametrize("model, ratio, dataset", [("vgg", 0.01, "cifar10"), ("resnet56", 0.1, "cifar10")])
+@pytest.mark.parametrize("model, ratio, dataset", [("vgg", 0.01, "cifar10"), ("resnet56", 0.1, "cifar100")])
 def test_every_model_has_its_own_k_and_data(model, ratio, dataset):
     commands = of_paper(model, seeds=["1", "2", "3"])
     settings = [command.settings for command in commands]
@@ -92,6 +92,8 @@ def test_methods_can_be_swept_and_chosen():
     swept, full = of_ablation("mode", ["dpu", "rpu", "pruning"])
     assert [command.script for command in swept] == ["multiround_dpu.py", "multiround_rpu.py", "multiround_fu.py"]
     assert len(full) == 1
+    swept, full = of_ablation("mode", ["dpu", "rpu", "last_round"], "--num_epochs 4")
+    assert [command.settings["num_epochs"] for command in [*swept, *full]] == [4, 8, 8, 8]
     swept, full = of_ablation("pruning_ratio", ["0.1", "0.2"], "--num_epochs 4", mode="pruning")
     assert [command.settings["updating_ratio"] for command in swept] == [0.1, 0.2]
     assert full[0].settings["num_epochs"] == 8

@@ -97,7 +97,8 @@ def ablation_commands(
     """Return the calls that sweep `flag` over `values`, labelled by value, and those of full updating to pair.
 
     Full updating gets the flags that are not for a method, and the swept one if it changes the data, the model
-    or the epochs. Raises UsageError for a flag that is no script's or cannot be swept.
+    or the epochs; --num_epochs, if the method has two steps, scaled as by `paper_commands`. A swept --mode has it
+    scaled in all calls. Raises UsageError for a flag that is no script's or cannot be swept.
     """
     _refuse(rest, {"seed": "give --seeds", flag: "it is what --ablate varies"})
     if flag in ("seed", "quiet", "overwrite", "output_dir", "model_dir", "dataset_dir", "checkpoint_interval"):
@@ -112,12 +113,14 @@ def ablation_commands(
             changed = [] if sweeps_mode else [_piece(script, flag, value)]
             given = [piece for piece in [*rest, *changed] if piece]
             model = _model(given, script)
+            own = _scaled(given, method, model) if sweeps_mode else given
             tail = (*_threads(given, model, on_cpu), "--seed", str(seed))
-            swept.append(Command(value, script, ("--mode", method, *_joined(given), *tail)))
+            swept.append(Command(value, script, ("--mode", method, *_joined(own), *tail)))
             shared = [piece for piece in given if _group(full_script, flag_of(piece)) not in (None, "method")]
             if flag != "num_epochs" and _group(full_script, flag) not in ("data", "model"):
                 shared = [piece for piece in shared if flag_of(piece) != flag]
-            shared = _scaled(shared, "same_init", model) if not has_one_step(method) else shared
+            if sweeps_mode or not has_one_step(method):
+                shared = _scaled(shared, "same_init", model)
             command = Command("FU", full_script, (*full_flags.split(), *_joined(shared), *tail))
             full[command.flags] = command
     return swept, list(full.values())

@@ -10,7 +10,7 @@ ROWS = {
     "Pruning": ("multiround_fu.py", "--mode pruning --pruning_ratio K"),
     "FU": ("multiround_fu.py", "--mode same_init"),
 }
-DATASETS = {"mlp": "mnist", "vgg": "cifar10", "resnet56": "cifar10"}
+DATASETS = {"mlp": "mnist", "vgg": "cifar10", "resnet56": "cifar100"}
 SIZES = (1000, 1000)  # samples in round 0, samples that each further round adds
 
 # Average difference to full updating in accuracy over all rounds, percentage points.
