@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import utils.products
-from utils.products import product, product_into
+from models import build_model
+from utils.products import by_product, product, product_into, replaced
 
 A = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
 B = torch.tensor([[1.0, 0.0, -1.0], [2.0, 2.0, 2.0]])
@@ -65,3 +66,18 @@ def test_onednn_is_for_amd_with_avx512(processor, capability, chosen, monkeypatc
 
 def test_float64_and_its_gradient_stay_as_they_are(library):
     assert product(A.double(), B.double()).dtype == torch.float64
+
+
+def test_fully_connected_layers_compute_by_product_and_are_as_before_afterwards(library):
+    model = build_model("mlp", (1, 4, 4), 3, hidden_sizes=(8,))
+    images = torch.randn(5, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        expected, calls = model(images), []
+        plain = utils.products.product
+        with pytest.MonkeyPatch.context() as patch, replaced(by_product(model)):
+            patch.setattr(utils.products, "product", lambda *a: calls.append(a[0].shape) or plain(*a))
+            assert torch.allclose(model(images), expected, atol=1e-6)
+    assert calls == [(5, 16), (5, 8)]
+    with pytest.raises(KeyboardInterrupt), replaced(by_product(model)):
+        raise KeyboardInterrupt
+    assert not any("forward" in vars(module) for module in model.modules())

@@ -5,15 +5,14 @@ goes straight into the vector; and where few of a layer's weights may change, on
 for weight (r, c) that is the sum over the batch of output gradient r times input c.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from utils.flat import FlatParameters
-from utils.products import product, product_into
+from utils.products import product, product_into, replaced
 
 # A sampled gradient moves 2 numbers for each product, a dense one hardly any: below this share it is faster.
 SAMPLED_BELOW = 0.04
@@ -62,19 +61,12 @@ class WeightGradients:
             self._place(entry, modules.get(entry.name), slice(start, end))
             start = end
 
-    @contextmanager
-    def direct(self) -> Iterator[None]:
+    def direct(self) -> AbstractContextManager[None]:
         """Within, backward passes through fully connected layers write their weights' gradients directly.
 
         Each layer must be used once a pass, and float32 throughout.
         """
-        for module, (place, where) in self._linear.items():
-            module.forward = _forward(module, place, where)
-        try:
-            yield
-        finally:
-            for module in self._linear:
-                del module.forward
+        return replaced({module: _forward(module, *goes) for module, goes in self._linear.items()})
 
     def gather(self, everything: bool) -> None:
         """Bring into `compact` what a backward pass left in the flat vector; `everything` if it was not `direct`."""

@@ -5,12 +5,14 @@ MKL reaches about half of what oneDNN does (`python -m benchmarks.overheads prod
 """
 
 import platform
-from functools import cache
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 AT_ONCE = 2**20  # numbers of a product that are held before they are written: memory that is in use anyway
 
@@ -33,6 +35,27 @@ def product_into(place: Tensor, a: Tensor, b: Tensor) -> None:
             part.copy_(product(some, b))
     else:
         torch.mm(a, b.t(), out=place)
+
+
+@contextmanager
+def replaced(forwards: dict[nn.Module, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+    """Within, the modules compute by these functions."""
+    for module, forward in forwards.items():
+        module.forward = forward
+    try:
+        yield
+    finally:
+        for module in forwards:
+            del module.forward
+
+
+def by_product(model: nn.Module) -> dict[nn.Module, Callable[[Tensor], Tensor]]:
+    """Return for `replaced` what computes the fully connected layers of `model` by `product`: for evaluation only."""
+    return {module: partial(_linear, module) for module in model.modules() if type(module) is nn.Linear}
+
+
+def _linear(module: nn.Linear, x: Tensor) -> Tensor:
+    return product(x, module.weight, module.bias)
 
 
 @cache

@@ -15,6 +15,7 @@ from utils.distributed import Group
 from utils.flat import FlatParameters
 from utils.graphs import Graphed, GraphedSteps
 from utils.optim import FlatOptimizer
+from utils.products import by_product, replaced
 
 
 class Trainer:
@@ -164,7 +165,7 @@ class Trainer:
             mine = torch.arange(part.start, part.stop)
         model.eval()
         self._correct.zero_()
-        with torch.inference_mode(), self._precision():
+        with torch.inference_mode(), self._precision(), replaced({} if self.bfloat16 else by_product(model)):
             for images, labels in batches.in_order(mine):
                 outputs = model(images)
                 right = outputs.argmax(dim=1) == labels
