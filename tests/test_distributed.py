@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 import multiround_dpu
 from tests.script_runs import ROOT, without_time
-from utils.distributed import Group
+from utils.distributed import Group, join
 from utils.edge_node import EdgeNode
+from utils.options import UsageError
 from utils.state_file import read_state
 
 FLAGS = (
@@ -41,6 +42,21 @@ def test_a_group_of_one_does_nothing():
     group.sum_(tensor)
     group.assert_same("ones", tensor)
     assert (group.share(7), group.told("word"), tensor.tolist()) == (slice(0, 7), "word", [1, 1, 1])
+
+
+@pytest.mark.parametrize("name", ["cuda:1", "mps"])
+def test_a_device_that_processes_cannot_share_is_refused(name, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match=f"^--device is '{name}', which 2 processes cannot share: give cuda"):
+        join(name)
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UsageError, match="^--nproc_per_node is 4, but this node has 2 CUDA devices"):
+        join("cuda")
 
 
 def start(number, *flags):

@@ -83,6 +83,9 @@ def join(device_name: str) -> tuple[Group, str]:
     size = int(os.environ.get("WORLD_SIZE", 1))
     if size == 1:
         return Group(), device_name
+    if device_name not in ("auto", "cpu", "cuda"):
+        instead = "give cuda, by which each takes one of its own, or cpu"
+        raise UsageError(f"--device is {device_name!r}, which {size} processes cannot share: {instead}")
     cuda = device_name == "cuda" or (device_name == "auto" and torch.cuda.is_available())
     if cuda:
         there, asked = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
