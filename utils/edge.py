@@ -15,6 +15,7 @@ from pathlib import Path
 from utils.edge_node import EdgeNode, deployed_in_run
 from utils.edge_report import REPLAY_HEADER, describe, replay_row
 from utils.message import UpdateFormatError, layer_counts, unpack_message
+from utils.pipes import reader_left
 from utils.state_file import read_schema, read_state, read_tensors
 from utils.text_table import columns
 from utils.update_header import read_sign_key
@@ -137,6 +138,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args = build_parser().parse_args(argv)
         args.function(args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        reader_left()
+        return 1
     except (_Refused, ValueError) as error:
         print(f"edge: error: {error}", file=sys.stderr)
         return 2

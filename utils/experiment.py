@@ -23,6 +23,7 @@ from utils.identity import identify, read_key
 from utils.link import Link
 from utils.lock import claimed
 from utils.options import UsageError, speaks
+from utils.pipes import reader_left
 from utils.progress import Bars, watched_check
 from utils.results import ResultsError, RunFolder, RunResult, describe_run, summarize
 from utils.round_training import RoundTraining
@@ -45,8 +46,8 @@ def run_script(args: Namespace, command: list[str], fail: Callable[[str], NoRetu
             fail(str(error))
         except ProcessLostError as error:
             fail(f"{error}; the same command goes on from the last checkpoint, with any number of processes")
-        except BrokenPipeError:  # whoever read the output has left
-            sys.stdout = None
+        except BrokenPipeError:
+            reader_left()
             sys.exit(1)
         except OSError as error:
             fail(f"{error.filename or 'a file'} cannot be used ({error.strerror})")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from utils.collate import Row, collate
 from utils.files import write_atomic
+from utils.pipes import show
 from utils.render import render, render_rounds, render_sweep, sweep_title
 from utils.run_records import NotUsable, Record
 
@@ -24,10 +25,10 @@ def present(args: Namespace, records: Sequence[Record], left_out: Sequence[str])
     def rendered(form: str) -> str:
         return render(groups, left_out, form)
 
-    print(rendered(args.format))
+    show(rendered(args.format))
     if args.rounds:
         for group in groups:
-            print(f"\n{render_rounds(group)}")
+            show(f"\n{render_rounds(group)}")
     if args.export:
         _export(records, args.export)
     if args.out:
@@ -48,7 +49,7 @@ def present_sweep(args: Namespace, flag: str, rows: Sequence[Row], notes: Sequen
     def rendered(form: str) -> str:
         return render_sweep(flag, rows, notes, form)
 
-    print(rendered(args.format))
+    show(rendered(args.format))
     _write_tables(args.out, rendered)
     path = args.out / "ablation.png"
     sweep_figure(flag, rows, sweep_title(flag, rows)).savefig(path, dpi=150)
