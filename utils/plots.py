@@ -156,7 +156,8 @@ def _new(title: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(9, 4.8), layout="constrained")
     axes = figure.add_subplot()
     # A data set can be named after a file, whose name is no formula and need not be Unicode.
-    axes.set_title(title.encode(errors="replace").decode(), fontsize=10, parse_math=False)
+    title = "\n".join(textwrap.wrap(title.encode(errors="replace").decode(), 68))  # so that it ends before the legend
+    axes.set_title(title, fontsize=10, parse_math=False)
     axes.set_ylabel("served test accuracy (%)")
     axes.grid(axis="y", color="0.92")
     axes.set_axisbelow(True)
