@@ -22,19 +22,23 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
 
     No gradient flows through it.
     """
-    if a.device.type == "cpu" and a.dtype == torch.float32 and by_onednn():
+    if _by_onednn(a):
         return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
     return F.linear(a, b, bias)
 
 
 def product_into(place: Tensor, a: Tensor, b: Tensor) -> None:
     """Write a b^T, of `a` (M, K) and `b` (N, K), into `place` (M, N), float32."""
-    if a.device.type == "cpu" and by_onednn():
+    if _by_onednn(a):
         rows = max(1, AT_ONCE // max(1, place.shape[1]))
         for part, some in zip(place.split(rows), a.split(rows), strict=True):
             part.copy_(product(some, b))
     else:
         torch.mm(a, b.t(), out=place)
+
+
+def _by_onednn(a: Tensor) -> bool:
+    return a.device.type == "cpu" and a.dtype == torch.float32 and by_onednn()
 
 
 @contextmanager
