@@ -23,7 +23,7 @@ from utils.edge_node import EdgeNode
 from utils.message import VALUE_BITS, Schema, Update, base_of, decode_update, encode_update
 from utils.results import binary_entropy, formula_bytes
 from utils.state_file import read_state
-from utils.text_table import columns
+from utils.system.terminal import columns
 
 # By model: positions / entropy; everything / formula at 32, 6 and 4 bits; seconds to encode and to decode.
 TARGETS = {

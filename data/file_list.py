@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from data.image_files import SUFFIXES
-from utils.files import replacing
+from utils.system.files import replacing
 
 CACHE = "dpu_files.npz"  # in the folder of the images
 FORMAT = 1

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from data.sources import DatasetError
-from utils.processes import end_with_parent
+from utils.system.processes import end_with_parent
 
 
 class Pool:

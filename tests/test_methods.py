@@ -15,7 +15,7 @@ from utils.contribution import LocalContribution
 from utils.flat import FlatParameters
 from utils.methods import METHODS, full_update, mask_seed, partial_update, random_update
 from utils.optim import FlatOptimizer
-from utils.progress import Bars
+from utils.system.progress import Bars
 from utils.recipes import Recipe
 from utils.round_training import FULL_UPDATING, SPARSE_FINE_TUNING, RoundTraining
 from utils.training import Trainer

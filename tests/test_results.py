@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from utils.files import write_atomic
+from utils.system.files import write_atomic
 from utils.results import COLUMNS, RunFolder, describe_round, describe_run, formula_bytes, summarize
 
 ROWS = [

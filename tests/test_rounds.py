@@ -11,7 +11,7 @@ from utils.flat import sha256
 from utils.link import Link
 from utils.methods import METHODS
 from utils.position_coding import random_mask
-from utils.progress import Bars
+from utils.system.progress import Bars
 from utils.recipes import recipe_for
 from utils.reinit import Reinit
 from utils.results import COLUMNS

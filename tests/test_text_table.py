@@ -1,6 +1,6 @@
 """Aligned text, worked out by hand."""
 
-from utils.text_table import aligned, columns
+from utils.system.terminal import aligned, columns
 
 
 def test_aligned_by_hand():

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from utils.files import replacing
+from utils.system.files import replacing
 
 _DIGEST_BYTES = 32
 FORMAT = 1  # of the saved state; another version's checkpoint is refused

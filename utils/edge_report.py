@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from utils.message import Header, Schema
-from utils.text_table import columns
+from utils.system.terminal import columns
 
 _PARTS = {"header_bytes": "header", "index_bytes": "positions", "value_bytes": "values", "rest_bytes": "rest"}
 _MODES = {

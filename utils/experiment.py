@@ -23,8 +23,8 @@ from utils.identity import identify, read_key
 from utils.link import Link
 from utils.lock import claimed
 from utils.options import UsageError, speaks
-from utils.pipes import reader_left
-from utils.progress import Bars, watched_check
+from utils.system.pipes import reader_left
+from utils.system.progress import Bars, watched_check
 from utils.results import ResultsError, RunFolder, RunResult, describe_run, summarize
 from utils.round_training import RoundTraining
 from utils.rounds import Deployment, Plan, pack, run_rounds, unpack

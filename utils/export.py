@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.commands import flag_of, split_flags
-from utils.files import write_atomic
+from utils.system.files import write_atomic
 from utils.layer_counts import FILE, as_csv, read_layer_counts
 from utils.run_records import Record
 

@@ -5,7 +5,7 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.files import write_atomic
+from utils.system.files import write_atomic
 from utils.run_records import NotUsable, Record
 
 COLUMNS = ("round", "layer", "weights", "updated")

@@ -12,7 +12,7 @@ from utils.checkpoint import CheckpointError
 from utils.deployment import pruned
 from utils.device import denormals
 from utils.edge_node import EdgeNode
-from utils.files import write_atomic
+from utils.system.files import write_atomic
 from utils.message import edge_state, encode_update
 from utils.reinit import shrink_and_perturb
 from utils.schema import Schema

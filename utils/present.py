@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from utils.collate import Row, collate
-from utils.files import write_atomic
-from utils.pipes import show
+from utils.system.files import write_atomic
+from utils.system.pipes import show
 from utils.render import render, render_rounds, render_sweep, sweep_title
 from utils.run_records import NotUsable, Record
 

@@ -10,7 +10,7 @@ from utils.collate import Group, Row, Stat
 from utils.pairing import describe_model
 from utils.row_names import row_name
 from utils.run_records import Record
-from utils.text_table import aligned
+from utils.system.terminal import aligned
 
 HEADER = ("method", "k", "epochs", "n", "to FU, points", "paper", "served, %", "bytes / FU", "formula / FU")
 ALIGN = "<" + ">" * (len(HEADER) - 1)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.files import write_atomic
-from utils.text_table import aligned
+from utils.system.files import write_atomic
+from utils.system.terminal import aligned
 
 COLUMNS = (
     "round num_samples reinitialized start_val_acc full_val_acc rewound_val_acc val_acc test_acc served_val_acc "

@@ -11,7 +11,7 @@ from torch import Tensor
 from data.batches import BatchSource
 from utils.contribution import Accumulator
 from utils.optim import FlatOptimizer
-from utils.progress import Bars
+from utils.system.progress import Bars
 from utils.recipes import Recipe
 from utils.sample_gradients import SampleGradients
 from utils.training import Trainer

@@ -12,7 +12,7 @@ from data.arrival import Arrival
 from data.batches import BatchSource
 from utils.link import Base, Coding, Delivery, Link
 from utils.methods import Method
-from utils.progress import Bars
+from utils.system.progress import Bars
 from utils.recipes import Recipe
 from utils.reinit import Reinit
 from utils.results import TOP5_COLUMNS, describe_round, formula_bytes

@@ -15,7 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from utils.commands import Command, has_one_step
-from utils.processes import end_with_parent
+from utils.system.processes import end_with_parent
 from utils.recipes import DEFAULTS
 
 ROOT = Path(__file__).resolve().parents[1]

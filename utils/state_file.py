@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.files import write_atomic
+from utils.system.files import write_atomic
 from utils.schema import Schema
 
 _MAX_HEADER = 100 << 20  # as in the safetensors library

@@ -12,7 +12,7 @@ from pathlib import Path
 from utils import paper
 from utils.commands import ablation_commands, flag_of, paper_commands, split_flags
 from utils.options import Parser, UsageError, check_folder
-from utils.pipes import reader_left
+from utils.system.pipes import reader_left
 from utils.present import FORMATS, present, present_sweep
 from utils.run_records import NotUsable, find_run_folders, read_record
 from utils.sweep import find_jobs, list_commands, read_finished, run_missing, sweep_rows

@@ -1,0 +1,1 @@
+"""What Python lacks; knows nothing of Deep Partial Updating."""
