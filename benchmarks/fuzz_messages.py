@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from utils.deployment import pruned
+from utils.message.base import pruned
 from utils.edge_node import EdgeNode
-from utils.message import (
+from utils.message.update import (
     MODES,
     VALUE_BITS,
     Schema,

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.deployment import pruned
+from utils.message.base import pruned
 from utils.edge_node import EdgeNode
-from utils.message import VALUE_BITS, Schema, Update, base_of, decode_update, encode_update
+from utils.message.update import VALUE_BITS, Schema, Update, base_of, decode_update, encode_update
 from utils.results import binary_entropy, formula_bytes
 from utils.state_file import read_state
 from utils.system.terminal import columns

@@ -9,11 +9,11 @@ import torch
 import multiround_fu
 import multiround_rpu
 from tests.script_runs import NUM_WEIGHTS, SMALL
-from utils.deployment import choose, num_deployed, pruned
+from utils.message.base import choose, num_deployed, pruned
 from utils.edge import main as edge_main
 from utils.edge_node import EdgeNode, deployed_in_run
 from utils.layer_counts import read_layer_counts
-from utils.message import unpack_message
+from utils.message.update import unpack_message
 from utils.results import formula_bytes
 from utils.row_names import row_name
 from utils.run_records import read_record

@@ -11,7 +11,7 @@ import pytest
 
 from utils import edge
 from utils.edge_node import EdgeNode
-from utils.message import Schema, UpdateFormatError, encode_update
+from utils.message.update import Schema, UpdateFormatError, encode_update
 from utils.state_file import read_state, read_tensors, write_state, write_tensors
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -214,7 +214,7 @@ def test_signed_run(tmp_path, capsys):
     folder, key = tmp_path / "run", tmp_path / "key"
     (folder / "updates").mkdir(parents=True)
     key.write_bytes(b"secret")
-    from utils.update_header import read_sign_key
+    from utils.message.container import read_sign_key
 
     write_state(folder / "initial.safetensors", SCHEMA, INITIAL)
     (folder / "updates" / "round_000.dpu").write_bytes(story(read_sign_key(key))[0][0])

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from benchmarks.fuzz_messages import fuzz
 from tests.golden.make_golden import GOLDEN, cases
-from utils.entropy_coding import PROBABILITIES, StreamReader, StreamWriter, SymbolModel, log2_fixed
-from utils.message import (
+from utils.message.streams import PROBABILITIES, StreamReader, StreamWriter, SymbolModel, log2_fixed
+from utils.message.update import (
     MODES,
     VALUE_BITS,
     Schema,
@@ -21,8 +21,8 @@ from utils.message import (
     layer_counts,
     random_mask,
 )  # fmt: skip
-from utils.number_coding import code_floats, from_bfloat16, to_bfloat16
-from utils.update_header import unpack_message
+from utils.message.numbers import code_floats, from_bfloat16, to_bfloat16
+from utils.message.container import unpack_message
 
 SCHEMA = Schema([
     ("conv.weight", "weight", (8, 3, 3, 3)), ("fc.weight", "weight", (10, 32)),
@@ -296,7 +296,7 @@ def test_counts_above_a_layer_are_refused():
     SymbolModel(64).code(writer, np.zeros(3, dtype=np.int64), np.array([2 * 31, 0, 0]))
     writer.raw(np.array([30]), np.array([5]))
     with pytest.raises(UpdateFormatError, match="than a layer has"):
-        from utils.position_coding import code_counts
+        from utils.message.positions import code_counts
 
         code_counts(StreamReader(writer.finish(), "positions"), SCHEMA, None)
 

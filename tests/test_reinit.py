@@ -15,9 +15,9 @@ from utils.device import denormals
 from utils.edge import main as edge_main
 from utils.edge_node import EdgeNode
 from utils.link import Coding, Link
-from utils.message import UpdateFormatError, base_of, decode_update, encode_update
+from utils.message.update import UpdateFormatError, base_of, decode_update, encode_update
 from utils.reinit import Reinit, choose, shrink_and_perturb
-from utils.update_header import unpack_message
+from utils.message.container import unpack_message
 
 NONE = {"reinit_every": None, "shrink": None, "perturb": None}
 

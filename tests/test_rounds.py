@@ -10,7 +10,7 @@ from utils.edge_node import EdgeNode
 from utils.flat import sha256
 from utils.link import Link
 from utils.methods import METHODS
-from utils.position_coding import random_mask
+from utils.message.positions import random_mask
 from utils.system.progress import Bars
 from utils.recipes import recipe_for
 from utils.reinit import Reinit
@@ -18,7 +18,7 @@ from utils.results import COLUMNS
 from utils.rounds import Deployment, Plan, pack, run_rounds, unpack
 from utils.schema import Schema
 from utils.state_file import read_state
-from utils.update_header import unpack_message
+from utils.message.container import unpack_message
 
 INITIAL = torch.zeros(8)
 SCHEMA = Schema([("fc.weight", "weight", (2, 3)), ("fc.bias", "rest", (2,))])

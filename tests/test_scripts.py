@@ -16,7 +16,7 @@ from tests.script_runs import NUM_WEIGHTS, ROOT, RUNS, SMALL, start_process, wei
 from utils.edge import main as edge_main
 from utils.edge_node import EdgeNode
 from utils.state_file import read_state
-from utils.update_header import unpack_message
+from utils.message.container import unpack_message
 
 
 @pytest.mark.parametrize("name", RUNS)

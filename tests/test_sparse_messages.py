@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.test_message import SCHEMA, patched, same, schemas
-from utils.deployment import pruned
+from utils.message.base import pruned
 from utils.edge_node import EdgeNode
-from utils.entropy_coding import StreamReader, StreamWriter, log2_fixed
-from utils.message import (
+from utils.message.streams import StreamReader, StreamWriter, log2_fixed
+from utils.message.update import (
     VALUE_BITS,
     Schema,
     UpdateFormatError,
@@ -19,9 +19,9 @@ from utils.message import (
     layer_counts,
     random_mask,
 )
-from utils.position_coding import code_mask, sizes_within
-from utils.position_model import DEFAULT_WEIGHTS, PASS_ENDS, Deployed, LayerState, geometries, mask_passes
-from utils.update_header import unpack_message
+from utils.message.positions import code_mask, sizes_within
+from utils.message.position_model import DEFAULT_WEIGHTS, PASS_ENDS, Deployed, LayerState, geometries, mask_passes
+from utils.message.container import unpack_message
 
 SHARES = st.sampled_from([0.0, 0.02, 0.3, 0.6, 1.0])
 

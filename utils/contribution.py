@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.position_coding import draw_mask, sizes_within
+from utils.message.positions import draw_mask, sizes_within
 from utils.sample_gradients import SampleGradients
 
 _CACHED = 2**18  # numbers that a processor's cache holds: a vector is gone through in parts of this size

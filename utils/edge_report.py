@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from utils.message import Header, Schema
+from utils.message.update import Header, Schema
 from utils.system.terminal import columns
 
 _PARTS = {"header_bytes": "header", "index_bytes": "positions", "value_bytes": "values", "rest_bytes": "rest"}

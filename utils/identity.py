@@ -14,7 +14,7 @@ from utils.device import find_device
 from utils.options import UsageError
 from utils.run_config import folder_name
 from utils.setup import DATA_SETTINGS, count_rounds, read_dataset, with_data_defaults
-from utils.update_header import read_sign_key
+from utils.message.container import read_sign_key
 
 
 @dataclass(frozen=True)

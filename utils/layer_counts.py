@@ -65,7 +65,7 @@ def _parse(text: str, num_rounds: int) -> LayerCounts:
 
 def _decode(record: Record) -> LayerCounts:
     from utils.edge_node import deployed_in_run  # with numpy, which tables do without
-    from utils.message import Schema, UpdateFormatError, layer_counts, unpack_message
+    from utils.message.update import Schema, UpdateFormatError, layer_counts, unpack_message
 
     try:
         schema = Schema(record.config["layers"])

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from utils.checkpoint import CheckpointError
-from utils.deployment import pruned
+from utils.message.base import pruned
 from utils.device import denormals
 from utils.edge_node import EdgeNode
 from utils.system.files import write_atomic
-from utils.message import edge_state, encode_update
+from utils.message.update import edge_state, encode_update
 from utils.reinit import shrink_and_perturb
 from utils.schema import Schema
 from utils.state_file import write_state
-from utils.update_header import checksum
+from utils.message.container import checksum
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from utils import argument_types, deployment
 from utils.argument_types import whole
-from utils.deployment import WAYS
+from utils.message.base import WAYS
 from utils.recipes import DEFAULTS
 from utils.reinit import PARAMETERS, STRATEGIES, choose
 

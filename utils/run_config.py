@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from data.datasets import Dataset, EvaluationSplit
-from utils.deployment import num_deployed
+from utils.message.base import num_deployed
 from utils.device import describe_device
 from utils.flat import FlatParameters
 from utils.rounds import Plan

@@ -15,7 +15,7 @@ from data.seeding import derive_seed
 from data.streamed_batches import StreamedBatches, reading_pool
 from models import build_model
 from utils.contribution import num_selected
-from utils.deployment import num_deployed
+from utils.message.base import num_deployed
 from utils.flat import FlatParameters
 from utils.methods import METHODS, full_update, partial_update, random_update
 from utils.options import UsageError, check_sizes, uses_batch_norm

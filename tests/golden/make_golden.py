@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.deployment import pruned as pruned_to
-from utils.message import Schema, decode_update, encode_update, random_mask
+from utils.message.base import pruned as pruned_to
+from utils.message.update import Schema, decode_update, encode_update, random_mask
 from utils.reinit import shrink_and_perturb
 
 GOLDEN = Path(__file__).parent

@@ -8,8 +8,8 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.entropy_coding import UpdateFormatError
-from utils.value_coding import VALUE_BITS
+from utils.message.streams import UpdateFormatError
+from utils.message.values import VALUE_BITS
 
 MAGIC = b"DPU\x1a"
 VERSION, CODEC = 1, 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from utils.entropy_coding import SymbolModel, UpdateFormatError
+from utils.message.streams import SymbolModel, UpdateFormatError
 
 MAX_DELTA_CLASS = 20  # differences below 2^20 units in the last place may be coded as such
 _EXPONENTS = 255  # 255 itself stands for infinities and NaN, which no network holds

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from utils.entropy_coding import LOGIT_MAX, LOGIT_ONE, PROBABILITIES
-from utils.position_model import (
+from utils.message.streams import LOGIT_MAX, LOGIT_ONE, PROBABILITIES
+from utils.message.position_model import (
     CLASSES,
     DEFAULT_WEIGHTS,
     NUM_EFFECTS,

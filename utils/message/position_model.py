@@ -17,7 +17,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from utils.entropy_coding import LOGIT_ONE, log2_fixed
+from utils.message.streams import LOGIT_ONE, log2_fixed
 from utils.schema import Schema
 
 CLASSES = 64  # weight j of row r is in class (23 j + 37 r) mod 64

@@ -1,0 +1,1 @@
+"""What crosses the link: the update message. Needs numpy and constriction, no torch."""
