@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from utils.message.base import pruned
-from utils.edge_node import EdgeNode
+from utils.edge.node import EdgeNode
 from utils.message.update import (
     MODES,
     VALUE_BITS,

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 import multiround_dpu
 from tests.script_runs import ROOT, without_time
 from utils.distributed import Group, join
-from utils.edge_node import EdgeNode
+from utils.edge.node import EdgeNode
 from utils.options import UsageError
-from utils.state_file import read_state
+from utils.edge.state_file import read_state
 
 FLAGS = (
     "--dataset digits --hidden_sizes 24 --num_epochs 3 --dataset_size_init 200 --dataset_size_subseq 210 "

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from utils import edge
-from utils.edge_node import EdgeNode
+from utils.edge import program as edge
+from utils.edge.node import EdgeNode
 from utils.message.update import Schema, UpdateFormatError, encode_update
-from utils.state_file import read_state, read_tensors, write_state, write_tensors
+from utils.edge.state_file import read_state, read_tensors, write_state, write_tensors
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = Schema([
@@ -260,7 +260,7 @@ class Forbid:
             raise ImportError(f"the edge node must not import {name}")
 allowed = {"numpy", "constriction", "utils"}
 sys.meta_path.insert(0, Forbid())
-from utils import edge
+from utils.edge import program as edge
 sys.exit(edge.main(sys.argv[1:]))
 """
 

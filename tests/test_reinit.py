@@ -12,8 +12,8 @@ from tests.script_runs import RUNS, SMALL
 from tests.test_folder_names import TINY, name_of
 from tests.test_message import SCHEMA, patched, reseal, same, schemas, states
 from utils.device import denormals
-from utils.edge import main as edge_main
-from utils.edge_node import EdgeNode
+from utils.edge.program import main as edge_main
+from utils.edge.node import EdgeNode
 from utils.link import Coding, Link
 from utils.message.update import UpdateFormatError, base_of, decode_update, encode_update
 from utils.reinit import Reinit, choose, shrink_and_perturb

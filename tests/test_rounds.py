@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from data.arrival import Arrival
-from utils.edge_node import EdgeNode
+from utils.edge.node import EdgeNode
 from utils.flat import sha256
 from utils.link import Link
 from utils.methods import METHODS
@@ -17,7 +17,7 @@ from utils.reinit import Reinit
 from utils.results import COLUMNS
 from utils.rounds import Deployment, Plan, pack, run_rounds, unpack
 from utils.schema import Schema
-from utils.state_file import read_state
+from utils.edge.state_file import read_state
 from utils.message.container import unpack_message
 
 INITIAL = torch.zeros(8)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tests.test_message import SCHEMA, patched, same, schemas
 from utils.message.base import pruned
-from utils.edge_node import EdgeNode
+from utils.edge.node import EdgeNode
 from utils.message.streams import StreamReader, StreamWriter, log2_fixed
 from utils.message.update import (
     VALUE_BITS,

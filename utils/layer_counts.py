@@ -64,7 +64,7 @@ def _parse(text: str, num_rounds: int) -> LayerCounts:
 
 
 def _decode(record: Record) -> LayerCounts:
-    from utils.edge_node import deployed_in_run  # with numpy, which tables do without
+    from utils.edge.node import deployed_in_run  # with numpy, which tables do without
     from utils.message.update import Schema, UpdateFormatError, layer_counts, unpack_message
 
     try:

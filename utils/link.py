@@ -11,12 +11,12 @@ from torch import Tensor
 from utils.checkpoint import CheckpointError
 from utils.message.base import pruned
 from utils.device import denormals
-from utils.edge_node import EdgeNode
+from utils.edge.node import EdgeNode
 from utils.system.files import write_atomic
 from utils.message.update import edge_state, encode_update
 from utils.reinit import shrink_and_perturb
 from utils.schema import Schema
-from utils.state_file import write_state
+from utils.edge.state_file import write_state
 from utils.message.container import checksum
 
 

@@ -12,11 +12,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from utils.edge_node import EdgeNode, deployed_in_run
-from utils.edge_report import REPLAY_HEADER, describe, replay_row
+from utils.edge.node import EdgeNode, deployed_in_run
+from utils.edge.report import REPLAY_HEADER, describe, replay_row
 from utils.message.update import UpdateFormatError, layer_counts, unpack_message
 from utils.system.pipes import reader_left
-from utils.state_file import read_schema, read_state, read_tensors
+from utils.edge.state_file import read_schema, read_state, read_tensors
 from utils.system.terminal import columns
 from utils.message.container import read_sign_key
 

@@ -1,0 +1,1 @@
+"""Who receives the messages: the edge node. Needs no torch."""
