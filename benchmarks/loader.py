@@ -28,7 +28,7 @@ from benchmarks.throughput import describe
 from data.image_files import SUFFIXES, ImageFiles
 from data.streamed import which_are_whole
 from data.streamed_batches import Reader, reading_pool
-from utils.device import describe_device, set_up_device
+from utils.training.device import describe_device, set_up_device
 
 BATCH = 128
 

@@ -34,17 +34,17 @@ from data.batches import Batches
 from data.datasets import load_dataset
 from models import build_model
 from utils.contribution import LocalContribution, select_top
-from utils.device import denormals, set_up_device
+from utils.training.device import denormals, set_up_device
 from utils.flat import FlatParameters
-from utils.optim import FlatOptimizer
-from utils.products import by_onednn, product, product_into
-from utils.recipes import recipe_for
-from utils.training import Trainer
+from utils.training.optim import FlatOptimizer
+from utils.training.products import by_onednn, product, product_into
+from utils.training.recipes import recipe_for
+from utils.training.loop import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 FIRST_STEP = """
-import os, sys, multiround_dpu, utils.training
-utils.training.Trainer._step = lambda *_: os._exit(0)
+import os, sys, multiround_dpu, utils.training.loop
+utils.training.loop.Trainer._step = lambda *_: os._exit(0)
 multiround_dpu.main(sys.argv[1:])
 """
 CPU = torch.device("cpu")

@@ -26,9 +26,9 @@ from benchmarks.loops import BATCH, Loop, bare_loop, conventional_loop, project_
 from benchmarks.targets import STEPS_PER_SECOND, THROUGHPUT
 from data.datasets import load_dataset
 from models import build_model
-from utils.device import describe_device, set_up_device
-from utils.graphs import WARM_UP
-from utils.recipes import DEFAULTS, recipe_for
+from utils.training.device import describe_device, set_up_device
+from utils.training.graphs import WARM_UP
+from utils.training.recipes import DEFAULTS, recipe_for
 
 Rates = dict[str, list[float]]
 

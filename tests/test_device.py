@@ -6,7 +6,7 @@ import torch
 
 import multiround_rpu
 from tests.script_runs import SMALL, start_process
-from utils.device import denormals, set_up_device
+from utils.training.device import denormals, set_up_device
 from utils.link import Base, Coding, Link
 from utils.schema import Schema
 
@@ -57,7 +57,7 @@ def test_all_threads_flush_while_training():
     """In a process of its own: the flag reaches PyTorch's other threads only when they start."""
     code = """
 import numpy, torch
-from utils.device import denormals, set_up_device
+from utils.training.device import denormals, set_up_device
 set_up_device("cpu", "fp32", 4)
 tiny = torch.from_numpy(numpy.full(2**22, 1e-40, numpy.float32))
 tiny.abs().sum()  # as loading a data set does, before training begins

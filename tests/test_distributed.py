@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import multiround_dpu
 from tests.script_runs import ROOT, without_time
-from utils.distributed import Group, join
+from utils.training.distributed import Group, join
 from utils.edge.node import EdgeNode
 from utils.options import UsageError
 from utils.edge.state_file import read_state
@@ -169,7 +169,7 @@ def test_torchrun_starts_the_script_as_it_is(tmp_path):
 def test_differing_processes_are_noticed(tmp_path):
     """Two processes of one group that hold different tensors."""
     code = (
-        "import sys, torch; from utils.distributed import *; group, _ = join('cpu')\n"
+        "import sys, torch; from utils.training.distributed import *; group, _ = join('cpu')\n"
         "try: group.assert_same('numbers', torch.full((2,), float(group.rank)))\n"
         "except ProcessLostError as error: print(error)\n"
         "tensor = torch.ones(2) * (group.rank + 1); group.sum_(tensor); print(tensor.tolist())"

@@ -8,7 +8,7 @@ import pytest
 
 import multiround_dpu
 from data.datasets import load_dataset
-from utils.training import Trainer
+from utils.training.loop import Trainer
 
 GOLDEN = Path(__file__).parent / "golden"
 SIZES = "--dataset_size_init 300 --dataset_size_subseq 400 --max_rounds 2 --num_epochs 4"

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-import utils.products
+import utils.training.products
 from models import build_model
 from utils.flat import FlatParameters
-from utils.gradients import SAMPLED_BELOW, WeightGradients
+from utils.training.linear import SAMPLED_BELOW, WeightGradients
 
 
 def backward(flat: FlatParameters, seed: int) -> None:
@@ -23,7 +23,7 @@ def backward(flat: FlatParameters, seed: int) -> None:
 @pytest.mark.parametrize("name", ["mlp", "vgg", "resnet56"])
 @pytest.mark.parametrize("onednn", [False, True])
 def test_dense_gradients_are_those_of_autograd(name, onednn, monkeypatch):
-    monkeypatch.setattr(utils.products, "by_onednn", lambda: onednn)
+    monkeypatch.setattr(utils.training.products, "by_onednn", lambda: onednn)
     flat = FlatParameters(build_model(name, (1, 8, 8), 4))
     flat.model.eval()
     backward(flat, 1)

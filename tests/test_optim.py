@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from utils.flat import FlatParameters
-from utils.optim import FlatOptimizer
-from utils.recipes import Recipe, recipe_for
+from utils.training.optim import FlatOptimizer
+from utils.training.recipes import Recipe, recipe_for
 
 ADAM = Recipe("adam", lr=5e-3, num_epochs=9, step_factor=0.1)
 SGD = Recipe("sgd", lr=0.05, num_epochs=9, step_factor=None, momentum=0.9, weight_decay=1e-2)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.script_runs import RUNS, SMALL
 from tests.test_folder_names import TINY, name_of
 from tests.test_message import SCHEMA, patched, reseal, same, schemas, states
-from utils.device import denormals
+from utils.training.device import denormals
 from utils.edge.program import main as edge_main
 from utils.edge.node import EdgeNode
 from utils.link import Coding, Link

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.test_methods import ADAM, RATIO, SEED, SGD, PlainRound, assert_same, make_round
 from utils.contribution import num_selected, rewinding_sizes, select_random
 from utils.methods import METHODS, full_update, partial_update, random_update
-from utils.optim import FlatOptimizer
+from utils.training.optim import FlatOptimizer
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from utils.link import Link
 from utils.methods import METHODS
 from utils.message.positions import random_mask
 from utils.system.progress import Bars
-from utils.recipes import recipe_for
+from utils.training.recipes import recipe_for
 from utils.reinit import Reinit
 from utils.results import COLUMNS
 from utils.rounds import Deployment, Plan, pack, run_rounds, unpack

@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-import utils.sample_gradients
+import utils.training.sample_gradients
 from data.batches import Batches
 from models import build_model
 from models.mobilenet import MobileNetV1
 from models.resnet import ResNet
 from utils.contribution import fisher, snip
 from utils.flat import FlatParameters
-from utils.sample_gradients import SampleGradients
+from utils.training.sample_gradients import SampleGradients
 
 MEAN, STD = torch.tensor([0.4]), torch.tensor([0.3])
 
@@ -55,7 +55,7 @@ NETWORKS = dict(networks())
 @pytest.mark.parametrize("at_once", [1, 2**24], ids=["sample by sample", "whole batches"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_sums_are_those_of_one_sample_at_a_time(name, at_once, monkeypatch):
-    monkeypatch.setattr(utils.sample_gradients, "AT_ONCE", at_once)
+    monkeypatch.setattr(utils.training.sample_gradients, "AT_ONCE", at_once)
     torch.manual_seed(3)
     model = NETWORKS[name]()
     batches = samples(11, size=17 if name == "mobilenet" else 8)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from utils.message.positions import draw_mask, sizes_within
-from utils.sample_gradients import SampleGradients
+from utils.training.sample_gradients import SampleGradients
 
 _CACHED = 2**18  # numbers that a processor's cache holds: a vector is gone through in parts of this size
 

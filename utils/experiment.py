@@ -16,8 +16,8 @@ from tqdm import tqdm
 from data.batches import BatchSource
 from data.sources import DatasetError
 from utils.checkpoint import CheckpointError, Checkpoints, state_from_bytes, state_to_bytes
-from utils.device import denormals, set_up_device
-from utils.distributed import Group, ProcessLostError, join
+from utils.training.device import denormals, set_up_device
+from utils.training.distributed import Group, ProcessLostError, join
 from utils.flat import sha256
 from utils.identity import identify, read_key
 from utils.link import Link
@@ -26,12 +26,12 @@ from utils.options import UsageError, speaks
 from utils.system.pipes import reader_left
 from utils.system.progress import Bars, watched_check
 from utils.results import ResultsError, RunFolder, RunResult, describe_run, summarize
-from utils.round_training import RoundTraining
+from utils.training.round import RoundTraining
 from utils.rounds import Deployment, Plan, pack, run_rounds, unpack
 from utils.run_config import headline, make_config
 from utils.schema import Schema
 from utils.setup import first_network, make_batches, make_plan, network_maker, read_dataset
-from utils.training import Trainer
+from utils.training.loop import Trainer
 
 
 def run_script(args: Namespace, command: list[str], fail: Callable[[str], NoReturn]) -> RunResult:

@@ -10,7 +10,7 @@ import torch
 
 from data.arrival import Arrival
 from data.datasets import Dataset, EvaluationSplit, split_validation
-from utils.device import find_device
+from utils.training.device import find_device
 from utils.options import UsageError
 from utils.run_config import folder_name
 from utils.setup import DATA_SETTINGS, count_rounds, read_dataset, with_data_defaults

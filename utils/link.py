@@ -10,7 +10,7 @@ from torch import Tensor
 
 from utils.checkpoint import CheckpointError
 from utils.message.base import pruned
-from utils.device import denormals
+from utils.training.device import denormals
 from utils.edge.node import EdgeNode
 from utils.system.files import write_atomic
 from utils.message.update import edge_state, encode_update

@@ -30,7 +30,7 @@ from utils.contribution import (
     select_random,
     snip,
 )
-from utils.round_training import FULL_UPDATING, SPARSE_FINE_TUNING, RoundTraining
+from utils.training.round import FULL_UPDATING, SPARSE_FINE_TUNING, RoundTraining
 
 # (the round after step 1, what was accumulated in it) -> score of each weight that may change; the largest are selected
 Score = Callable[[RoundTraining, Tensor | None], Tensor]

@@ -10,7 +10,7 @@ from typing import NoReturn
 from utils import argument_types, deployment
 from utils.argument_types import whole
 from utils.message.base import WAYS
-from utils.recipes import DEFAULTS
+from utils.training.recipes import DEFAULTS
 from utils.reinit import PARAMETERS, STRATEGIES, choose
 
 MODELS = tuple(DEFAULTS)

@@ -1,6 +1,6 @@
 """What the paper's table holds: its rows as commands of the scripts, its settings and its published figures."""
 
-from utils.recipes import DEFAULTS
+from utils.training.recipes import DEFAULTS
 
 # Row -> script, its flags; K stands for the model's updating ratio.
 ROWS = {

@@ -13,11 +13,11 @@ from data.batches import BatchSource
 from utils.link import Base, Coding, Delivery, Link
 from utils.methods import Method
 from utils.system.progress import Bars
-from utils.recipes import Recipe
+from utils.training.recipes import Recipe
 from utils.reinit import Reinit
 from utils.results import TOP5_COLUMNS, describe_round, formula_bytes
-from utils.round_training import RoundTraining
-from utils.training import Trainer
+from utils.training.round import RoundTraining
+from utils.training.loop import Trainer
 
 
 @dataclass(frozen=True)

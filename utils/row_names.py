@@ -6,7 +6,7 @@ import multiround_dpu
 from utils import paper
 from utils.commands import parser_of, script_of
 from utils.pairing import FULL
-from utils.recipes import DEFAULTS
+from utils.training.recipes import DEFAULTS
 from utils.run_records import Record
 
 # Settings that are in columns of their own, shared by all rows, or of the machine.

@@ -12,7 +12,7 @@ import torch
 
 from data.datasets import Dataset, EvaluationSplit
 from utils.message.base import num_deployed
-from utils.device import describe_device
+from utils.training.device import describe_device
 from utils.flat import FlatParameters
 from utils.rounds import Plan
 

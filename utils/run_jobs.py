@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from utils.commands import Command, has_one_step
 from utils.system.processes import end_with_parent
-from utils.recipes import DEFAULTS
+from utils.training.recipes import DEFAULTS
 
 ROOT = Path(__file__).resolve().parents[1]
 _POLL = 0.2  # seconds between looks at the processes

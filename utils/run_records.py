@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from utils.recipes import DEFAULTS
+from utils.training.recipes import DEFAULTS
 from utils.results import ResultsError, RunFolder
 
 # What tables count; older versions of the scripts left some of it empty.

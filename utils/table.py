@@ -140,7 +140,7 @@ def _on_cpu(rest: list[list[str]]) -> bool:
     for piece in rest:
         if flag_of(piece) == "device" and (piece[0].partition("=")[2] or piece[-1]) != "auto":
             return (piece[0].partition("=")[2] or piece[-1]) == "cpu"
-    from utils.device import find_device  # with torch, which takes seconds, so only where a device has to be found
+    from utils.training.device import find_device  # with torch, which takes seconds, so only where a device has to be found
 
     return find_device("auto").type == "cpu"
 

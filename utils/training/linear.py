@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.flat import FlatParameters
-from utils.products import product, product_into, replaced
+from utils.training.products import product, product_into, replaced
 
 # A sampled gradient moves 2 numbers for each product, a dense one hardly any: below this share it is faster.
 SAMPLED_BELOW = 0.04

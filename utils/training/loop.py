@@ -11,11 +11,11 @@ from torch import Tensor
 from data.batches import BatchSource
 from data.seeding import torch_generator
 from utils.contribution import Accumulator
-from utils.distributed import Group
+from utils.training.distributed import Group
 from utils.flat import FlatParameters
-from utils.graphs import Graphed, GraphedSteps
-from utils.optim import FlatOptimizer
-from utils.products import by_product, replaced
+from utils.training.graphs import Graphed, GraphedSteps
+from utils.training.optim import FlatOptimizer
+from utils.training.products import by_product, replaced
 
 
 class Trainer:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from utils.flat import FlatParameters
-from utils.gradients import WeightGradients
-from utils.recipes import Recipe
+from utils.training.linear import WeightGradients
+from utils.training.recipes import Recipe
 
 
 class FlatOptimizer:
