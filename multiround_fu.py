@@ -3,10 +3,10 @@
 
 from typing import TYPE_CHECKING
 
-from utils.script import run
+from utils.run.script import run
 
 if TYPE_CHECKING:
-    from utils.results import RunResult
+    from utils.run.results import RunResult
 
 MODES = ("same_init", "last_round", "diff_init", "pruning")
 

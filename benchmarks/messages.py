@@ -21,7 +21,7 @@ import numpy as np
 from utils.message.base import pruned
 from utils.edge.node import EdgeNode
 from utils.message.update import VALUE_BITS, Schema, Update, base_of, decode_update, encode_update
-from utils.results import binary_entropy, formula_bytes
+from utils.run.results import binary_entropy, formula_bytes
 from utils.edge.state_file import read_state
 from utils.system.terminal import columns
 

@@ -156,7 +156,7 @@ def round_(folder: Path, repeats: int) -> None:
             setattr(Trainer, name, timed(name))
         try:
             clock = {}
-            import utils.experiment as experiment
+            import utils.run.experiment as experiment
 
             rounds = experiment.run_rounds
             experiment.run_rounds = lambda *a: clock.update(rounds=seconds(lambda: rounds(*a)))

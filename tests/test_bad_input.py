@@ -26,7 +26,7 @@ import multiround_dpu
 import multiround_fu
 import multiround_rpu
 from tests.made_up_data import made_up_arrays, write_npz
-from utils.options import build_parser, parse
+from utils.run.options import build_parser, parse
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {"dpu": multiround_dpu, "rpu": multiround_rpu, "fu": multiround_fu}
@@ -59,7 +59,7 @@ def refusal(tmp_path, monkeypatch, capfd, machine_settings):
     def run(script, flags, leaves=()):
         before = files_in(tmp_path)
         with monkeypatch.context() as patch:
-            patch.setattr("utils.experiment.run_rounds", lambda *_, **__: pytest.fail("the work has begun"))
+            patch.setattr("utils.run.experiment.run_rounds", lambda *_, **__: pytest.fail("the work has begun"))
             with pytest.raises(SystemExit) as stop:
                 SCRIPTS[script].main(shlex.split(f"{SMALL} {flags}"))
         out, err = capfd.readouterr()
@@ -226,7 +226,7 @@ def test_network_too_large_for_the_memory(refusal, monkeypatch):
     def build_model(*_, **__):  # made up: on some machines asking for too much memory ends the process
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory\nframe #0")
 
-    monkeypatch.setattr("utils.setup.build_model", build_model)
+    monkeypatch.setattr("utils.run.plan.build_model", build_model)
     line = refusal("dpu", "--hidden_sizes 1000000 1000000")
     assert "--model: mlp is too large for this machine ([enforce fail] DefaultCPUAllocator" in line
 

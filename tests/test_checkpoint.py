@@ -6,7 +6,7 @@ from collections import OrderedDict
 import pytest
 import torch
 
-from utils.checkpoint import CheckpointError, Checkpoints, read_checkpoint
+from utils.run.checkpoint import CheckpointError, Checkpoints, read_checkpoint
 
 
 def state(number):

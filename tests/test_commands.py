@@ -5,7 +5,7 @@ import shlex
 import pytest
 
 from utils.commands import SCRIPTS, ablation_commands, paper_commands, split_flags
-from utils.options import UsageError
+from utils.run.options import UsageError
 from utils.table import main
 
 

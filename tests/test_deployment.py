@@ -14,7 +14,7 @@ from utils.edge.program import main as edge_main
 from utils.edge.node import EdgeNode, deployed_in_run
 from utils.layer_counts import read_layer_counts
 from utils.message.update import unpack_message
-from utils.results import formula_bytes
+from utils.run.results import formula_bytes
 from utils.row_names import row_name
 from utils.run_records import read_record
 from utils.edge.state_file import read_state

@@ -17,7 +17,7 @@ from models import build_model
 from tests.image_trees import made_up_images, write_tree
 from tests.script_runs import start_process, weights_of, without_time
 from tests.test_resume import SUICIDE
-from utils.checkpoint import Checkpoints
+from utils.run.checkpoint import Checkpoints
 from utils.rounds import Deployment, unpack
 
 FLAGS = (

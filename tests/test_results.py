@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from utils.system.files import write_atomic
-from utils.results import COLUMNS, RunFolder, describe_round, describe_run, formula_bytes, summarize
+from utils.run.results import COLUMNS, RunFolder, describe_round, describe_run, formula_bytes, summarize
 
 ROWS = [
     {

@@ -13,8 +13,8 @@ from tests.script_runs import ROOT, RUNS, SMALL, start_process, weights_of, with
 # The process kills itself with SIGKILL right after (or in the middle of) its n-th checkpoint.
 SUICIDE = """
 import os, signal, sys
-from utils.checkpoint import Checkpoints
-import utils.checkpoint, multiround_dpu
+from utils.run.checkpoint import Checkpoints
+import utils.run.checkpoint, multiround_dpu
 moment, number = sys.argv[1], int(sys.argv[2])
 save, count = Checkpoints.save, 0
 def dying_save(self, state):
@@ -144,7 +144,7 @@ def test_lost_message_of_a_saved_round_is_named(tmp_path, capsys, damage):
 def test_checkpoint_of_another_version_is_named(tmp_path, capsys, monkeypatch):
     flags = [*RUNS["dpu"][1].split(), *SMALL, "--output_dir", str(tmp_path), "--checkpoint_interval", "0"]
     start_process("after", "9", *flags, code=SUICIDE).communicate(timeout=120)
-    monkeypatch.setattr("utils.checkpoint.FORMAT", 99)
+    monkeypatch.setattr("utils.run.checkpoint.FORMAT", 99)
     with pytest.raises(SystemExit):
         multiround_dpu.main(flags)
     assert "another version" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from utils.message.positions import random_mask
 from utils.system.progress import Bars
 from utils.training.recipes import recipe_for
 from utils.reinit import Reinit
-from utils.results import COLUMNS
+from utils.run.results import COLUMNS
 from utils.rounds import Deployment, Plan, pack, run_rounds, unpack
 from utils.schema import Schema
 from utils.edge.state_file import read_state

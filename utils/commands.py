@@ -11,7 +11,7 @@ import multiround_dpu
 import multiround_fu
 import multiround_rpu
 from utils import paper
-from utils.options import UsageError, build_parser, parse
+from utils.run.options import UsageError, build_parser, parse
 from utils.training.recipes import DEFAULTS
 
 SCRIPTS = {f"{module.__name__}.py": module for module in (multiround_dpu, multiround_rpu, multiround_fu)}

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.checkpoint import CheckpointError
+from utils.run.checkpoint import CheckpointError
 from utils.message.base import pruned
 from utils.training.device import denormals
 from utils.edge.node import EdgeNode

@@ -15,7 +15,7 @@ from utils.methods import Method
 from utils.system.progress import Bars
 from utils.training.recipes import Recipe
 from utils.reinit import Reinit
-from utils.results import TOP5_COLUMNS, describe_round, formula_bytes
+from utils.run.results import TOP5_COLUMNS, describe_round, formula_bytes
 from utils.training.round import RoundTraining
 from utils.training.loop import Trainer
 

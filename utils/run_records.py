@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.training.recipes import DEFAULTS
-from utils.results import ResultsError, RunFolder
+from utils.run.results import ResultsError, RunFolder
 
 # What tables count; older versions of the scripts left some of it empty.
 _NEEDED = ("round", "num_samples", "served_test_acc", "sent", "message_bytes", "formula_bytes")

@@ -7,7 +7,7 @@ from pathlib import Path
 from data.sources import DatasetError
 from utils.collate import Row, make_row, notes_on
 from utils.commands import Command
-from utils.options import UsageError
+from utils.run.options import UsageError
 from utils.run_jobs import Failure, Interrupted, Job, run_all
 from utils.run_records import NotUsable, Record, read_record
 
@@ -43,7 +43,7 @@ def list_commands(commands: Sequence[Command]) -> None:
 
 def _locate(commands: Sequence[Command], download: bool) -> list[Job]:
     settings = [command.settings for command in commands]
-    from utils.identity import find_runs  # with torch, which takes seconds, so only once all flags are right
+    from utils.run.identity import find_runs  # with torch, which takes seconds, so only once all flags are right
 
     return [Job(command, *run) for command, run in zip(commands, find_runs(settings, download), strict=True)]
 

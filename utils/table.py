@@ -11,7 +11,7 @@ from pathlib import Path
 
 from utils import paper
 from utils.commands import ablation_commands, flag_of, paper_commands, split_flags
-from utils.options import Parser, UsageError, check_folder
+from utils.run.options import Parser, UsageError, check_folder
 from utils.system.pipes import reader_left
 from utils.present import FORMATS, present, present_sweep
 from utils.run_records import NotUsable, find_run_folders, read_record

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from utils.flat import sha256
-from utils.options import UsageError
+from utils.run.options import UsageError
 
 # How long one process may keep the others waiting, as rank 0 does while it writes. By gloo a dead one is noticed at
 # once; NCCL does not notice, there torchrun stops the others.

@@ -3,10 +3,10 @@
 import sys
 from typing import TYPE_CHECKING
 
-from utils.options import build_parser, interrupted, parse
+from utils.run.options import build_parser, interrupted, parse
 
 if TYPE_CHECKING:
-    from utils.results import RunResult
+    from utils.run.results import RunResult
 
 
 def run(prog: str, description: str, modes: tuple[str, ...], argv: list[str] | None) -> "RunResult":
@@ -18,7 +18,7 @@ def run(prog: str, description: str, modes: tuple[str, ...], argv: list[str] | N
     parser = build_parser(prog, description, modes)
     args = parse(parser, argv)
     try:
-        from utils.experiment import run_script  # torch is loaded only once the command line is right
+        from utils.run.experiment import run_script  # torch is loaded only once the command line is right
 
         return run_script(args, [prog, *argv], parser.error)
     except KeyboardInterrupt:

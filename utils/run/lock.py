@@ -8,8 +8,8 @@ try:
 except ImportError:  # Windows has no such locks
     fcntl = None
 
-from utils.options import UsageError
-from utils.results import LOCK, RunFolder
+from utils.run.options import UsageError
+from utils.run.results import LOCK, RunFolder
 
 
 @contextlib.contextmanager

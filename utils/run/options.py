@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from utils import argument_types, deployment
-from utils.argument_types import whole
+from utils.run.argument_types import whole
 from utils.message.base import WAYS
 from utils.training.recipes import DEFAULTS
 from utils.reinit import PARAMETERS, STRATEGIES, choose

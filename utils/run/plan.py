@@ -18,7 +18,7 @@ from utils.contribution import num_selected
 from utils.message.base import num_deployed
 from utils.flat import FlatParameters
 from utils.methods import METHODS, full_update, partial_update, random_update
-from utils.options import UsageError, check_sizes, uses_batch_norm
+from utils.run.options import UsageError, check_sizes, uses_batch_norm
 from utils.training.recipes import Recipe, recipe_for
 from utils.reinit import Reinit
 from utils.rounds import Plan, Way
