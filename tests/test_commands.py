@@ -4,9 +4,9 @@ import shlex
 
 import pytest
 
-from utils.commands import SCRIPTS, ablation_commands, paper_commands, split_flags
+from utils.table.commands import SCRIPTS, ablation_commands, paper_commands, split_flags
 from utils.run.options import UsageError
-from utils.table import main
+from utils.table.program import main
 
 
 def of_paper(model, flags="", seeds=("1",), on_cpu=True):
@@ -101,7 +101,7 @@ def test_methods_can_be_swept_and_chosen():
 
 
 def test_every_flag_of_every_script_is_swept_or_refused():
-    from utils.commands import parser_of
+    from utils.table.commands import parser_of
 
     for script, module in SCRIPTS.items():
         for action in parser_of(script)._actions:
@@ -157,7 +157,7 @@ def test_split_flags():
 def test_bad_input_is_one_line_before_anything_starts(tmp_path, monkeypatch, capsys, flags, needed):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("in the way")
-    monkeypatch.setattr("utils.sweep.run_all", lambda *_: pytest.fail("the work has begun"))
+    monkeypatch.setattr("utils.table.sweep.run_all", lambda *_: pytest.fail("the work has begun"))
     with pytest.raises(SystemExit) as stop:
         main(flags.split())
     out, err = capsys.readouterr()

@@ -12,11 +12,11 @@ from tests.script_runs import NUM_WEIGHTS, SMALL
 from utils.message.base import choose, num_deployed, pruned
 from utils.edge.program import main as edge_main
 from utils.edge.node import EdgeNode, deployed_in_run
-from utils.layer_counts import read_layer_counts
+from utils.table.layers import read_layer_counts
 from utils.message.update import unpack_message
 from utils.run.results import formula_bytes
-from utils.row_names import row_name
-from utils.run_records import read_record
+from utils.table.names import row_name
+from utils.table.records import read_record
 from utils.edge.state_file import read_state
 
 SPARSE = ("sparse", "sparse_gcpu", "sparse_rpu", "sparse_fu")

@@ -6,12 +6,12 @@ import pytest
 
 from tests.made_up_runs import make_run
 from tests.script_runs import NUM_WEIGHTS
-from utils.collate import collate, make_row
-from utils.export import export, without_paths
-from utils.layer_counts import LayerCounts, as_csv, read_layer_counts
-from utils.plots import _style, accuracy_figure, bytes_figure, layers_figure, save_plots, sweep_figure
-from utils.run_records import NotUsable, find_run_folders, read_record
-from utils.table import main
+from utils.table.collate import collate, make_row
+from utils.table.export import export, without_paths
+from utils.table.layers import LayerCounts, as_csv, read_layer_counts
+from utils.table.plots import _style, accuracy_figure, bytes_figure, layers_figure, save_plots, sweep_figure
+from utils.table.records import NotUsable, find_run_folders, read_record
+from utils.table.program import main
 
 
 def group_in(folder):

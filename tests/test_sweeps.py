@@ -16,8 +16,8 @@ import multiround_dpu
 from tests.made_up_runs import make_run
 from tests.script_runs import ROOT, start_process, weights_of, without_time
 from tests.test_resume import wait_for_progress
-from utils.run_jobs import Failure, Job, Progress
-from utils.table import main
+from utils.table.jobs import Failure, Job, Progress
+from utils.table.program import main
 
 SMALL = (
     "--dataset digits --hidden_sizes 24 --num_epochs 2 --dataset_size_init 200 --dataset_size_subseq 400 "
@@ -56,7 +56,7 @@ def test_run_makes_every_row_and_the_table(finished):
 
 def test_what_is_there_is_not_run_again(finished, capsys, monkeypatch):
     out, text, _ = finished
-    monkeypatch.setattr("utils.run_jobs._start", lambda _: pytest.fail("a run was started"))
+    monkeypatch.setattr("utils.table.jobs._start", lambda _: pytest.fail("a run was started"))
     flags = ["--run", "mlp", "--seeds", "1", *SMALL, "--output_dir", str(out / "runs")]
     main(flags)
     assert capsys.readouterr().out == text

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from tests.made_up_runs import make_run
 from tests.script_runs import ROOT
-from utils.collate import Stat, collate
-from utils.run_records import find_run_folders, read_record
-from utils.table import main
+from utils.table.collate import Stat, collate
+from utils.table.records import find_run_folders, read_record
+from utils.table.program import main
 
 
 @pytest.fixture
@@ -299,5 +299,5 @@ def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, flags, needed):
 
 
 def test_tables_need_no_torch():
-    code = "import sys, utils.table; sys.exit(any(name in sys.modules for name in ('torch', 'matplotlib')))"
+    code = "import sys, utils.table.program; sys.exit(any(name in sys.modules for name in ('torch', 'matplotlib')))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

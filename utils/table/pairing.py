@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from utils.run_records import Record
+from utils.table.records import Record
 
 FULL = "same_init"  # the full updating that all others are compared with
 

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from utils.commands import flag_of, split_flags
+from utils.table.commands import flag_of, split_flags
 from utils.system.files import write_atomic
-from utils.layer_counts import FILE, as_csv, read_layer_counts
-from utils.run_records import Record
+from utils.table.layers import FILE, as_csv, read_layer_counts
+from utils.table.records import Record
 
 _PLACES = ("dataset_dir", "output_dir", "model_dir", "sign_key")  # flags that say where something lies
 _MACHINE = ("platform",)

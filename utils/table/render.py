@@ -5,11 +5,11 @@ import io
 import math
 from collections.abc import Sequence
 
-from utils import paper
-from utils.collate import Group, Row, Stat
-from utils.pairing import describe_model
-from utils.row_names import row_name
-from utils.run_records import Record
+from utils.table import paper
+from utils.table.collate import Group, Row, Stat
+from utils.table.pairing import describe_model
+from utils.table.names import row_name
+from utils.table.records import Record
 from utils.system.terminal import aligned
 
 HEADER = ("method", "k", "epochs", "n", "to FU, points", "paper", "served, %", "bytes / FU", "formula / FU")

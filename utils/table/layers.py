@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.system.files import write_atomic
-from utils.run_records import NotUsable, Record
+from utils.table.records import NotUsable, Record
 
 COLUMNS = ("round", "layer", "weights", "updated")
 FILE = "layers.csv"

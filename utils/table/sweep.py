@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.sources import DatasetError
-from utils.collate import Row, make_row, notes_on
-from utils.commands import Command
+from utils.table.collate import Row, make_row, notes_on
+from utils.table.commands import Command
 from utils.run.options import UsageError
-from utils.run_jobs import Failure, Interrupted, Job, run_all
-from utils.run_records import NotUsable, Record, read_record
+from utils.table.jobs import Failure, Interrupted, Job, run_all
+from utils.table.records import NotUsable, Record, read_record
 
 
 def find_jobs(commands: Sequence[Command]) -> list[Job]:

@@ -5,9 +5,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from utils.pairing import FULL, Pair, describe_model, find_pair
-from utils.row_names import published, rank, row_key
-from utils.run_records import Record
+from utils.table.pairing import FULL, Pair, describe_model, find_pair
+from utils.table.names import published, rank, row_key
+from utils.table.records import Record
 
 
 @dataclass(frozen=True)

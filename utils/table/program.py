@@ -9,13 +9,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils import paper
-from utils.commands import ablation_commands, flag_of, paper_commands, split_flags
+from utils.table import paper
+from utils.table.commands import ablation_commands, flag_of, paper_commands, split_flags
 from utils.run.options import Parser, UsageError, check_folder
 from utils.system.pipes import reader_left
-from utils.present import FORMATS, present, present_sweep
-from utils.run_records import NotUsable, find_run_folders, read_record
-from utils.sweep import find_jobs, list_commands, read_finished, run_missing, sweep_rows
+from utils.table.output import FORMATS, present, present_sweep
+from utils.table.records import NotUsable, find_run_folders, read_record
+from utils.table.sweep import find_jobs, list_commands, read_finished, run_missing, sweep_rows
 
 _SWEEP_FLAGS = ("mode", "seeds", "jobs", "dry_run", "quiet")
 

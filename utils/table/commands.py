@@ -10,7 +10,7 @@ from typing import Any
 import multiround_dpu
 import multiround_fu
 import multiround_rpu
-from utils import paper
+from utils.table import paper
 from utils.run.options import UsageError, build_parser, parse
 from utils.training.recipes import DEFAULTS
 

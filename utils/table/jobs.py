@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from utils.commands import Command, has_one_step
+from utils.table.commands import Command, has_one_step
 from utils.system.processes import end_with_parent
 from utils.training.recipes import DEFAULTS
 

@@ -3,11 +3,11 @@
 from functools import cache
 
 import multiround_dpu
-from utils import paper
-from utils.commands import parser_of, script_of
-from utils.pairing import FULL
+from utils.table import paper
+from utils.table.commands import parser_of, script_of
+from utils.table.pairing import FULL
 from utils.training.recipes import DEFAULTS
-from utils.run_records import Record
+from utils.table.records import Record
 
 # Settings that are in columns of their own, shared by all rows, or of the machine.
 _NOT_IN_NAME = {

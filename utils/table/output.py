@@ -5,11 +5,11 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from utils.collate import Row, collate
+from utils.table.collate import Row, collate
 from utils.system.files import write_atomic
 from utils.system.pipes import show
-from utils.render import render, render_rounds, render_sweep, sweep_title
-from utils.run_records import NotUsable, Record
+from utils.table.render import render, render_rounds, render_sweep, sweep_title
+from utils.table.records import NotUsable, Record
 
 FORMATS = {"text": "table.txt", "markdown": "table.md", "csv": "table.csv"}  # and the files that hold them
 
@@ -32,7 +32,7 @@ def present(args: Namespace, records: Sequence[Record], left_out: Sequence[str])
     if args.export:
         _export(records, args.export)
     if args.out:
-        from utils.plots import save_plots  # with matplotlib, which takes a second
+        from utils.table.plots import save_plots  # with matplotlib, which takes a second
 
         _write_tables(args.out, rendered)
         for number, group in enumerate(groups, start=1):
@@ -44,7 +44,7 @@ def present(args: Namespace, records: Sequence[Record], left_out: Sequence[str])
 
 def present_sweep(args: Namespace, flag: str, rows: Sequence[Row], notes: Sequence[str]) -> None:
     """Print the table of a sweep, and write it with its plot into --out."""
-    from utils.plots import sweep_figure
+    from utils.table.plots import sweep_figure
 
     def rendered(form: str) -> str:
         return render_sweep(flag, rows, notes, form)
@@ -66,7 +66,7 @@ def _write_tables(folder: Path, rendered: Callable[[str], str]) -> None:
 
 
 def _export(records: Sequence[Record], to: Path) -> None:
-    from utils.export import export
+    from utils.table.export import export
 
     for record in {record.folder: record for record in records}.values():
         try:
