@@ -12,7 +12,7 @@ import torch
 import multiround_dpu
 import multiround_fu
 import multiround_rpu
-from data.file_list import CACHE
+from data.streaming.file_list import CACHE
 from models import build_model
 from tests.image_trees import made_up_images, write_tree
 from tests.script_runs import start_process, weights_of, without_time

@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
-from data import streamed
+from data.streaming import folder as streamed
 from data.datasets import load_dataset, split_validation
-from data.file_list import CACHE
-from data.image_files import MEAN, STD, ImageFiles, decode
-from data.imagenet import DEVKIT
+from data.streaming.file_list import CACHE
+from data.streaming.image_files import MEAN, STD, ImageFiles, decode
+from data.streaming.imagenet import DEVKIT
 from data.seeding import torch_generator
 from data.sources import DatasetError
-from data.streamed import Streaming
-from data.streamed_batches import Reader, StreamedBatches, reading_pool
-from data.workers import Pool
+from data.streaming.folder import Streaming
+from data.streaming.batches import Reader, StreamedBatches, reading_pool
+from data.streaming.workers import Pool
 from tests.image_trees import WNIDS, made_up_images, write_devkit, write_tree
 
 SMALL = Streaming(image_size=20)
@@ -63,7 +63,7 @@ def age(root):
 @pytest.fixture
 def walks(monkeypatch):
     """Counts how often the folders are walked through, and collects the files that are checked."""
-    import data.file_list as file_list
+    import data.streaming.file_list as file_list
 
     seen = {"walks": 0, "checked": []}
 

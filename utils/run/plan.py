@@ -12,7 +12,7 @@ from data.arrival import Arrival
 from data.batches import Batches, BatchSource
 from data.datasets import Dataset, EvaluationSplit, Streaming, default_validation_size, load_dataset
 from data.seeding import derive_seed
-from data.streamed_batches import StreamedBatches, reading_pool
+from data.streaming.batches import StreamedBatches, reading_pool
 from models import build_model
 from utils.contribution import num_selected
 from utils.message.base import num_deployed

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from data.batches import Batch, BatchSource
-from data.image_files import ImageFiles, decode, reason
+from data.streaming.image_files import ImageFiles, decode, reason
 from data.sources import DatasetError
-from data.workers import Pool
+from data.streaming.workers import Pool
 
 Request = tuple[ImageFiles, Tensor | None]  # files, and a seed for each, int64 (B,); None: not augmented
 

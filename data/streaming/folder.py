@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data.file_list import FileList, list_files, save
-from data.image_files import ImageFiles, why_broken
-from data.imagenet import validation_classes
+from data.streaming.file_list import FileList, list_files, save
+from data.streaming.image_files import ImageFiles, why_broken
+from data.streaming.imagenet import validation_classes
 from data.sources import DatasetError, answering, split_folders
 
 _AT_ONCE = 64  # files that a worker checks before it reports
@@ -109,7 +109,7 @@ def _check(root: Path, tops: Sequence[str], files: FileList, unknown: np.ndarray
     """Decode the files `unknown`, note in `files.whole` which of them do, and write that down."""
     if not len(unknown):
         return
-    from data.workers import Pool  # torch's loader, where there is something to do
+    from data.streaming.workers import Pool  # torch's loader, where there is something to do
 
     parts = [unknown[start : start + _AT_ONCE] for start in range(0, len(unknown), _AT_ONCE)]
     requests = (ImageFiles(str(root), files.paths[part], files.sizes[part]) for part in parts)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.image_files import SUFFIXES
+from data.streaming.image_files import SUFFIXES
 from utils.system.files import replacing
 
 CACHE = "dpu_files.npz"  # in the folder of the images

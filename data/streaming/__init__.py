@@ -1,0 +1,1 @@
+"""Image folders that are read while the network trains."""
