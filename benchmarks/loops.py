@@ -10,11 +10,11 @@ from torch.utils.data import DataLoader, Dataset
 from data.batches import Batches
 from models.mlp import MLP
 from utils.contribution import LocalContribution
-from utils.training.device import denormals
 from utils.flat import FlatParameters
+from utils.training.device import denormals
 from utils.training.graphs import Graphed
-from utils.training.optim import FlatOptimizer
 from utils.training.loop import Trainer
+from utils.training.optim import FlatOptimizer
 
 BATCH = 128
 Loop = Callable[[], None]

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.message.base import pruned
 from utils.edge.node import EdgeNode
+from utils.edge.state_file import read_state
+from utils.message.base import pruned
 from utils.message.update import VALUE_BITS, Schema, Update, base_of, decode_update, encode_update
 from utils.run.results import binary_entropy, formula_bytes
-from utils.edge.state_file import read_state
 from utils.system.terminal import columns
 
 # By model: positions / entropy; everything / formula at 32, 6 and 4 bits; seconds to encode and to decode.

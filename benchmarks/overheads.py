@@ -34,12 +34,12 @@ from data.batches import Batches
 from data.datasets import load_dataset
 from models import build_model
 from utils.contribution import LocalContribution, select_top
-from utils.training.device import denormals, set_up_device
 from utils.flat import FlatParameters
+from utils.training.device import denormals, set_up_device
+from utils.training.loop import Trainer
 from utils.training.optim import FlatOptimizer
 from utils.training.products import by_onednn, product, product_into
 from utils.training.recipes import recipe_for
-from utils.training.loop import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 FIRST_STEP = """

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from data.streaming.image_files import MEAN, STD, ImageFiles
 from data.seeding import frozen_generator
 from data.sources import PUBLISHED_CLASSES, DatasetError, read_digits, read_folder, read_npz, read_published
 from data.streaming.folder import Streaming, read_streamed
+from data.streaming.image_files import MEAN, STD, ImageFiles
 
 NAMES = (*PUBLISHED_CLASSES, "digits", "imagenet")
 MAX_CLASSES = 65_536  # a larger label is a damaged file, not a class

@@ -9,15 +9,15 @@ import torch
 import multiround_fu
 import multiround_rpu
 from tests.script_runs import NUM_WEIGHTS, SMALL
-from utils.message.base import choose, num_deployed, pruned
-from utils.edge.program import main as edge_main
 from utils.edge.node import EdgeNode, deployed_in_run
-from utils.table.layers import read_layer_counts
+from utils.edge.program import main as edge_main
+from utils.edge.state_file import read_state
+from utils.message.base import choose, num_deployed, pruned
 from utils.message.update import unpack_message
 from utils.run.results import formula_bytes
+from utils.table.layers import read_layer_counts
 from utils.table.names import row_name
 from utils.table.records import read_record
-from utils.edge.state_file import read_state
 
 SPARSE = ("sparse", "sparse_gcpu", "sparse_rpu", "sparse_fu")
 KEPT = NUM_WEIGHTS - int(0.5 * NUM_WEIGHTS)  # 888

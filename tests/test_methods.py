@@ -14,11 +14,11 @@ from models import build_model
 from utils.contribution import LocalContribution
 from utils.flat import FlatParameters
 from utils.methods import METHODS, full_update, mask_seed, partial_update, random_update
-from utils.training.optim import FlatOptimizer
 from utils.system.progress import Bars
+from utils.training.loop import Trainer
+from utils.training.optim import FlatOptimizer
 from utils.training.recipes import Recipe
 from utils.training.round import FULL_UPDATING, SPARSE_FINE_TUNING, RoundTraining
-from utils.training.loop import Trainer
 
 ADAM = Recipe("adam", lr=5e-3, num_epochs=4, step_factor=0.1)
 SGD = Recipe("sgd", lr=0.1, num_epochs=4, step_factor=None, momentum=0.9, weight_decay=1e-2)

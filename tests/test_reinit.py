@@ -8,16 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.message.test_message import SCHEMA, patched, reseal, same, schemas, states
+from tests.run.test_folder_names import TINY, name_of
 from tests.script_runs import RUNS, SMALL
-from tests.test_folder_names import TINY, name_of
-from tests.test_message import SCHEMA, patched, reseal, same, schemas, states
-from utils.training.device import denormals
-from utils.edge.program import main as edge_main
 from utils.edge.node import EdgeNode
+from utils.edge.program import main as edge_main
 from utils.link import Coding, Link
+from utils.message.container import unpack_message
 from utils.message.update import UpdateFormatError, base_of, decode_update, encode_update
 from utils.reinit import Reinit, choose, shrink_and_perturb
-from utils.message.container import unpack_message
+from utils.training.device import denormals
 
 NONE = {"reinit_every": None, "shrink": None, "perturb": None}
 

@@ -7,18 +7,18 @@ import torch
 
 from data.arrival import Arrival
 from utils.edge.node import EdgeNode
+from utils.edge.state_file import read_state
 from utils.flat import sha256
 from utils.link import Link
-from utils.methods import METHODS
+from utils.message.container import unpack_message
 from utils.message.positions import random_mask
+from utils.methods import METHODS
+from utils.reinit import Reinit
+from utils.rounds import Deployment, Plan, pack, run_rounds, unpack
+from utils.run.results import COLUMNS
+from utils.schema import Schema
 from utils.system.progress import Bars
 from utils.training.recipes import recipe_for
-from utils.reinit import Reinit
-from utils.run.results import COLUMNS
-from utils.rounds import Deployment, Plan, pack, run_rounds, unpack
-from utils.schema import Schema
-from utils.edge.state_file import read_state
-from utils.message.container import unpack_message
 
 INITIAL = torch.zeros(8)
 SCHEMA = Schema([("fc.weight", "weight", (2, 3)), ("fc.bias", "rest", (2,))])

@@ -13,8 +13,8 @@ import multiround_rpu
 from data.datasets import load_dataset, split_validation
 from models import build_model
 from tests.script_runs import NUM_WEIGHTS, ROOT, RUNS, SMALL, start_process, weights_of, without_time
-from utils.edge.program import main as edge_main
 from utils.edge.node import EdgeNode
+from utils.edge.program import main as edge_main
 from utils.edge.state_file import read_state
 from utils.message.container import unpack_message
 

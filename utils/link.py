@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.run.checkpoint import CheckpointError
-from utils.message.base import pruned
-from utils.training.device import denormals
 from utils.edge.node import EdgeNode
-from utils.system.files import write_atomic
+from utils.edge.state_file import write_state
+from utils.message.base import pruned
+from utils.message.container import checksum
 from utils.message.update import edge_state, encode_update
 from utils.reinit import shrink_and_perturb
+from utils.run.checkpoint import CheckpointError
 from utils.schema import Schema
-from utils.edge.state_file import write_state
-from utils.message.container import checksum
+from utils.system.files import write_atomic
+from utils.training.device import denormals
 
 
 @dataclass(frozen=True)

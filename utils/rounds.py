@@ -12,12 +12,12 @@ from data.arrival import Arrival
 from data.batches import BatchSource
 from utils.link import Base, Coding, Delivery, Link
 from utils.methods import Method
-from utils.system.progress import Bars
-from utils.training.recipes import Recipe
 from utils.reinit import Reinit
 from utils.run.results import TOP5_COLUMNS, describe_round, formula_bytes
-from utils.training.round import RoundTraining
+from utils.system.progress import Bars
 from utils.training.loop import Trainer
+from utils.training.recipes import Recipe
+from utils.training.round import RoundTraining
 
 
 @dataclass(frozen=True)

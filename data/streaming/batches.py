@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from data.batches import Batch, BatchSource
-from data.streaming.image_files import ImageFiles, decode, reason
 from data.sources import DatasetError
+from data.streaming.image_files import ImageFiles, decode, reason
 from data.streaming.workers import Pool
 
 Request = tuple[ImageFiles, Tensor | None]  # files, and a seed for each, int64 (B,); None: not augmented

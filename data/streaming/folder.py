@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from data.sources import DatasetError, answering, split_folders
 from data.streaming.file_list import FileList, list_files, save
 from data.streaming.image_files import ImageFiles, why_broken
 from data.streaming.imagenet import validation_classes
-from data.sources import DatasetError, answering, split_folders
 
 _AT_ONCE = 64  # files that a worker checks before it reports
 _SAVE_EVERY = 30.0  # seconds

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.message.base import pruned
-from utils.message.update import Schema, Update, UpdateFormatError, decode_update, unpack_message
 from utils.edge.state_file import join_state, read_schema, read_state, read_tensors, split_state, write_tensors
+from utils.message.base import pruned
 from utils.message.container import checksum
+from utils.message.update import Schema, Update, UpdateFormatError, decode_update, unpack_message
 
 
 class EdgeNode:

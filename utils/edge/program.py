@@ -14,11 +14,11 @@ from pathlib import Path
 
 from utils.edge.node import EdgeNode, deployed_in_run
 from utils.edge.report import REPLAY_HEADER, describe, replay_row
+from utils.edge.state_file import read_schema, read_state, read_tensors
+from utils.message.container import read_sign_key
 from utils.message.update import UpdateFormatError, layer_counts, unpack_message
 from utils.system.pipes import reader_left
-from utils.edge.state_file import read_schema, read_state, read_tensors
 from utils.system.terminal import columns
-from utils.message.container import read_sign_key
 
 __all__ = ["EdgeNode", "main"]
 
@@ -149,7 +149,3 @@ def main(argv: list[str] | None = None) -> int:
         print(f"edge: error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

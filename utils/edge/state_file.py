@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.system.files import write_atomic
 from utils.schema import Schema
+from utils.system.files import write_atomic
 
 _MAX_HEADER = 100 << 20  # as in the safetensors library
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from utils.message.positions import random_mask
-from utils.schema import Schema
 from utils.message.container import MODES
+from utils.message.positions import random_mask
 from utils.message.values import MIN_STATISTICS_BITS, VALUE_BITS, CodedValues, Place, code_values, draft_values
+from utils.schema import Schema
 
 
 @dataclass

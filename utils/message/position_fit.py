@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from utils.message.streams import LOGIT_MAX, LOGIT_ONE, PROBABILITIES
 from utils.message.position_model import (
     CLASSES,
     DEFAULT_WEIGHTS,
@@ -16,6 +15,7 @@ from utils.message.position_model import (
     LayerState,
     make_pass,
 )  # fmt: skip
+from utils.message.streams import LOGIT_MAX, LOGIT_ONE, PROBABILITIES
 
 SAMPLE = 1000  # selected, and unselected, weights that the fit looks at
 PRIOR_PRECISION = 8.0

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from utils.message.streams import SymbolModel, UpdateFormatError
 from utils.message.position_fit import code_length, fit_effect_weights
 from utils.message.position_model import DEFAULT_WEIGHTS, NUM_EFFECTS, Deployed, LayerState, geometries, mask_passes
+from utils.message.streams import SymbolModel, UpdateFormatError
 from utils.schema import Schema
 
 PLAIN, DEFAULT, FITTED = range(3)

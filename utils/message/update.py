@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from utils.message.base import pruned
-from utils.message.streams import StreamReader, StreamWriter, UpdateFormatError
-from utils.message.positions import code_counts, code_mask, random_mask
-from utils.reinit import shrink_and_perturb
-from utils.schema import Schema
 from utils.message.body import code_state, differing, draft_update
 from utils.message.container import MODES, Header, checksum, pack_message, possible, unpack_message
+from utils.message.positions import code_counts, code_mask, random_mask
+from utils.message.streams import StreamReader, StreamWriter, UpdateFormatError
 from utils.message.values import VALUE_BITS
+from utils.reinit import shrink_and_perturb
+from utils.schema import Schema
 
 __all__ = [
     "MODES", "VALUE_BITS", "Header", "Schema", "Update", "UpdateFormatError",

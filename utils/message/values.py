@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from utils.message.streams import UpdateFormatError
 from utils.message.numbers import code_bfloat16, code_floats, code_levels, from_bfloat16, to_bfloat16
+from utils.message.streams import UpdateFormatError
 
 VALUE_BITS = (32, 16, 8, 6, 5, 4)
 MIN_STATISTICS_BITS = 16

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from data.datasets import Dataset, EvaluationSplit
-from utils.message.base import num_deployed
-from utils.training.device import describe_device
 from utils.flat import FlatParameters
+from utils.message.base import num_deployed
 from utils.rounds import Plan
+from utils.training.device import describe_device
 
 # Settings that say where files lie or what is shown; the same run with others has the same folder.
 _NOT_IN_HASH = (

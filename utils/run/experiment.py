@@ -15,23 +15,23 @@ from tqdm import tqdm
 
 from data.batches import BatchSource
 from data.sources import DatasetError
-from utils.run.checkpoint import CheckpointError, Checkpoints, state_from_bytes, state_to_bytes
-from utils.training.device import denormals, set_up_device
-from utils.training.distributed import Group, ProcessLostError, join
 from utils.flat import sha256
-from utils.run.identity import identify, read_key
 from utils.link import Link
+from utils.rounds import Deployment, Plan, pack, run_rounds, unpack
+from utils.run.checkpoint import CheckpointError, Checkpoints, state_from_bytes, state_to_bytes
+from utils.run.config import headline, make_config
+from utils.run.identity import identify, read_key
 from utils.run.lock import claimed
 from utils.run.options import UsageError, speaks
+from utils.run.plan import first_network, make_batches, make_plan, network_maker, read_dataset
+from utils.run.results import ResultsError, RunFolder, RunResult, describe_run, summarize
+from utils.schema import Schema
 from utils.system.pipes import reader_left
 from utils.system.progress import Bars, watched_check
-from utils.run.results import ResultsError, RunFolder, RunResult, describe_run, summarize
-from utils.training.round import RoundTraining
-from utils.rounds import Deployment, Plan, pack, run_rounds, unpack
-from utils.run.config import headline, make_config
-from utils.schema import Schema
-from utils.run.plan import first_network, make_batches, make_plan, network_maker, read_dataset
+from utils.training.device import denormals, set_up_device
+from utils.training.distributed import Group, ProcessLostError, join
 from utils.training.loop import Trainer
+from utils.training.round import RoundTraining
 
 
 def run_script(args: Namespace, command: list[str], fail: Callable[[str], NoReturn]) -> RunResult:

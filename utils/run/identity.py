@@ -10,11 +10,11 @@ import torch
 
 from data.arrival import Arrival
 from data.datasets import Dataset, EvaluationSplit, split_validation
-from utils.training.device import find_device
-from utils.run.options import UsageError
-from utils.run.config import folder_name
-from utils.run.plan import DATA_SETTINGS, count_rounds, read_dataset, with_data_defaults
 from utils.message.container import read_sign_key
+from utils.run.config import folder_name
+from utils.run.options import UsageError
+from utils.run.plan import DATA_SETTINGS, count_rounds, read_dataset, with_data_defaults
+from utils.training.device import find_device
 
 
 @dataclass(frozen=True)

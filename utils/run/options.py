@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from utils import argument_types, deployment
-from utils.run.argument_types import whole
+from utils.message import base as deployment
 from utils.message.base import WAYS
-from utils.training.recipes import DEFAULTS
 from utils.reinit import PARAMETERS, STRATEGIES, choose
+from utils.run import argument_types
+from utils.run.argument_types import whole
+from utils.training.recipes import DEFAULTS
 
 MODELS = tuple(DEFAULTS)
 DATASETS = ("mnist", "cifar10", "cifar100", "imagenet", "digits")

@@ -15,13 +15,13 @@ from data.seeding import derive_seed
 from data.streaming.batches import StreamedBatches, reading_pool
 from models import build_model
 from utils.contribution import num_selected
-from utils.message.base import num_deployed
 from utils.flat import FlatParameters
+from utils.message.base import num_deployed
 from utils.methods import METHODS, full_update, partial_update, random_update
-from utils.run.options import UsageError, check_sizes, uses_batch_norm
-from utils.training.recipes import Recipe, recipe_for
 from utils.reinit import Reinit
 from utils.rounds import Plan, Way
+from utils.run.options import UsageError, check_sizes, uses_batch_norm
+from utils.training.recipes import Recipe, recipe_for
 
 MakeNetwork = Callable[[int], FlatParameters]
 DATA_SETTINGS = ("dataset", "dataset_dir", "stream", "image_size", "skip_broken")  # what decides what is read

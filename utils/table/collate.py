@@ -5,8 +5,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from utils.table.pairing import FULL, Pair, describe_model, find_pair
 from utils.table.names import published, rank, row_key
+from utils.table.pairing import FULL, Pair, describe_model, find_pair
 from utils.table.records import Record
 
 

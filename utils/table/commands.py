@@ -10,8 +10,8 @@ from typing import Any
 import multiround_dpu
 import multiround_fu
 import multiround_rpu
-from utils.table import paper
 from utils.run.options import UsageError, build_parser, parse
+from utils.table import paper
 from utils.training.recipes import DEFAULTS
 
 SCRIPTS = {f"{module.__name__}.py": module for module in (multiround_dpu, multiround_rpu, multiround_fu)}

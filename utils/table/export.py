@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from utils.table.commands import flag_of, split_flags
 from utils.system.files import write_atomic
+from utils.table.commands import flag_of, split_flags
 from utils.table.layers import FILE, as_csv, read_layer_counts
 from utils.table.records import Record
 

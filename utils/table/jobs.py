@@ -14,11 +14,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from utils.table.commands import Command, has_one_step
 from utils.system.processes import end_with_parent
+from utils.table.commands import Command, has_one_step
 from utils.training.recipes import DEFAULTS
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 _POLL = 0.2  # seconds between looks at the processes
 _PATIENCE = 10  # seconds that runs have to end when they are told to
 

@@ -6,8 +6,8 @@ import multiround_dpu
 from utils.table import paper
 from utils.table.commands import parser_of, script_of
 from utils.table.pairing import FULL
-from utils.training.recipes import DEFAULTS
 from utils.table.records import Record
+from utils.training.recipes import DEFAULTS
 
 # Settings that are in columns of their own, shared by all rows, or of the machine.
 _NOT_IN_NAME = {

@@ -5,11 +5,11 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from utils.table.collate import Row, collate
 from utils.system.files import write_atomic
 from utils.system.pipes import show
-from utils.table.render import render, render_rounds, render_sweep, sweep_title
+from utils.table.collate import Row, collate
 from utils.table.records import NotUsable, Record
+from utils.table.render import render, render_rounds, render_sweep, sweep_title
 
 FORMATS = {"text": "table.txt", "markdown": "table.md", "csv": "table.csv"}  # and the files that hold them
 

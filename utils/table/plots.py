@@ -15,8 +15,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from utils.table.collate import Group, Row
 from utils.table.layers import LayerCounts, read_layer_counts
-from utils.table.render import describe_group
 from utils.table.records import NotUsable
+from utils.table.render import describe_group
 
 # The three lists have lengths without a common factor, so hundreds of curves would differ.
 _COLORS = ("#000000", "#7b3294", "#1b7837", "#d95f02", "#2166ac", "#8c510a", "#e7298a")

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.table import paper
-from utils.table.commands import ablation_commands, flag_of, paper_commands, split_flags
 from utils.run.options import Parser, UsageError, check_folder
 from utils.system.pipes import reader_left
+from utils.table import paper
+from utils.table.commands import ablation_commands, flag_of, paper_commands, split_flags
 from utils.table.output import FORMATS, present, present_sweep
 from utils.table.records import NotUsable, find_run_folders, read_record
 from utils.table.sweep import find_jobs, list_commands, read_finished, run_missing, sweep_rows
@@ -140,7 +140,9 @@ def _on_cpu(rest: list[list[str]]) -> bool:
     for piece in rest:
         if flag_of(piece) == "device" and (piece[0].partition("=")[2] or piece[-1]) != "auto":
             return (piece[0].partition("=")[2] or piece[-1]) == "cpu"
-    from utils.training.device import find_device  # with torch, which takes seconds, so only where a device has to be found
+    from utils.training.device import (
+        find_device,  # with torch, which takes seconds, so only where a device has to be found
+    )
 
     return find_device("auto").type == "cpu"
 
@@ -149,7 +151,3 @@ def _at_least_one(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
     return int(text)
-
-
-if __name__ == "__main__":
-    main()

@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from utils.training.recipes import DEFAULTS
 from utils.run.results import ResultsError, RunFolder
+from utils.training.recipes import DEFAULTS
 
 # What tables count; older versions of the scripts left some of it empty.
 _NEEDED = ("round", "num_samples", "served_test_acc", "sent", "message_bytes", "formula_bytes")

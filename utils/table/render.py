@@ -5,12 +5,12 @@ import io
 import math
 from collections.abc import Sequence
 
+from utils.system.terminal import aligned
 from utils.table import paper
 from utils.table.collate import Group, Row, Stat
-from utils.table.pairing import describe_model
 from utils.table.names import row_name
+from utils.table.pairing import describe_model
 from utils.table.records import Record
-from utils.system.terminal import aligned
 
 HEADER = ("method", "k", "epochs", "n", "to FU, points", "paper", "served, %", "bytes / FU", "formula / FU")
 ALIGN = "<" + ">" * (len(HEADER) - 1)

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.sources import DatasetError
+from utils.run.options import UsageError
 from utils.table.collate import Row, make_row, notes_on
 from utils.table.commands import Command
-from utils.run.options import UsageError
 from utils.table.jobs import Failure, Interrupted, Job, run_all
 from utils.table.records import NotUsable, Record, read_record
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from data.batches import BatchSource
 from data.seeding import torch_generator
 from utils.contribution import Accumulator
-from utils.training.distributed import Group
 from utils.flat import FlatParameters
+from utils.training.distributed import Group
 from utils.training.graphs import Graphed, GraphedSteps
 from utils.training.optim import FlatOptimizer
 from utils.training.products import by_product, replaced

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from data.batches import BatchSource
 from utils.contribution import Accumulator
-from utils.training.optim import FlatOptimizer
 from utils.system.progress import Bars
+from utils.training.loop import Trainer
+from utils.training.optim import FlatOptimizer
 from utils.training.recipes import Recipe
 from utils.training.sample_gradients import SampleGradients
-from utils.training.loop import Trainer
 
 # The two steps of a round; each names a random stream of its own. Iterative rewinding has more steps between them.
 FULL_UPDATING, SPARSE_FINE_TUNING = 1, 2

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from tests.made_up_runs import make_run
 from tests.script_runs import ROOT
 from utils.table.collate import Stat, collate
-from utils.table.records import find_run_folders, read_record
 from utils.table.program import main
+from utils.table.records import find_run_folders, read_record
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import shlex
 
 import pytest
 
-from utils.table.commands import SCRIPTS, ablation_commands, paper_commands, split_flags
 from utils.run.options import UsageError
+from utils.table.commands import SCRIPTS, ablation_commands, paper_commands, split_flags
 from utils.table.program import main
 
 

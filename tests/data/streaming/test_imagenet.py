@@ -15,10 +15,10 @@ import multiround_rpu
 from data.streaming.file_list import CACHE
 from models import build_model
 from tests.image_trees import made_up_images, write_tree
+from tests.run.test_resume import SUICIDE
 from tests.script_runs import start_process, weights_of, without_time
-from tests.test_resume import SUICIDE
-from utils.run.checkpoint import Checkpoints
 from utils.rounds import Deployment, unpack
+from utils.run.checkpoint import Checkpoints
 
 FLAGS = (
     "--model mobilenetv1 --width 0.25 --image_size 32 --lr 0.05 --num_epochs 2 --dataset_size_init 40 "
@@ -217,7 +217,7 @@ def test_checkpoints_of_before_load():
 
 
 def test_width_of_one_is_the_network_of_1000_classes_and_changes_no_name(trees, tmp_path, monkeypatch):
-    from tests.test_folder_names import name_of
+    from tests.run.test_folder_names import name_of
 
     model = build_model("mobilenetv1", (3, 224, 224), 1000)
     assert sum(p.numel() for p in model.parameters()) == 4_231_976

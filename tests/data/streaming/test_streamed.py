@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
-from data.streaming import folder as streamed
 from data.datasets import load_dataset, split_validation
-from data.streaming.file_list import CACHE
-from data.streaming.image_files import MEAN, STD, ImageFiles, decode
-from data.streaming.imagenet import DEVKIT
 from data.seeding import torch_generator
 from data.sources import DatasetError
-from data.streaming.folder import Streaming
+from data.streaming import folder as streamed
 from data.streaming.batches import Reader, StreamedBatches, reading_pool
+from data.streaming.file_list import CACHE
+from data.streaming.folder import Streaming
+from data.streaming.image_files import MEAN, STD, ImageFiles, decode
+from data.streaming.imagenet import DEVKIT
 from data.streaming.workers import Pool
 from tests.image_trees import WNIDS, made_up_images, write_devkit, write_tree
 

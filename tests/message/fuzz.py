@@ -1,4 +1,4 @@
-"""Give an edge node mutated and random messages: `python -m benchmarks.fuzz_messages --count 100000`.
+"""Give an edge node mutated and random messages: `python -m tests.message.fuzz --count 100000`.
 
 Half of the messages get a right checksum. The node must refuse each, or end with the state whose
 fingerprint the message promises; a refusal must leave it bit for bit what it was. No other exception may
@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from utils.message.base import pruned
 from utils.edge.node import EdgeNode
+from utils.message.base import pruned
 from utils.message.update import (
     MODES,
     VALUE_BITS,

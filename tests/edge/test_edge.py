@@ -11,10 +11,10 @@ import pytest
 
 from utils.edge import program as edge
 from utils.edge.node import EdgeNode
-from utils.message.update import Schema, UpdateFormatError, encode_update
 from utils.edge.state_file import read_state, read_tensors, write_state, write_tensors
+from utils.message.update import Schema, UpdateFormatError, encode_update
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = Schema([
     ("fc1.weight", "weight", (12, 20)), ("fc2.weight", "weight", (4, 12)),
     ("fc1.bias", "rest", (12,)), ("bn.running_var", "buffer", (12,)),

@@ -6,9 +6,9 @@ import torch
 
 import multiround_rpu
 from tests.script_runs import SMALL, start_process
-from utils.training.device import denormals, set_up_device
 from utils.link import Base, Coding, Link
 from utils.schema import Schema
+from utils.training.device import denormals, set_up_device
 
 
 def flushing() -> bool:

@@ -10,8 +10,8 @@ from utils.table.collate import collate, make_row
 from utils.table.export import export, without_paths
 from utils.table.layers import LayerCounts, as_csv, read_layer_counts
 from utils.table.plots import _style, accuracy_figure, bytes_figure, layers_figure, save_plots, sweep_figure
-from utils.table.records import NotUsable, find_run_folders, read_record
 from utils.table.program import main
+from utils.table.records import NotUsable, find_run_folders, read_record
 
 
 def group_in(folder):

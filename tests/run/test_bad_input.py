@@ -28,7 +28,7 @@ import multiround_rpu
 from tests.made_up_data import made_up_arrays, write_npz
 from utils.run.options import build_parser, parse
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = {"dpu": multiround_dpu, "rpu": multiround_rpu, "fu": multiround_fu}
 SMALL = "--dataset digits --device cpu --num_epochs 1 --max_rounds 1 --quiet"  # for what is not refused, too
 

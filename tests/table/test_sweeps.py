@@ -14,8 +14,8 @@ import pytest
 
 import multiround_dpu
 from tests.made_up_runs import make_run
+from tests.run.test_resume import wait_for_progress
 from tests.script_runs import ROOT, start_process, weights_of, without_time
-from tests.test_resume import wait_for_progress
 from utils.table.jobs import Failure, Job, Progress
 from utils.table.program import main
 

@@ -6,8 +6,8 @@ import os
 import pytest
 import torch
 
-from utils.system.files import write_atomic
 from utils.run.results import COLUMNS, RunFolder, describe_round, describe_run, formula_bytes, summarize
+from utils.system.files import write_atomic
 
 ROWS = [
     {

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 import multiround_dpu
 from tests.script_runs import ROOT, without_time
-from utils.training.distributed import Group, join
 from utils.edge.node import EdgeNode
-from utils.run.options import UsageError
 from utils.edge.state_file import read_state
+from utils.run.options import UsageError
+from utils.training.distributed import Group, join
 
 FLAGS = (
     "--dataset digits --hidden_sizes 24 --num_epochs 3 --dataset_size_init 200 --dataset_size_subseq 210 "

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from data.datasets import DatasetError, channel_statistics, default_validation_size, load_dataset, split_validation
 from tests.made_up_data import made_up_arrays, refusal, write_npz
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_npz_comes_out_as_it_was_written(tmp_path):

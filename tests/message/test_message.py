@@ -7,8 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.fuzz_messages import fuzz
 from tests.golden.make_golden import GOLDEN, cases
+from tests.message.fuzz import fuzz
+from utils.message.container import unpack_message
+from utils.message.numbers import code_floats, from_bfloat16, to_bfloat16
 from utils.message.streams import PROBABILITIES, StreamReader, StreamWriter, SymbolModel, log2_fixed
 from utils.message.update import (
     MODES,
@@ -21,8 +23,6 @@ from utils.message.update import (
     layer_counts,
     random_mask,
 )  # fmt: skip
-from utils.message.numbers import code_floats, from_bfloat16, to_bfloat16
-from utils.message.container import unpack_message
 
 SCHEMA = Schema([
     ("conv.weight", "weight", (8, 3, 3, 3)), ("fc.weight", "weight", (10, 32)),

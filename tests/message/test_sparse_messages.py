@@ -5,9 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.test_message import SCHEMA, patched, same, schemas
-from utils.message.base import pruned
+from tests.message.test_message import SCHEMA, patched, same, schemas
 from utils.edge.node import EdgeNode
+from utils.message.base import pruned
+from utils.message.container import unpack_message
+from utils.message.position_model import DEFAULT_WEIGHTS, PASS_ENDS, Deployed, LayerState, geometries, mask_passes
+from utils.message.positions import code_mask, sizes_within
 from utils.message.streams import StreamReader, StreamWriter, log2_fixed
 from utils.message.update import (
     VALUE_BITS,
@@ -19,9 +22,6 @@ from utils.message.update import (
     layer_counts,
     random_mask,
 )
-from utils.message.positions import code_mask, sizes_within
-from utils.message.position_model import DEFAULT_WEIGHTS, PASS_ENDS, Deployed, LayerState, geometries, mask_passes
-from utils.message.container import unpack_message
 
 SHARES = st.sampled_from([0.0, 0.02, 0.3, 0.6, 1.0])
 

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from data.batches import Batches
 from models import build_model
-from utils.training import graphs
 from utils.contribution import LocalContribution
-from utils.training.device import set_up_device
 from utils.flat import FlatParameters
+from utils.training import graphs
+from utils.training.device import set_up_device
 from utils.training.graphs import WARM_UP, Graphed, GraphedSteps
+from utils.training.loop import Trainer
 from utils.training.optim import FlatOptimizer
 from utils.training.recipes import recipe_for
-from utils.training.loop import Trainer
 
 CPU = torch.device("cpu")
 

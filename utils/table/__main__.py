@@ -1,0 +1,4 @@
+from utils.table.program import main
+
+if __name__ == "__main__":
+    main()
