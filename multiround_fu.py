@@ -8,12 +8,10 @@ from utils.run.script import run
 if TYPE_CHECKING:
     from utils.run.results import RunResult
 
-MODES = ("same_init", "last_round", "diff_init", "pruning")
-
 
 def main(argv: list[str] | None = None) -> "RunResult":
     """Run the whole experiment; `argv` are the command-line arguments without the program's name."""
-    return run("multiround_fu.py", __doc__, MODES, argv)
+    return run("multiround_fu.py", __doc__, argv)
 
 
 if __name__ == "__main__":

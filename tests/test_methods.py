@@ -13,7 +13,8 @@ from data.seeding import torch_generator
 from models import build_model
 from utils.contribution import LocalContribution
 from utils.flat import FlatParameters
-from utils.methods import METHODS, full_update, mask_seed, partial_update, random_update
+from utils.methods import full_update, mask_seed, partial_update, random_update
+from utils.modes import MODES
 from utils.system.progress import Bars
 from utils.training.loop import Trainer
 from utils.training.optim import FlatOptimizer
@@ -161,11 +162,11 @@ def assert_same(training: RoundTraining, plain: PlainRound):
 
 
 @pytest.mark.parametrize("recipe", [ADAM, SGD], ids=["adam", "sgd"])
-@pytest.mark.parametrize("mode", [mode for mode in METHODS if METHODS[mode].two_steps])
+@pytest.mark.parametrize("mode", [mode for mode in MODES if MODES[mode].two_steps])
 def test_partial_update_equals_the_plain_algorithm(mode, recipe):
     training = make_round(recipe)
     plain = PlainRound(training)
-    partial_update(training, METHODS[mode], RATIO, lamda=0.5)
+    partial_update(training, MODES[mode], RATIO, lamda=0.5)
     selected = plain.partial(mode)
     assert training.selected.tolist() == selected
     assert_same(training, plain)
@@ -202,9 +203,9 @@ def test_full_update_equals_the_plain_algorithm():
 
 
 UPDATES = {
-    "dpu": lambda training: partial_update(training, METHODS["dpu"], RATIO, 0.5),
-    "movement": lambda training: partial_update(training, METHODS["movement"], RATIO),
-    "fisher": lambda training: partial_update(training, METHODS["fisher"], RATIO),
+    "dpu": lambda training: partial_update(training, MODES["dpu"], RATIO, 0.5),
+    "movement": lambda training: partial_update(training, MODES["movement"], RATIO),
+    "fisher": lambda training: partial_update(training, MODES["fisher"], RATIO),
     "rpu": lambda training: random_update(training, RATIO, SEED),
     "full": full_update,
 }

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from tests.test_methods import ADAM, RATIO, SEED, SGD, PlainRound, assert_same, make_round
 from utils.contribution import num_selected, rewinding_sizes, select_random
-from utils.methods import METHODS, full_update, partial_update, random_update
+from utils.methods import full_update, partial_update, random_update
+from utils.modes import MODES
 from utils.training.optim import FlatOptimizer
 
 
@@ -80,7 +81,7 @@ def sparse_round(recipe, share=0.3, **more):
 def test_iterative_rewinding_equals_the_plain_algorithm(recipe):
     training = make_round(recipe)
     plain = PlainRound(training)
-    partial_update(training, METHODS["dpu"], RATIO, 0.5, fixing_ratio=0.6)
+    partial_update(training, MODES["dpu"], RATIO, 0.5, fixing_ratio=0.6)
     sizes = rewinding_sizes(training.flat.num_weights, RATIO, 0.6)
     assert len(sizes) == 3
     assert training.selected.tolist() == iterate(plain, sizes)
@@ -92,7 +93,7 @@ def test_iterative_rewinding_equals_the_plain_algorithm(recipe):
 def test_sparse_network_takes_part_with_its_deployed_weights_alone(share, fixing_ratio):
     training = sparse_round(ADAM, share)
     plain, there = PlainRound(training), training.candidates
-    partial_update(training, METHODS["dpu"], RATIO, 0.5, fixing_ratio)
+    partial_update(training, MODES["dpu"], RATIO, 0.5, fixing_ratio)
     sizes = rewinding_sizes(len(there), RATIO, fixing_ratio)
     assert sizes[-1] == int(RATIO * len(there))
     assert training.selected.tolist() == iterate(plain, sizes, candidates=there)
@@ -137,7 +138,7 @@ def test_round_saved_in_any_iteration_goes_on_bit_for_bit(recipe):
     states = []
 
     def update(training):
-        partial_update(training, METHODS["dpu"], RATIO, 0.5, fixing_ratio=0.6)
+        partial_update(training, MODES["dpu"], RATIO, 0.5, fixing_ratio=0.6)
         return training
 
     whole = update(sparse_round(recipe, on_epoch=lambda training: states.append(copy.deepcopy(training.state))))

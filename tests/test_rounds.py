@@ -11,8 +11,8 @@ from utils.edge.state_file import read_state
 from utils.flat import sha256
 from utils.link import Link
 from utils.message.container import unpack_message
-from utils.message.positions import random_mask
-from utils.methods import METHODS
+from utils.message.masks import random_mask
+from utils.modes import MODES
 from utils.reinit import Reinit
 from utils.rounds import Deployment, Plan, pack, run_rounds, unpack
 from utils.run.results import COLUMNS
@@ -68,7 +68,7 @@ def run(mode, script, reinit=NEVER, sizes=(1000, 1000), monkeypatch=None, tmp_pa
     monkeypatch.setattr("utils.rounds.RoundTraining", FakeTraining)
     trainer = FakeTrainer()
     plan = Plan(
-        method=METHODS[mode],
+        method=MODES[mode],
         update=update,
         recipe=recipe_for("mlp", True),
         arrival=Arrival(10_000, *sizes, seed=0),

@@ -1,19 +1,24 @@
-"""Which weights reduce the loss most, and which are therefore updated (sections 3.2 and 3.3 of the paper).
+"""Which weights reduce the loss most, and which are therefore updated.
 
 All contributions are vectors over the I weights of the network; the larger, the more a weight should be sent.
-Global and local contribution are the paper's, the other four are criteria of the pruning literature.
+Global and local contribution and their combination are the paper's, the other four are criteria of the pruning
+literature. CRITERIA has each by its name; `utils.modes` says which mode selects by which.
 """
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from utils.message.positions import draw_mask, sizes_within
-from utils.training.sample_gradients import SampleGradients
+from utils.message.masks import draw_mask, sizes_within
+
+if TYPE_CHECKING:
+    from utils.training.sample_gradients import SampleGradients
 
 _CACHED = 2**18  # numbers that a processor's cache holds: a vector is gone through in parts of this size
 
@@ -76,7 +81,7 @@ class Movement:
 Accumulator = LocalContribution | Movement
 
 
-def fisher(at_start: SampleGradients) -> Tensor:
+def fisher(at_start: "SampleGradients") -> Tensor:
     """Return the sum over samples of `g_i**2`, (I,), `g_i` the gradient of one sample's loss at the start point.
 
     The diagonal of the empirical Fisher information (true labels, none drawn from the network) times the number of
@@ -85,13 +90,13 @@ def fisher(at_start: SampleGradients) -> Tensor:
     return at_start.sum_of_squares()
 
 
-def snip(start: Tensor, at_start: SampleGradients) -> Tensor:
-    """Return `|g * w|`, (I,), `g` the gradient of the samples' mean loss at the start point `start`.
+def snip(start: Tensor, mean_gradient: Tensor) -> Tensor:
+    """Return `|g * w|`, (I,), `g` the gradient of the samples' mean loss at the start point.
 
     Lee et al., "SNIP: Single-shot Network Pruning based on Connection Sensitivity", ICLR 2019, without its
     normalisation, which changes no rank; over all samples of the round instead of one batch.
     """
-    return (at_start.mean() * start).abs_()
+    return (mean_gradient * start).abs_()
 
 
 def combined_contribution(global_c: Tensor, local_c: Tensor, lamda: float) -> Tensor:
@@ -117,6 +122,47 @@ def combined_contribution(global_c: Tensor, local_c: Tensor, lamda: float) -> Te
 
 def _sum_dtype(term: Tensor) -> torch.dtype:
     return torch.float32 if term.device.type == "mps" else torch.float64  # MPS has no float64
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a criterion may look at, of the S weights that may still change when it is asked.
+
+    weights, start  (S,) after the training step, and at the start point of the round
+    accumulated     (S,) what the criterion's accumulator has summed up over the optimizer steps; None without one
+    at_start        at_start(measure) is (S,) of what `measure` makes of the samples' gradients at the start point:
+                    SampleGradients -> (I,)
+    lamda           weight of the global contribution, for the paper's combination alone
+    """
+
+    weights: Tensor
+    start: Tensor
+    accumulated: Tensor | None
+    at_start: Callable[[Callable[["SampleGradients"], Tensor]], Tensor]
+    lamda: float | None = None
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A way to rank weights: `score` gives (S,), the larger the sooner selected."""
+
+    score: Callable[[Evidence], Tensor]
+    accumulates: type[Accumulator] | None = None  # what it needs of the optimizer steps
+
+
+def _combined(e: Evidence) -> Tensor:
+    return combined_contribution(global_contribution(e.weights, e.start), e.accumulated, e.lamda)
+
+
+CRITERIA = {
+    "combined": Criterion(_combined, accumulates=LocalContribution),
+    "global": Criterion(lambda e: global_contribution(e.weights, e.start)),
+    "local": Criterion(lambda e: e.accumulated, accumulates=LocalContribution),
+    "magnitude": Criterion(lambda e: magnitude(e.weights)),
+    "fisher": Criterion(lambda e: e.at_start(fisher)),
+    "movement": Criterion(lambda e: e.accumulated, accumulates=Movement),
+    "snip": Criterion(lambda e: snip(e.start, e.at_start(lambda gradients: gradients.mean()))),
+}
 
 
 def num_selected(num_weights: int, updating_ratio: float) -> int:

@@ -1,113 +1,42 @@
-"""One round's update by each method: how the weights to update are scored or chosen is all that differs.
+"""One round's update by each method; how the weights to update are chosen is all that differs.
 
-    partial_update   DPU, its variants by other scores, pruning: two steps, between them a score selects weights
+    partial_update   DPU, its variants by other criteria, pruning: two steps, between them a score selects weights
     random_update    RPU: random weights, one step
     full_update      FU: all weights, one step
 """
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from data.seeding import derive_seed
-from utils.contribution import (
-    Accumulator,
-    LocalContribution,
-    Movement,
-    combined_contribution,
-    fisher,
-    global_contribution,
-    magnitude,
-    rewind_,
-    rewinding_sizes,
-    select_largest,
-    select_random,
-    snip,
-)
+from utils.contribution import CRITERIA, Evidence, rewind_, rewinding_sizes, select_largest, select_random
+from utils.modes import Mode
 from utils.training.round import FULL_UPDATING, SPARSE_FINE_TUNING, RoundTraining
-
-# (the round after step 1, what was accumulated in it) -> score of each weight that may change; the largest are selected
-Score = Callable[[RoundTraining, Tensor | None], Tensor]
-
-
-@dataclass(frozen=True)
-class Method:
-    """What a mode does each round, and what its rounds start from."""
-
-    start: str  # "line": what the edge was sent last; "initial"; "fresh": new random weights each round
-    coding: str  # how its messages name the weights: see utils.link.Coding
-    score: str | None = None  # how step 1 ranks the weights; None: there is one step only
-    accumulates: type[Accumulator] | None = None  # what the score needs of step 1's optimizer steps
-
-    @property
-    def two_steps(self) -> bool:
-        return self.score is not None
-
-    @property
-    def restarts(self) -> bool:
-        """True if its messages do not build on the last one."""
-        return self.start != "line"
-
-
-METHODS = {
-    "dpu": Method("line", "sparse", score="combined", accumulates=LocalContribution),
-    "gcpu": Method("line", "sparse", score="global"),
-    "lcpu": Method("line", "sparse", score="accumulated", accumulates=LocalContribution),
-    "magnitude": Method("line", "sparse", score="magnitude"),
-    "fisher": Method("line", "sparse", score="fisher"),
-    "movement": Method("line", "sparse", score="accumulated", accumulates=Movement),
-    "snip": Method("line", "sparse", score="snip"),
-    "rpu": Method("line", "random"),
-    "same_init": Method("initial", "dense"),
-    "last_round": Method("line", "dense"),
-    "diff_init": Method("fresh", "dense"),
-    "pruning": Method("initial", "pruned", score="magnitude"),
-}
-
-
-def score_function(name: str, lamda: float | None = None) -> Score:
-    """Return the score called `name`; `lamda` weighs the global contribution in "combined"."""
-
-    def of_change(work: RoundTraining) -> Tensor:
-        return global_contribution(work.of_selected(work.flat.weights), work.of_selected(work.start_weights))
-
-    scores: dict[str, Score] = {
-        "combined": lambda work, local: combined_contribution(of_change(work), local, lamda),
-        "global": lambda work, _: of_change(work),
-        "accumulated": lambda work, accumulated: accumulated,
-        "magnitude": lambda work, _: magnitude(work.of_selected(work.flat.weights)),
-        "fisher": lambda work, _: work.of_selected(work.at_start(fisher)),
-        "snip": lambda work, _: work.of_selected(work.at_start(partial(snip, work.start_weights))),
-    }
-    return scores[name]
 
 
 def partial_update(
     work: RoundTraining,
-    method: Method,
+    mode: Mode,
     updating_ratio: float | Fraction,
     lamda: float | None = None,
     fixing_ratio: float = 1.0,
 ) -> None:
-    """Update the `int(k*I)` weights with the largest score of `method` (Algorithm 1 of the paper).
+    """Update the `int(k*I)` weights that the mode's criterion scores highest (Algorithm 1 of the paper).
 
     In a sparse network only the deployed weights take part, and I is their number. In pruning the other weights
     become zero instead of returning to the start point.
     fixing_ratio  below 1, rewinding is iterative: train, rewind this share of the weights still selected, train on,
                   until `int(k*I)` are left; what was accumulated and the optimizer's state go on for those
     """
-    flat, score = work.flat, score_function(method.score, lamda)
-    background = torch.zeros_like(work.start_weights) if method.coding == "pruned" else work.start_weights
+    flat, criterion = work.flat, CRITERIA[mode.score]
+    background = torch.zeros_like(work.start_weights) if mode.kind == "pruned" else work.start_weights
     num_candidates = flat.num_weights if work.candidates is None else work.candidates.numel()
     sizes = rewinding_sizes(num_candidates, updating_ratio, fixing_ratio)
     last = FULL_UPDATING + len(sizes)
-    accumulated = method.accumulates and method.accumulates(work.num_selected, flat.vector.device)
+    accumulated = criterion.accumulates and criterion.accumulates(work.num_selected, flat.vector.device)
     for step, size in enumerate(sizes, FULL_UPDATING):
         if work.reached(step + 1):
             continue
@@ -117,7 +46,14 @@ def partial_update(
             work.full_val_acc = work.validate()
 
         # Select the weights of largest score over the whole network, rewind all others.
-        chosen = select_largest(score(work, accumulated and accumulated.value), size)
+        evidence = Evidence(
+            weights=work.of_selected(flat.weights),
+            start=work.of_selected(work.start_weights),
+            accumulated=accumulated and accumulated.value,
+            at_start=lambda measure: work.of_selected(work.at_start(measure)),
+            lamda=lamda,
+        )
+        chosen = select_largest(criterion.score(evidence), size)
         if accumulated:
             accumulated.keep(chosen)
         work.select(chosen if work.selected is None else work.selected[chosen])

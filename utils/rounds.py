@@ -11,7 +11,7 @@ from torch import Tensor
 from data.arrival import Arrival
 from data.batches import BatchSource
 from utils.link import Base, Coding, Delivery, Link
-from utils.methods import Method
+from utils.modes import Mode
 from utils.reinit import Reinit
 from utils.run.results import TOP5_COLUMNS, describe_round, formula_bytes
 from utils.system.progress import Bars
@@ -35,7 +35,7 @@ class Way:
 class Plan:
     """What a run does in every round; it does not change while the run lasts."""
 
-    method: Method
+    method: Mode
     update: Callable[[RoundTraining], None]  # the method with its settings
     recipe: Recipe
     arrival: Arrival
@@ -51,7 +51,7 @@ class Plan:
         """Return how a round makes its update, before the first message or after it."""
         if self.deployment is not None and not deployed:
             return self.deployment
-        return Way(self.update, self.recipe, self.method.coding, self.updating_ratio)
+        return Way(self.update, self.recipe, self.method.kind, self.updating_ratio)
 
 
 @dataclass

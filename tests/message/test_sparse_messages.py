@@ -9,8 +9,9 @@ from tests.message.test_message import SCHEMA, patched, same, schemas
 from utils.edge.node import EdgeNode
 from utils.message.base import pruned
 from utils.message.container import unpack_message
+from utils.message.masks import sizes_within
 from utils.message.position_model import DEFAULT_WEIGHTS, PASS_ENDS, Deployed, LayerState, geometries, mask_passes
-from utils.message.positions import code_mask, sizes_within
+from utils.message.positions import code_mask
 from utils.message.streams import StreamReader, StreamWriter, log2_fixed
 from utils.message.update import (
     VALUE_BITS,

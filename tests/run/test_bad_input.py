@@ -468,7 +468,7 @@ NUMBERS = {
     "lr": (float, math.ulp(0.0), 1e6),
     "checkpoint_interval": (float, 0.0, sys.float_info.max),
 }
-PARSERS = {name: build_parser(name, "", script.MODES) for name, script in SCRIPTS.items()}
+PARSERS = {name: build_parser(name, "") for name in SCRIPTS}
 TEXTS = st.one_of(
     st.integers().map(str),
     st.integers(-(10**30), 10**30).map(str),

@@ -4,8 +4,9 @@ import shlex
 
 import pytest
 
+from utils.modes import DPU, FU, RPU, modes_of
 from utils.run.options import UsageError
-from utils.table.commands import SCRIPTS, ablation_commands, paper_commands, split_flags
+from utils.table.commands import ablation_commands, paper_commands, split_flags
 from utils.table.program import main
 
 
@@ -103,11 +104,11 @@ def test_methods_can_be_swept_and_chosen():
 def test_every_flag_of_every_script_is_swept_or_refused():
     from utils.table.commands import parser_of
 
-    for script, module in SCRIPTS.items():
+    for script in (DPU, RPU, FU):
         for action in parser_of(script)._actions:
             value = action.choices[0] if action.choices else "on" if action.nargs == 0 else "1"
             try:
-                swept, full = of_ablation(action.dest, [str(value)], mode=module.MODES[0])
+                swept, full = of_ablation(action.dest, [str(value)], mode=modes_of(script)[0])
             except UsageError as error:
                 assert f"--ablate {action.dest}" in str(error)
             else:

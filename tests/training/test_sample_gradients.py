@@ -121,7 +121,7 @@ def test_snip_by_hand():
     gradients = SampleGradients(flat, batches, torch.tensor([0, 1]))
     # mean gradients: [[q, -q], [-q, q]], times the weights [[1, 2], [3, 0]]
     assert gradients.mean().tolist() == pytest.approx([q, -q, -q, q], rel=1e-5)
-    assert snip(flat.weights, gradients).tolist() == pytest.approx([q, 2 * q, 3 * q, 0], rel=1e-5)
+    assert snip(flat.weights, gradients.mean()).tolist() == pytest.approx([q, 2 * q, 3 * q, 0], rel=1e-5)
 
 
 def test_statistics_are_those_of_the_samples():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from utils.message.container import MODES
-from utils.message.positions import random_mask
+from utils.message.masks import random_mask
 from utils.message.values import MIN_STATISTICS_BITS, VALUE_BITS, CodedValues, Place, code_values, draft_values
 from utils.schema import Schema
 

@@ -15,7 +15,8 @@ import numpy as np
 from utils.message.base import pruned
 from utils.message.body import code_state, differing, draft_update
 from utils.message.container import MODES, Header, checksum, pack_message, possible, unpack_message
-from utils.message.positions import code_counts, code_mask, random_mask
+from utils.message.masks import random_mask
+from utils.message.positions import code_counts, code_mask
 from utils.message.streams import StreamReader, StreamWriter, UpdateFormatError
 from utils.message.values import VALUE_BITS
 from utils.reinit import shrink_and_perturb

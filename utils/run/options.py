@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from utils.message import base as deployment
 from utils.message.base import WAYS
+from utils.modes import modes_of
 from utils.reinit import PARAMETERS, STRATEGIES, choose
 from utils.run import argument_types
 from utils.run.argument_types import whole
@@ -50,8 +51,9 @@ class _HelpFormatter(argparse.HelpFormatter):
         return action.help if plain else f"{action.help} (default: %(default)s)"
 
 
-def build_parser(prog: str, description: str, modes: Sequence[str]) -> argparse.ArgumentParser:
-    """Return the parser of one script; `modes` are its methods, the first one the default."""
+def build_parser(prog: str, description: str) -> argparse.ArgumentParser:
+    """Return the parser of the script `prog`."""
+    modes = modes_of(prog)
     parser = Parser(
         prog=prog,
         description=description,

@@ -17,7 +17,8 @@ from models import build_model
 from utils.contribution import num_selected
 from utils.flat import FlatParameters
 from utils.message.base import num_deployed
-from utils.methods import METHODS, full_update, partial_update, random_update
+from utils.methods import full_update, partial_update, random_update
+from utils.modes import MODES
 from utils.reinit import Reinit
 from utils.rounds import Plan, Way
 from utils.run.options import UsageError, check_sizes, uses_batch_norm
@@ -76,7 +77,7 @@ def with_data_defaults(settings: dict[str, Any], dataset: Dataset, device: torch
 
 
 def _recipe(settings: dict[str, Any]) -> Recipe:
-    two_steps = METHODS[settings["mode"]].two_steps
+    two_steps = MODES[settings["mode"]].two_steps
     return recipe_for(settings["model"], two_steps, settings["lr"], settings["num_epochs"])
 
 
@@ -116,12 +117,12 @@ def make_plan(
 ) -> Plan:
     """Return what the run does each round. Raises UsageError if no weight is selected or rounds are too many."""
     mode, ratio = settings["mode"], settings["updating_ratio"]
-    method, sizes = METHODS[mode], flat.layer_sizes
+    method, sizes = MODES[mode], flat.layer_sizes
     there = num_deployed(flat.num_weights, settings["deploy_sparsity"])
     if method.score is not None:
         fixing_ratio = settings.get("rewind_fixing_ratio", 1.0)
         update = partial(
-            partial_update, method=method, updating_ratio=ratio, lamda=settings["lamda"], fixing_ratio=fixing_ratio
+            partial_update, mode=method, updating_ratio=ratio, lamda=settings["lamda"], fixing_ratio=fixing_ratio
         )
         count = num_selected(there, ratio)
     elif mode == "rpu":
@@ -156,12 +157,12 @@ def _deployment(settings: dict[str, Any], num_weights: int, there: int) -> Way |
     of its two steps, which are those of pruning.
     """
     recipe = _recipe(settings)
-    epochs = recipe.num_epochs * (2 if METHODS[settings["mode"]].two_steps else 1)
+    epochs = recipe.num_epochs * (2 if MODES[settings["mode"]].two_steps else 1)
     if there < num_weights:
-        pruning, kept = METHODS["pruning"], Fraction(there, num_weights)
-        update = partial(partial_update, method=pruning, updating_ratio=kept)
+        pruning, kept = MODES["pruning"], Fraction(there, num_weights)
+        update = partial(partial_update, mode=pruning, updating_ratio=kept)
         half = replace(recipe, num_epochs=max(1, epochs // 2))
-        return Way(update, half, pruning.coding, float(kept), sparsifies=True)
+        return Way(update, half, pruning.kind, float(kept), sparsifies=True)
     if settings.get("deploy") == "full":
         return Way(full_update, replace(recipe, num_epochs=epochs), "dense", 1.0)
     return None

@@ -5,8 +5,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from utils.modes import FULL_UPDATING
 from utils.table.names import published, rank, row_key
-from utils.table.pairing import FULL, Pair, describe_model, find_pair
+from utils.table.pairing import Pair, describe_model, find_pair
 from utils.table.records import Record
 
 
@@ -43,7 +44,7 @@ class Row:
 
     @property
     def is_full(self) -> bool:
-        return self.runs[0].mode == FULL
+        return self.runs[0].mode == FULL_UPDATING
 
     @property
     def difference(self) -> Stat | None:
@@ -76,7 +77,7 @@ class Group:
 
 def collate(records: Sequence[Record]) -> tuple[list[Group], list[str]]:
     """Return a table for each data set, model and sizes among `records`, and which runs are left out and why."""
-    fulls = [record for record in records if record.mode == FULL]
+    fulls = [record for record in records if record.mode == FULL_UPDATING]
     tables, left_out = defaultdict(dict), []
     for record in records:
         runs = tables[_table_key(record)].setdefault(row_key(record), {})

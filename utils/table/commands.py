@@ -7,14 +7,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import multiround_dpu
-import multiround_fu
-import multiround_rpu
+from utils.modes import DPU, FU, FULL_UPDATING, MODES, RPU, modes_of
 from utils.run.options import UsageError, build_parser, parse
 from utils.table import paper
 from utils.training.recipes import DEFAULTS
-
-SCRIPTS = {f"{module.__name__}.py": module for module in (multiround_dpu, multiround_rpu, multiround_fu)}
 
 
 @dataclass(frozen=True)
@@ -37,17 +33,15 @@ class Command:
 @cache
 def parser_of(script: str) -> ArgumentParser:
     """Return a script's own parser."""
-    module = SCRIPTS[script]
-    return build_parser(script, module.__doc__, module.MODES)
+    return build_parser(script, "")
 
 
 def script_of(mode: str) -> str:
     """Return the script that runs a mode. Raises UsageError for an unknown one."""
-    for script, module in SCRIPTS.items():
-        if mode in module.MODES:
-            return script
-    known = ", ".join(mode for module in SCRIPTS.values() for mode in module.MODES)
-    raise UsageError(f"--mode is {mode!r}: give one of {known}")
+    if mode not in MODES:
+        known = ", ".join(name for script in (DPU, RPU, FU) for name in modes_of(script))
+        raise UsageError(f"--mode is {mode!r}: give one of {known}")
+    return MODES[mode].script
 
 
 def split_flags(words: Sequence[str]) -> list[list[str]]:
@@ -119,8 +113,8 @@ def ablation_commands(
             shared = [piece for piece in given if _group(full_script, flag_of(piece)) not in (None, "method")]
             if flag != "num_epochs" and _group(full_script, flag) not in ("data", "model"):
                 shared = [piece for piece in shared if flag_of(piece) != flag]
-            if sweeps_mode or not has_one_step(method):
-                shared = _scaled(shared, "same_init", model)
+            if sweeps_mode or MODES[method].two_steps:
+                shared = _scaled(shared, FULL_UPDATING, model)
             command = Command("FU", full_script, (*full_flags.split(), *_joined(shared), *tail))
             full[command.flags] = command
     return swept, list(full.values())
@@ -146,15 +140,10 @@ def _group(script: str, flag: str) -> str | None:
     return None
 
 
-def has_one_step(mode: str) -> bool:
-    """Return True for the methods that train once a round, False for those that select weights in between."""
-    return mode in ("rpu", "same_init", "last_round", "diff_init")
-
-
 def _scaled(pieces: list[list[str]], mode: str, model: str) -> list[list[str]]:
     """Return `pieces` with --num_epochs, meant for each of two steps, in the recipe's proportion for one step."""
     two, one = DEFAULTS[model][1:3]
-    if not has_one_step(mode) or one == two:
+    if MODES[mode].two_steps or one == two:
         return pieces
     scaled = []
     for piece in pieces:

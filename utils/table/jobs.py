@@ -14,8 +14,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from utils.modes import MODES
 from utils.system.processes import end_with_parent
-from utils.table.commands import Command, has_one_step
+from utils.table.commands import Command
 from utils.training.recipes import DEFAULTS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,7 +48,7 @@ class Job:
     def work(self) -> list[float]:
         """What every round costs, in samples trained on."""
         given = self.command.settings
-        one_step = has_one_step(given["mode"])
+        one_step = not MODES[given["mode"]].two_steps
         epochs = given["num_epochs"] or DEFAULTS[given["model"]][2 if one_step else 1]
         return [samples * epochs * (1 if one_step else 2) for samples in self.num_samples]
 

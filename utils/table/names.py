@@ -2,10 +2,9 @@
 
 from functools import cache
 
-import multiround_dpu
+from utils.modes import MODES
 from utils.table import paper
-from utils.table.commands import parser_of, script_of
-from utils.table.pairing import FULL
+from utils.table.commands import parser_of
 from utils.table.records import Record
 from utils.training.recipes import DEFAULTS
 
@@ -19,18 +18,17 @@ _NOT_IN_NAME = {
 }
 # `reinitialize` says the same; partial deployment is what the parser fills in.
 _TOLD_ALREADY = {"reinit_strategy": ("doubling", "never"), "deploy": ("partial",)}
-_METHODS = {FULL: "FU", "last_round": "FU last_round", "diff_init": "FU diff_init", "pruning": "Pruning"}
 
 
 def row_name(record: Record) -> str:
     """Return the name of the row that `record` belongs in; as the paper's where all settings are."""
     mode, settings = record.mode, record.settings
-    parts = [_METHODS.get(mode, mode.upper() if mode.endswith("pu") else mode)]
-    usual = mode in multiround_dpu.MODES and mode != "gcpu"  # the paper's GCPU never starts again
+    parts = [MODES[mode].row or mode]
+    usual = MODES[mode].reinitializes and mode != "gcpu"  # the paper's GCPU never starts again
     if settings["reinitialize"] != usual:
         parts.append("without re-init" if usual else "with re-init")
     defaults = {
-        **_defaults(script_of(mode)),
+        **_defaults(MODES[mode].script),
         "lamda": 0.5 if mode == "dpu" else None,
         "lr": DEFAULTS[settings["model"]][0]["lr"],
         "augment": record.dataset in ("cifar10", "cifar100") or settings.get("stream", False),

@@ -4,9 +4,8 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from utils.modes import FULL_UPDATING
 from utils.table.records import Record
-
-FULL = "same_init"  # the full updating that all others are compared with
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ def find_pair(run: Record, fulls: Sequence[Record]) -> tuple[Record | None, str]
     """
     same_seed = [full for full in fulls if full.seed == run.seed]
     if not same_seed:
-        return None, f"there is no {FULL} run of this seed"
+        return None, f"there is no {FULL_UPDATING} run of this seed"
     fitting = [full for full in same_seed if not mismatches(run, full)]
     if fitting:
         return max(fitting, key=lambda full: _likeness(run, full)), ""

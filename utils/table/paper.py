@@ -1,14 +1,13 @@
 """What the paper's table holds: its rows as commands of the scripts, its settings and its published figures."""
 
+from utils.modes import FULL_UPDATING, MODES
 from utils.training.recipes import DEFAULTS
 
-# Row -> script, its flags; K stands for the model's updating ratio.
+# Row -> script, its flags; K stands for the model's updating ratio. Full updating is the last row.
 ROWS = {
-    "DPU": ("multiround_dpu.py", "--mode dpu --updating_ratio K --lamda 0.5"),
-    "GCPU": ("multiround_dpu.py", "--mode gcpu --without_reinit --updating_ratio K"),
-    "RPU": ("multiround_rpu.py", "--mode rpu --updating_ratio K"),
-    "Pruning": ("multiround_fu.py", "--mode pruning --pruning_ratio K"),
-    "FU": ("multiround_fu.py", "--mode same_init"),
+    mode.row: (mode.script, f"--mode {name} {mode.paper}".strip())
+    for name, mode in sorted(MODES.items(), key=lambda item: item[0] == FULL_UPDATING)
+    if mode.paper is not None
 }
 DATASETS = {"mlp": "mnist", "vgg": "cifar10", "resnet56": "cifar100"}
 SIZES = (1000, 1000)  # samples in round 0, samples that each further round adds
