@@ -7,6 +7,7 @@ from typing import Any
 
 from utils import reinit
 from utils.message import base
+from utils.modes import MODES
 from utils.run.settings import Settings
 from utils.system.errors import UsageError
 from utils.training.recipes import DEFAULTS
@@ -33,6 +34,7 @@ def settle(flags: dict[str, Any]) -> Settings:
     except ValueError as error:
         raise UsageError(str(error)) from error
     settings.update(vars(start_again), reinitialize=start_again.reinit_strategy != "never")
+    _check_epochs(settings)
     _check_streaming(settings)
     for name in ("without_reinit", "reinit", "pruning_ratio"):
         settings.pop(name, None)
@@ -50,8 +52,8 @@ def _check_model(settings: dict[str, Any]) -> None:
         for name in ("hidden_sizes", "batch_norm"):
             if settings[name] not in (None, False):
                 raise UsageError(f"--{name} is for --model mlp, not {model}: leave it out")
-    if model != "mobilenetv1" and settings["width"] is not None:
-        raise UsageError(f"--width is for --model mobilenetv1, not {model}: leave it out")
+    elif settings["width"] is not None:
+        raise UsageError("--width is for convolutional networks, not mlp: leave it out, or give --hidden_sizes")
     settings["width"] = settings["width"] or 1.0
     sizes = settings["hidden_sizes"]
     settings["hidden_sizes"] = (512, 512) if sizes is None else tuple(sizes)
@@ -66,6 +68,16 @@ def _check_ratio(settings: dict[str, Any]) -> None:
     if mode != "pruning" and ratio is not None:
         raise UsageError(f"--pruning_ratio is for --mode pruning, not {mode}: leave it out")
     settings["updating_ratio"] = (ratio or default) if mode == "pruning" else 1.0
+
+
+def _check_epochs(settings: dict[str, Any]) -> None:
+    mode = MODES[settings["mode"]]
+    if settings["total_epochs"] is not None and settings["num_epochs"] is not None:
+        raise UsageError("--total_epochs and --num_epochs both say how long a round trains: leave one out")
+    if settings["rewind_fixing_ratio"] != 1 and not mode.two_steps:
+        raise UsageError(f"--rewind_fixing_ratio is not for --mode {settings['mode']}: leave it out")
+    if settings["deploy_epochs"] is not None and settings["deploy"] != "full" and not settings["deploy_sparsity"]:
+        raise UsageError("--deploy_epochs is for --deploy full or --deploy_sparsity: leave it out, or give one of them")
 
 
 def _check_streaming(settings: dict[str, Any]) -> None:
