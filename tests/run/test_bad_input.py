@@ -468,7 +468,7 @@ NUMBERS = {
     "lr": (float, math.ulp(0.0), 1e6),
     "checkpoint_interval": (float, 0.0, sys.float_info.max),
 }
-PARSERS = {name: build_parser(name, "") for name in SCRIPTS}
+PARSERS = {name: build_parser(f"multiround_{name}.py") for name in SCRIPTS}
 TEXTS = st.one_of(
     st.integers().map(str),
     st.integers(-(10**30), 10**30).map(str),
@@ -510,7 +510,7 @@ def test_any_text_as_a_number_is_in_range_or_refused_in_one_line(flag, text, joi
             args, status = None, stop.code
     if args is None:
         assert (status, out.getvalue()) == (2, "")
-        assert err.getvalue().startswith(f"{script}: error: argument --{flag}: ")
+        assert err.getvalue().startswith(f"multiround_{script}.py: error: argument --{flag}: ")
         assert err.getvalue().endswith("\n") and len(err.getvalue().splitlines()) == 1
         with pytest.raises((ValueError, AssertionError)):
             assert lowest <= kind(text) <= highest

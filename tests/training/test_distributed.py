@@ -41,7 +41,7 @@ def test_a_group_of_one_does_nothing():
     group, tensor = Group(), torch.ones(3)
     group.sum_(tensor)
     group.assert_same("ones", tensor)
-    assert (group.share(7), group.told("word"), tensor.tolist()) == (slice(0, 7), "word", [1, 1, 1])
+    assert (group.share(7), group.broadcast("word"), tensor.tolist()) == (slice(0, 7), "word", [1, 1, 1])
 
 
 @pytest.mark.parametrize("name", ["cuda:1", "mps"])

@@ -17,7 +17,7 @@ from utils.edge.report import REPLAY_HEADER, describe, replay_row
 from utils.edge.state_file import read_schema, read_state, read_tensors
 from utils.message.container import read_sign_key
 from utils.message.update import UpdateFormatError, layer_counts, unpack_message
-from utils.system.pipes import reader_left
+from utils.system.streams import forgiving_streams
 from utils.system.terminal import columns
 
 __all__ = ["EdgeNode", "main"]
@@ -134,14 +134,11 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@forgiving_streams()
 def main(argv: list[str] | None = None) -> int:
     try:
         args = build_parser().parse_args(argv)
         args.function(args)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        reader_left()
-        return 1
     except (_Refused, ValueError) as error:
         print(f"edge: error: {error}", file=sys.stderr)
         return 2

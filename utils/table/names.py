@@ -9,9 +9,6 @@ from utils.table.commands import parser_of
 from utils.table.records import Record
 from utils.training.recipes import DEFAULTS
 
-# `reinitialize` says the same; partial deployment is what the parser fills in.
-_TOLD_ALREADY = {"reinit_strategy": ("doubling", "never"), "deploy": ("partial",)}
-
 
 def row_name(record: Record) -> str:
     """Return the name of the row that `record` belongs in; as the paper's where all settings are."""
@@ -29,7 +26,7 @@ def row_name(record: Record) -> str:
     for name in sorted(name for name in settings if name in FLAGS and FLAGS[name].names_rows):
         if name == "deploy" and settings.get("deploy_sparsity"):
             continue  # which is always full
-        if settings[name] != defaults.get(name) and settings[name] not in _TOLD_ALREADY.get(name, ()):
+        if settings[name] != defaults.get(name) and settings[name] not in FLAGS[name].before:
             parts.append(f"{name} {shown(settings[name])}")
     return ", ".join(parts)
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from utils.system.files import write_atomic
-from utils.system.pipes import show
 from utils.table.collate import Row, collate
 from utils.table.records import NotUsable, Record
 from utils.table.render import render, render_rounds, render_sweep, sweep_title
@@ -25,10 +24,10 @@ def present(args: Namespace, records: Sequence[Record], left_out: Sequence[str])
     def rendered(form: str) -> str:
         return render(groups, left_out, form)
 
-    show(rendered(args.format))
+    print(rendered(args.format))
     if args.rounds:
         for group in groups:
-            show(f"\n{render_rounds(group)}")
+            print(f"\n{render_rounds(group)}")
     if args.export:
         _export(records, args.export)
     if args.out:
@@ -49,7 +48,7 @@ def present_sweep(args: Namespace, flag: str, rows: Sequence[Row], notes: Sequen
     def rendered(form: str) -> str:
         return render_sweep(flag, rows, notes, form)
 
-    show(rendered(args.format))
+    print(rendered(args.format))
     _write_tables(args.out, rendered)
     path = args.out / "ablation.png"
     sweep_figure(flag, rows, sweep_title(flag, rows)).savefig(path, dpi=150)
