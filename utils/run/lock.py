@@ -3,31 +3,25 @@
 import contextlib
 from collections.abc import Iterator
 
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks
-    fcntl = None
-
 from utils.run.folder import LOCK, RunFolder
 from utils.system.errors import UsageError
+from utils.system.files import remove_leftovers
+from utils.system.locks import BusyError, locked
 
 
 @contextlib.contextmanager
 def claimed(folder: RunFolder, overwrite: bool) -> Iterator[None]:
     """Make the run folder this process's own while the run lasts; with `overwrite` what is in it goes first."""
-    try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        lock = open(folder.path / LOCK, "w")
-    except OSError as error:
-        what = f"{folder.path} cannot be written ({error.strerror})"
-        raise UsageError(f"--output_dir: {what}: name another") from error
-    with lock:
+    with contextlib.ExitStack() as stack:
         try:
-            if fcntl is not None:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            folder.path.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(folder.path / LOCK))
+        except BusyError as error:
+            raise UsageError(f"--output_dir: another process runs this in {folder.path}: wait for it") from error
         except OSError as error:
-            what = f"another process runs this in {folder.path}"
-            raise UsageError(f"--output_dir: {what}: wait for it") from error
+            reason = f"{folder.path} cannot be written ({error.strerror})"
+            raise UsageError(f"--output_dir: {reason}: name another") from error
+        remove_leftovers(folder.path)
         if overwrite:
             folder.clear()
         yield
