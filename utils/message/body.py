@@ -123,7 +123,7 @@ def _places(schema: Schema, base: np.ndarray, selected: np.ndarray) -> tuple[Pla
     layer = np.searchsorted(starts, selected, side="right") - 1
     places, roles = [Place(base[selected], layer, layer)], {}
     for kind in ("rest", "buffer"):
-        entries = schema.of_kind(kind)
+        entries = schema.of_role(kind)
         names = [entry.name.rpartition(".")[2] for entry in entries]  # "bias", "running_var", ...
         groups = np.array([roles.setdefault(name, len(roles)) for name in names], dtype=np.int64)
         sizes = [entry.size for entry in entries]

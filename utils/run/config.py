@@ -75,7 +75,7 @@ def make_config(
         **({"deployment_recipe": vars(plan.deployment.recipe)} if plan.deployment else {}),
         "num_rounds": plan.num_rounds,
         "fingerprints": fingerprints,
-        "layers": [list(entry[:3]) for entry in flat.entries],
+        "layers": flat.schema.to_plain(),
         "device": describe_device(device) + (f", {processes} processes" if processes > 1 else ""),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "platform": platform.platform(),
