@@ -78,6 +78,10 @@ class Schema:
         """Return the entries of one role, in order."""
         return [entry for entry in self.entries if entry.role == role]
 
+    def weight_indices(self, deployed: np.ndarray | None = None) -> np.ndarray:
+        """Return the indices of all weights, ascending int64; of a sparse network, those in `deployed` (I,) bool."""
+        return np.arange(self.num_weights) if deployed is None else np.flatnonzero(deployed)
+
     def layer_sizes(self, deployed: np.ndarray | None = None) -> np.ndarray:
         """Return how many weights each layer has, int64; of a sparse network, how many are in `deployed` (I,) bool."""
         if deployed is None:

@@ -12,8 +12,8 @@ import torch
 
 from data.datasets import Dataset, EvaluationSplit
 from utils.flat import FlatParameters
-from utils.message.base import num_deployed
 from utils.rounds import Plan
+from utils.run.deployment import num_deployed
 from utils.training.device import describe_device
 
 # Settings that say where files lie or what is shown; the same run with others has the same folder.

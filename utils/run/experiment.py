@@ -25,7 +25,6 @@ from utils.run.lock import claimed
 from utils.run.options import UsageError, speaks
 from utils.run.plan import first_network, make_batches, make_plan, network_maker, read_dataset
 from utils.run.results import ResultsError, RunFolder, RunResult, describe_run, summarize
-from utils.schema import Schema
 from utils.system.pipes import reader_left
 from utils.system.progress import Bars, watched_check
 from utils.training.device import denormals, set_up_device
@@ -76,7 +75,7 @@ def run_experiment(settings: dict[str, Any], command: list[str]) -> RunResult:
     def start(folder: Path | None, saved: dict[str, Any] | None) -> Start:
         train, validation, test = make_batches(run.settings, dataset, run.split, device)
         trainer = Trainer(flat, train, run.settings["seed"], run.settings["precision"] == "bf16", group=group)
-        link = Link(Schema(config["layers"]), plan.initial, folder, sign_key)
+        link = Link(flat.schema, plan.initial, folder, sign_key)
         edge, interrupted = (Deployment(plan.initial, plan.initial), None) if saved is None else unpack(saved)
         return Start(plan, trainer, validation, test, link, edge, interrupted)
 
@@ -191,7 +190,7 @@ def _run(folder: RunFolder, checkpoints: Checkpoints, config: dict[str, Any], be
             "num_weights": flat.num_weights,
             "num_rest": flat.num_rest,
             "num_buffers": flat.num_buffers,
-            **({} if edge.weights is None else {"num_deployed": edge.weights.numel()}),
+            **({} if edge.weights is None else {"num_deployed": int(edge.weights.sum())}),
             "line_sha256": sha256(edge.line),
             "served_sha256": sha256(edge.served),
             "fingerprints": config["fingerprints"],

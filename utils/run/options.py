@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from utils.message import base as deployment
-from utils.message.base import WAYS
 from utils.modes import modes_of
 from utils.reinit import PARAMETERS, STRATEGIES, choose
-from utils.run import argument_types
+from utils.run import argument_types, deployment
 from utils.run.argument_types import whole
+from utils.run.deployment import WAYS
 from utils.training.recipes import DEFAULTS
 
 MODELS = tuple(DEFAULTS)

@@ -16,11 +16,11 @@ from data.streaming.batches import StreamedBatches, reading_pool
 from models import build_model
 from utils.contribution import num_selected
 from utils.flat import FlatParameters
-from utils.message.base import num_deployed
 from utils.methods import full_update, partial_update, random_update
 from utils.modes import MODES
 from utils.reinit import Reinit
 from utils.rounds import Plan, Way
+from utils.run.deployment import num_deployed
 from utils.run.options import UsageError, check_sizes, uses_batch_norm
 from utils.training.recipes import Recipe, recipe_for
 

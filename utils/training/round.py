@@ -4,7 +4,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -16,6 +16,9 @@ from utils.training.optim import FlatOptimizer
 from utils.training.recipes import Recipe
 from utils.training.sample_gradients import SampleGradients
 
+if TYPE_CHECKING:
+    from utils.link import Outgoing
+
 # The two steps of a round; each names a random stream of its own. Iterative rewinding has more steps between them.
 FULL_UPDATING, SPARSE_FINE_TUNING = 1, 2
 
@@ -26,7 +29,8 @@ class RoundTraining:
     number, samples  the round and the indices of its samples
     start            the network it starts from, (I+J+B,)
     candidates       (D,) the weights of a sparse network, which alone may be selected; None: all
-    as_received      what the edge would hold if the network were sent now; None: just that network (lossless)
+    outgoing         the round's message, which says what the edge would hold if the network were sent now;
+                     None: the network as it is
     saved            the `state` of an interrupted round, to go on from it
     on_epoch         called after each epoch with this object, to save its `state`
 
@@ -46,14 +50,14 @@ class RoundTraining:
         start: Tensor,
         bars: Bars,
         on_epoch: Callable[["RoundTraining"], None],
-        as_received: Callable[["RoundTraining"], Tensor] | None = None,
+        outgoing: "Outgoing | None" = None,
         saved: dict[str, Any] | None = None,
         candidates: Tensor | None = None,
     ):
         self.trainer, self.flat = trainer, trainer.flat
         self.recipe, self.validation = recipe, validation
         self.number, self.samples, self.start = number, samples, start
-        self.bars, self.on_epoch, self.as_received = bars, on_epoch, as_received
+        self.bars, self.on_epoch, self.outgoing = bars, on_epoch, outgoing
         self.candidates = self.selected = candidates
         self.mask_seed: int | None = None
         self.full_val_acc: float | None = None
@@ -125,10 +129,10 @@ class RoundTraining:
 
     def validate_as_received(self) -> float:
         """Return the validation accuracy of what the edge would hold if the network were sent now."""
-        if self.as_received is None or not self._finite():
+        if self.outgoing is None or self.outgoing.lossless or not self._finite():
             return self.validate()
         network = self.flat.snapshot()
-        self.flat.load(self.as_received(self))
+        self.flat.load(self.outgoing.candidate(network, self.selected, self.mask_seed).network)
         val_acc = self.validate()
         self.flat.load(network)
         return val_acc
