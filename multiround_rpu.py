@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from utils.run.script import run
 
 if TYPE_CHECKING:
-    from utils.run.results import RunResult
+    from utils.run.folder import RunResult
 
 
 def main(argv: list[str] | None = None) -> "RunResult":

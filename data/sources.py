@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.system.errors import UserError
+
 REQUIRED = ("train_images", "train_labels", "test_images", "test_labels")
 OPTIONAL = ("val_images", "val_labels")
 DOWNLOAD_TIMEOUT = 30  # seconds without an answer; without it a filtered network looks like a hang
@@ -37,8 +39,10 @@ PUBLISHED_CLASSES = {  # in the order of the published labels, so that an .npz n
 }
 
 
-class DatasetError(ValueError):
+class DatasetError(UserError):
     """A data set that cannot be used as given; the message is one line: what, where, and what to do."""
+
+    of_one_process = True
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from utils.run.results import RunFolder, summarize
+from utils.run.folder import RunFolder
+from utils.run.results import summarize
 
 SETTINGS = {
     "dataset": "mnist", "dataset_dir": "somewhere", "dataset_size_init": 1000, "dataset_size_subseq": 1000,

@@ -15,12 +15,12 @@ from utils.contribution import (
     combined_contribution,
     global_contribution,
     magnitude,
-    num_selected,
     rewind_,
     select_random,
     select_top,
 )
 from utils.reinit import should_reinitialize
+from utils.rewinding import num_selected
 
 
 def test_global_contribution_by_hand():

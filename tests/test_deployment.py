@@ -12,9 +12,9 @@ from tests.script_runs import NUM_WEIGHTS, SMALL
 from utils.edge.node import EdgeNode, deployed_in_run
 from utils.edge.program import main as edge_main
 from utils.edge.state_file import read_state
+from utils.message import unpack_message
 from utils.message.base import pruned
 from utils.run.deployment import choose, num_deployed
-from utils.message.container import unpack_message
 from utils.run.results import formula_bytes
 from utils.table.layers import read_layer_counts
 from utils.table.names import row_name

@@ -19,7 +19,7 @@ from utils.system.progress import Bars
 from utils.training.loop import Trainer
 from utils.training.optim import FlatOptimizer
 from utils.training.recipes import Recipe
-from utils.training.round import FULL_UPDATING, SPARSE_FINE_TUNING, RoundTraining
+from utils.training.round import FULL_UPDATING, SPARSE_FINE_TUNING, RoundTraining, StartPoint
 
 ADAM = Recipe("adam", lr=5e-3, num_epochs=4, step_factor=0.1)
 SGD = Recipe("sgd", lr=0.1, num_epochs=4, step_factor=None, momentum=0.9, weight_decay=1e-2)
@@ -40,8 +40,8 @@ def make_round(recipe, saved=None, on_epoch=lambda training: None, start=None, c
     bars = Bars(1, 0, shown=False)
     samples = torch.arange(0, 300, 3)
     start = flat.snapshot() if start is None else start
-    where = ROUND, samples, start, bars, on_epoch
-    return RoundTraining(Trainer(flat, train, SEED), recipe, validation, *where, saved=saved, candidates=candidates)
+    where = StartPoint(ROUND, samples, start, candidates)
+    return RoundTraining(Trainer(flat, train, SEED, validation), recipe, where, bars, on_epoch, saved=saved)
 
 
 class PlainRound:
@@ -70,7 +70,7 @@ class PlainRound:
 
     def accuracy(self):
         self.model.eval()
-        right = sum((self.model(x).argmax(1) == y).sum() for x, y in self.training.validation.in_order())
+        right = sum((self.model(x).argmax(1) == y).sum() for x, y in self.training.trainer.validation.in_order())
         return right.item() / 200
 
     def epochs(self, step, masks=None, choose=False):

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.test_methods import ADAM, RATIO, SEED, SGD, PlainRound, assert_same, make_round
-from utils.contribution import num_selected, rewinding_sizes, select_random
+from utils.contribution import select_random
 from utils.methods import full_update, partial_update, random_update
 from utils.modes import MODES
+from utils.rewinding import num_selected, rewinding_sizes
 from utils.training.optim import FlatOptimizer
 
 

@@ -6,16 +6,16 @@ import pytest
 import torch
 
 from data.arrival import Arrival
-from utils.edge.node import EdgeNode
+from utils.edge import EdgeNode
 from utils.edge.state_file import read_state
 from utils.flat import sha256
 from utils.link import Link
-from utils.message.container import unpack_message
+from utils.message import unpack_message
 from utils.message.masks import random_mask
 from utils.modes import MODES
 from utils.reinit import Reinit
-from utils.rounds import Deployment, Plan, pack, run_rounds, unpack
-from utils.run.results import COLUMNS
+from utils.rounds import EdgeCopy, Plan, Way, pack, run_rounds, unpack
+from utils.run.results import COLUMNS, round_row
 from utils.schema import Schema
 from utils.system.progress import Bars
 from utils.training.recipes import recipe_for
@@ -34,6 +34,7 @@ class FakeTrainer:
     def __init__(self):
         self.vector = torch.zeros(8)
         self.flat = SimpleNamespace(vector=self.vector, num_weights=6, load=self.vector.copy_)
+        self.test = None
 
     def accuracies(self, batches, on_batch):
         return round(self.vector[0].item()) / 100, None
@@ -51,10 +52,11 @@ def run(mode, script, reinit=NEVER, sizes=(1000, 1000), monkeypatch=None, tmp_pa
     starts = []
 
     class FakeTraining:
-        def __init__(self, trainer, recipe, validation, number, samples, start, bars, on_epoch, as_received, saved, candidates):
+        def __init__(self, trainer, recipe, point, bars, on_epoch, outgoing, saved):
+            start = point.network
             starts.append(int(start[0]))
-            self.mask_seed, self.candidates = 1, candidates
-            self.number, self.start, self.flat, self.selected = number, start, trainer.flat, torch.arange(2)
+            self.mask_seed, self.candidates = 1, point.candidates
+            self.number, self.start, self.flat, self.selected = point.number, start, trainer.flat, torch.arange(2)
             self.start_val_acc, self.full_val_acc, self.rewound_val_acc, self.seconds = 0.1, None, None, 1.0
             self.best, self.best_val_acc, self.improved = start, 0.1, False
 
@@ -68,22 +70,21 @@ def run(mode, script, reinit=NEVER, sizes=(1000, 1000), monkeypatch=None, tmp_pa
     monkeypatch.setattr("utils.rounds.RoundTraining", FakeTraining)
     trainer = FakeTrainer()
     plan = Plan(
-        method=MODES[mode],
-        update=update,
-        recipe=recipe_for("mlp", True),
+        mode=MODES[mode],
+        way=Way(update, recipe_for("mlp", True), MODES[mode].kind, 1 / 3),
         arrival=Arrival(10_000, *sizes, seed=0),
         num_rounds=len(script),
-        updating_ratio=1 / 3,
         reinit=reinit,
         value_bits=32,
         initial=INITIAL,
         fresh=lambda number: torch.full((8,), -1.0 - number),
     )
     bars = Bars(len(script), 0, shown=False)
-    edge = Deployment(INITIAL, INITIAL)
+    edge = EdgeCopy(INITIAL, INITIAL)
     link = Link(SCHEMA, INITIAL, tmp_path)
     link.open([], [])
-    edge = run_rounds(plan, trainer, None, None, link, edge, bars, lambda edge, training: None)
+    for done in run_rounds(plan, trainer, link, edge, bars):
+        edge.rows.append(round_row(done, edge))
     check_messages(edge, tmp_path)
     return edge.rows, starts, edge
 
@@ -173,7 +174,7 @@ def test_shrunk_and_perturbed_line_stands_by_until_it_has_caught_up(monkeypatch,
     assert column(rows, "served_test_acc") == [0.1, 0.2, 0.2, 0.4]
     assert edge.num_samples_at_last_init == 3000
     header, _ = unpack_message((tmp_path / "updates" / "round_002.dpu").read_bytes())
-    assert header.shrink_perturb == (0.5, 0.25) and not header.reinitialize and not header.serve
+    assert header.base.shrink_perturb == (0.5, 0.25) and not header.base.reinitialize and not header.serve
 
 
 @pytest.mark.parametrize("mode", ["same_init", "diff_init", "pruning"])

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from utils.message.masks import draw_mask, sizes_within
+from utils.rewinding import num_selected
 
 if TYPE_CHECKING:
     from utils.training.sample_gradients import SampleGradients
@@ -163,24 +164,6 @@ CRITERIA = {
     "movement": Criterion(lambda e: e.accumulated, accumulates=Movement),
     "snip": Criterion(lambda e: snip(e.start, e.at_start(lambda gradients: gradients.mean()))),
 }
-
-
-def num_selected(num_weights: int, updating_ratio: float) -> int:
-    """Return `int(k * I)`, the number of weights that one round updates."""
-    return int(updating_ratio * num_weights)
-
-
-def rewinding_sizes(num_weights: int, updating_ratio: float, fixing_ratio: float = 1.0) -> list[int]:
-    """Return how many weights are still selected after each rewinding of a round; the last is `int(k * I)`.
-
-    Each rewinding returns `int(fixing_ratio * n)` of the n weights still selected, at least one, and none too many;
-    at 1 there is one rewinding.
-    """
-    target = num_selected(num_weights, updating_ratio)
-    sizes = [max(target, num_weights - max(1, int(fixing_ratio * num_weights)))]
-    while sizes[-1] > target:
-        sizes.append(max(target, sizes[-1] - max(1, int(fixing_ratio * sizes[-1]))))
-    return sizes
 
 
 def select_top(contribution: Tensor, updating_ratio: float) -> Tensor:

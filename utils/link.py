@@ -13,8 +13,8 @@ from utils.message.base import Base, pruned
 from utils.message.body import Coding, Draft, differing, draft_update
 from utils.message.container import checksum
 from utils.message.update import Update, encode_update
-from utils.run.checkpoint import CheckpointError
 from utils.schema import Schema
+from utils.system.errors import UserError
 from utils.system.files import write_atomic
 from utils.training.device import denormals
 
@@ -53,14 +53,14 @@ class Link:
         """Write the network that the edge is shipped with, and check the messages that a saved run has sent.
 
         rounds, applied  of the messages sent: their rounds and checksums; files of others were never saved and go
-        Raises CheckpointError if a message is missing or another one.
+        Raises UserError if a message is missing or another one.
         """
         self._updates.mkdir(exist_ok=True)
         write_state(self._initial_file, self.node.schema, self.node.initial)
         expected = {self._path(number): digest for number, digest in zip(rounds, applied, strict=True)}
         for path, digest in expected.items():
             if not path.is_file() or checksum(path.read_bytes()).hex() != digest:
-                raise CheckpointError(f"{path} is missing or damaged: start anew with --overwrite")
+                raise UserError(f"{path} is missing or damaged: start anew with --overwrite")
         for path in set(self._updates.glob("round_*.dpu")) - set(expected):
             path.unlink()
 

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from data.seeding import derive_seed
-from utils.contribution import CRITERIA, Evidence, rewind_, rewinding_sizes, select_largest, select_random
+from utils.contribution import CRITERIA, Evidence, rewind_, select_largest, select_random
 from utils.modes import Mode
+from utils.rewinding import rewinding_sizes
 from utils.training.round import FULL_UPDATING, SPARSE_FINE_TUNING, RoundTraining
 
 

@@ -1,25 +1,22 @@
 """The multi-round loop between the server and the edge node."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from data.arrival import Arrival
-from data.batches import BatchSource
 from utils.link import Delivery, Link, Outgoing
 from utils.message.base import Base
 from utils.message.body import Coding
 from utils.modes import Mode
 from utils.reinit import Reinit
-from utils.run.results import TOP5_COLUMNS, describe_round, formula_bytes
 from utils.system.progress import Bars
 from utils.training.loop import Trainer
 from utils.training.recipes import Recipe
-from utils.training.round import RoundTraining
+from utils.training.round import RoundTraining, StartPoint
 
 
 @dataclass(frozen=True)
@@ -28,8 +25,8 @@ class Way:
 
     update: Callable[[RoundTraining], None]
     recipe: Recipe
-    coding: str  # how its message names the weights: see utils.message.body.Coding
-    updating_ratio: float  # of the weights that the network consists of
+    kind: str  # how its message names the weights: see utils.message.body.Coding
+    updating_ratio: float  # of the weights that the network consists of; 1 for full updating
     sparsifies: bool = False  # the weights that it sends are from then on the only ones of the network
 
 
@@ -37,28 +34,20 @@ class Way:
 class Plan:
     """What a run does in every round; it does not change while the run lasts."""
 
-    method: Mode
-    update: Callable[[RoundTraining], None]  # the method with its settings
-    recipe: Recipe
+    mode: Mode
+    way: Way
     arrival: Arrival
     num_rounds: int
-    updating_ratio: float  # 1 for full updating
     reinit: Reinit
     value_bits: int  # of a weight's value in a message; 32 is lossless
     initial: Tensor  # the initial network, (I+J+B,)
     fresh: Callable[[int], Tensor]  # round -> another initial network
     deployment: Way | None = None  # how the first message is made; None: as all others
 
-    def way(self, deployed: bool) -> Way:
-        """Return how a round makes its update, before the first message or after it."""
-        if self.deployment is not None and not deployed:
-            return self.deployment
-        return Way(self.update, self.recipe, self.method.kind, self.updating_ratio)
-
 
 @dataclass
-class Deployment:
-    """What the edge holds, as the server knows it, and what came of the rounds so far.
+class EdgeCopy:
+    """The server's copy of what the edge holds, and what came of the rounds so far.
 
     The line is what updates build on; the served network answers the edge's queries. They differ only while
     a re-initialised line has not caught up yet, or where nothing was sent.
@@ -79,23 +68,33 @@ class Deployment:
     served_top5: float | None = None
 
 
+@dataclass(frozen=True)
+class Round:
+    """What came of one round, for the books."""
+
+    number: int
+    num_samples: int
+    reinitialized: bool
+    way: Way
+    training: RoundTraining
+    delivery: Delivery | None  # None: nothing was sent
+
+
 def run_rounds(
     plan: Plan,
     trainer: Trainer,
-    validation: BatchSource,
-    test: BatchSource,
     link: Link,
-    edge: Deployment,
+    edge: EdgeCopy,
     bars: Bars,
-    save: Callable[[Deployment, RoundTraining | None], None],
+    on_epoch: Callable[[RoundTraining], None] = lambda training: None,
     interrupted: dict[str, Any] | None = None,
-) -> Deployment:
-    """Run the rounds that `edge` has not seen yet; returns what it holds at the end, evaluated as it holds it.
+) -> Iterator[Round]:
+    """Run the rounds that `edge` has not seen yet, giving each when it is done and `edge` is up to date.
 
-    save         called with the state of everything: with the training after an epoch, with None after a round
-    interrupted  the round that was under way when the state was saved
+    on_epoch     called with the training after each of its epochs, to save its state
+    interrupted  the state of the round that was under way when it was saved
     """
-    line = edge.served if plan.method.restarts else edge.line
+    line = edge.served if plan.mode.restarts else edge.line
     link.restore(line, edge.served, edge.last_message, edge.applied, edge.weights)
     for number in range(edge.next_round, plan.num_rounds):
         # The samples that have arrived, and the network from which this round starts.
@@ -103,55 +102,38 @@ def run_rounds(
         reinitialize = number > 0 and plan.reinit.is_due(
             len(samples), edge.num_samples_at_last_init, number - edge.round_of_last_init
         )
-        # The server's training: that of the method or, while nothing was sent, of the deployment.
-        way = plan.way(deployed=edge.last_message >= 0)
-        coding = Coding(way.coding, plan.value_bits, way.updating_ratio, way.sparsifies)
+        way = plan.deployment if plan.deployment is not None and edge.last_message < 0 else plan.way
+        coding = Coding(way.kind, plan.value_bits, way.updating_ratio, way.sparsifies)
         outgoing = link.message(number, coding, base_of(plan, reinitialize))
-        start = link.pruned(plan.fresh(number)) if plan.method.start == "fresh" and number > 0 else outgoing.start
-        training = RoundTraining(
-            trainer,
-            way.recipe,
-            validation,
-            number,
-            samples,
-            start,
-            bars,
-            on_epoch=partial(save, edge),
-            outgoing=outgoing,
-            saved=interrupted,
-            candidates=link.candidates,
-        )
+        network = link.pruned(plan.fresh(number)) if plan.mode.start == "fresh" and number > 0 else outgoing.start
+
+        # The server's training: that of the method or, while nothing was sent, of the deployment.
+        start = StartPoint(number, samples, network, link.candidates)
+        training = RoundTraining(trainer, way.recipe, start, bars, on_epoch, outgoing, interrupted)
         interrupted = None
         way.update(training)
         if number == 0:  # the edge still holds the initial network
             edge.line_acc = edge.served_acc = (training.start_val_acc, None)
 
         # What is sent, and what the edge serves from now on.
-        delivery = send(plan, link, outgoing, edge, training)
+        delivery = send(plan, link, edge, outgoing, training)
         reinitialized = reinitialize and delivery is not None
         if number == 0 or reinitialized:
             edge.num_samples_at_last_init, edge.round_of_last_init = len(samples), number
         with bars.busy("testing") as tick:
-            evaluate_new(edge, trainer, test, tick)
-
-        # The books.
-        edge.rows.append(round_row(way, edge, training, len(samples), reinitialized, delivery))
+            evaluate_new(edge, trainer, tick)
         edge.next_round = number + 1
-        save(edge, None)
-        bars.round_done(describe_round(edge.rows[-1], plan.num_rounds), edge.rows[-1]["served_test_acc"])
-    return edge
+        yield Round(number, len(samples), reinitialized, way, training, delivery)
 
 
 def base_of(plan: Plan, reinitialize: bool) -> Base:
     """Return what the round's update builds on, which its training starts from but for fresh networks."""
-    if plan.method.restarts or (reinitialize and plan.reinit.factors is None):
+    if plan.mode.restarts or (reinitialize and plan.reinit.factors is None):
         return Base(reinitialize=True)
     return Base(shrink_perturb=plan.reinit.factors if reinitialize else None)
 
 
-def send(
-    plan: Plan, link: Link, outgoing: Outgoing, edge: Deployment, training: RoundTraining
-) -> Delivery | None:
+def send(plan: Plan, link: Link, edge: EdgeCopy, outgoing: Outgoing, training: RoundTraining) -> Delivery | None:
     """Bring the round's candidate to the edge if it is worth its bytes; returns None where it is not.
 
     Nothing is sent if training did not improve on the start point, or nothing changes. An update that builds on
@@ -164,9 +146,9 @@ def send(
     if training.improved:
         candidate = outgoing.candidate(training.best, training.selected, training.mask_seed)
         network = candidate.network
-        changed = not torch.equal(network, edge.served if plan.method.restarts else edge.line)
-    if not changed or (plan.method.restarts and not no_worse):
-        if plan.method.restarts:
+        changed = not torch.equal(network, edge.served if plan.mode.restarts else edge.line)
+    if not changed or (plan.mode.restarts and not no_worse):
+        if plan.mode.restarts:
             edge.line, edge.line_acc = network, acc
         return None
     delivery = outgoing.send(candidate, serve=no_worse)
@@ -178,57 +160,25 @@ def send(
     return delivery
 
 
-def evaluate_new(edge: Deployment, trainer: Trainer, test: BatchSource, on_batch: Callable[[], None]) -> None:
+def evaluate_new(edge: EdgeCopy, trainer: Trainer, on_batch: Callable[[], None]) -> None:
     """Evaluate the line and the served network on the test set where they are new."""
     if edge.line_acc[1] is None:
         trainer.flat.load(edge.line)
-        top1, edge.line_top5 = trainer.accuracies(test, on_batch)
+        top1, edge.line_top5 = trainer.accuracies(trainer.test, on_batch)
         edge.line_acc = (edge.line_acc[0], top1)
     if edge.served is edge.line:
         edge.served_acc, edge.served_top5 = edge.line_acc, edge.line_top5
     elif edge.served_acc[1] is None:
         trainer.flat.load(edge.served)
-        top1, edge.served_top5 = trainer.accuracies(test, on_batch)
+        top1, edge.served_top5 = trainer.accuracies(trainer.test, on_batch)
         edge.served_acc = (edge.served_acc[0], top1)
 
 
-def round_row(
-    way: Way,
-    edge: Deployment,
-    training: RoundTraining,
-    num_samples: int,
-    reinitialized: bool,
-    delivery: Delivery | None,
-) -> dict[str, Any]:
-    """Return the round's row of rounds.csv."""
-    top5 = dict(zip(TOP5_COLUMNS, (edge.line_top5, edge.served_top5))) if edge.served_top5 is not None else {}
-    nothing = dict.fromkeys(("message_bytes", "index_bytes", "value_bytes", "rest_bytes", "header_bytes"), 0)
-    num_weights = training.flat.num_weights if training.candidates is None else training.candidates.numel()
-    return {
-        "round": training.number,
-        "num_samples": num_samples,
-        "reinitialized": int(reinitialized),
-        "start_val_acc": training.start_val_acc,
-        "full_val_acc": training.full_val_acc,
-        "rewound_val_acc": training.rewound_val_acc,
-        "val_acc": edge.line_acc[0],
-        "test_acc": edge.line_acc[1],
-        "served_val_acc": edge.served_acc[0],
-        "served_test_acc": edge.served_acc[1],
-        "updated_weights": delivery.num_weights if delivery else 0,
-        "sent": int(delivery is not None),
-        **(delivery.sizes if delivery else nothing),
-        "formula_bytes": formula_bytes(way.updating_ratio, num_weights) if delivery else 0,
-        "seconds": training.seconds,
-        **top5,
-    }
-
-
-def pack(edge: Deployment, training: RoundTraining | None = None) -> dict[str, Any]:
+def pack(edge: EdgeCopy, training: RoundTraining | None = None) -> dict[str, Any]:
     """Return everything that a resumed run needs: tensors and plain values."""
     return {"edge": dict(vars(edge)), "training": None if training is None else training.state}
 
 
-def unpack(state: dict[str, Any]) -> tuple[Deployment, dict[str, Any] | None]:
-    """Return the deployment and the interrupted round in a `pack`ed state."""
-    return Deployment(**state["edge"]), state["training"]
+def unpack(state: dict[str, Any]) -> tuple[EdgeCopy, dict[str, Any] | None]:
+    """Return the edge copy and the interrupted round in a `pack`ed state."""
+    return EdgeCopy(**state["edge"]), state["training"]

@@ -6,7 +6,8 @@ import os
 import pytest
 import torch
 
-from utils.run.results import COLUMNS, RunFolder, describe_round, describe_run, formula_bytes, summarize
+from utils.run.folder import RunFolder
+from utils.run.results import COLUMNS, describe_round, describe_run, formula_bytes, summarize
 from utils.system.files import write_atomic
 
 ROWS = [

@@ -5,7 +5,7 @@ import shlex
 import pytest
 
 from utils.modes import DPU, FU, RPU, modes_of
-from utils.run.options import UsageError
+from utils.system.errors import UsageError
 from utils.table.commands import ablation_commands, paper_commands, split_flags
 from utils.table.program import main
 
@@ -33,21 +33,21 @@ def test_the_rows_of_the_paper_word_for_word():
 def test_every_model_has_its_own_k_and_data(model, ratio, dataset):
     commands = of_paper(model, seeds=["1", "2", "3"])
     settings = [command.settings for command in commands]
-    assert len(commands) == 15 and {s["seed"] for s in settings} == {1, 2, 3}
-    assert {s["updating_ratio"] for s in settings if s["mode"] != "same_init"} == {ratio}
-    assert {s["model"] for s in settings} == {model} and {s["dataset"] for s in settings} == {dataset}
+    assert len(commands) == 15 and {s.seed for s in settings} == {1, 2, 3}
+    assert {s.updating_ratio for s in settings if s.mode != "same_init"} == {ratio}
+    assert {s.model for s in settings} == {model} and {s.dataset for s in settings} == {dataset}
 
 
 @pytest.mark.parametrize("model, flags, on_cpu, threads", [
     ("mlp", "", True, 1), ("mlp", "", False, None), ("mlp", "--threads 2", True, 2), ("vgg", "", True, None),
 ])  # fmt: skip
 def test_threads_are_one_for_mlp_on_a_cpu(model, flags, on_cpu, threads):
-    assert {command.settings["threads"] for command in of_paper(model, flags, on_cpu=on_cpu)} == {threads}
+    assert {command.settings.threads for command in of_paper(model, flags, on_cpu=on_cpu)} == {threads}
 
 
 @pytest.mark.parametrize("model, one_step", [("mlp", 10), ("vgg", 10), ("resnet56", 5)])
 def test_epochs_keep_the_recipe_s_proportion(model, one_step):
-    epochs = {command.label: command.settings["num_epochs"] for command in of_paper(model, "--num_epochs=5")}
+    epochs = {command.label: command.settings.num_epochs for command in of_paper(model, "--num_epochs=5")}
     assert epochs == {"DPU": 5, "GCPU": 5, "Pruning": 5, "RPU": one_step, "FU": one_step}
 
 
@@ -56,17 +56,17 @@ def test_commands_can_be_copied_from_a_shell():
     assert shlex.split(str(commands[0]))[-5:] == ["--dataset_dir", "--threads", "1", "--seed", "1"]
     (command, *_) = paper_commands("mlp", ["1"], [["--dataset_dir", "a b;c"]], True)
     assert "--dataset_dir 'a b;c'" in str(command)
-    assert str(command.settings["dataset_dir"]) == "a b;c"
+    assert str(command.settings.dataset_dir) == "a b;c"
 
 
 def test_a_flag_of_the_method_leaves_one_full_updating():
     swept, full = of_ablation("lamda", ["0", "0.5"], "--updating_ratio 0.1 --hidden_sizes 24 32", seeds=["1", "2"])
-    assert [(c.label, c.settings["lamda"], c.settings["seed"]) for c in swept] == [
+    assert [(c.label, c.settings.lamda, c.settings.seed) for c in swept] == [
         ("0", 0.0, 1), ("0.5", 0.5, 1), ("0", 0.0, 2), ("0.5", 0.5, 2),
     ]  # fmt: skip
-    assert [c.settings["seed"] for c in full] == [1, 2]
-    assert {c.settings["hidden_sizes"] for c in [*swept, *full]} == {(24, 32)}
-    assert {c.settings["updating_ratio"] for c in swept} == {0.1}
+    assert [c.settings.seed for c in full] == [1, 2]
+    assert {c.settings.hidden_sizes for c in [*swept, *full]} == {(24, 32)}
+    assert {c.settings.updating_ratio for c in swept} == {0.1}
 
 
 @pytest.mark.parametrize("flag, values, name, expected", [
@@ -78,7 +78,7 @@ def test_a_flag_of_the_method_leaves_one_full_updating():
 def test_a_flag_of_data_model_or_epochs_gives_each_value_its_full_updating(flag, values, name, expected):
     swept, full = of_ablation(flag, values)
     assert [command.label for command in swept] == values
-    assert [command.settings[name] for command in full] == expected
+    assert [getattr(command.settings, name) for command in full] == expected
 
 
 @pytest.mark.parametrize("flag, values", [("lr", ["0.1", "0.01"]), ("value_bits", ["4", "32"]), ("updating_ratio", ["0.1", "0.2"]),
@@ -94,11 +94,11 @@ def test_methods_can_be_swept_and_chosen():
     assert [command.script for command in swept] == ["multiround_dpu.py", "multiround_rpu.py", "multiround_fu.py"]
     assert len(full) == 1
     swept, full = of_ablation("mode", ["dpu", "rpu", "last_round"], "--num_epochs 4")
-    assert [command.settings["num_epochs"] for command in [*swept, *full]] == [4, 8, 8, 8]
+    assert [command.settings.num_epochs for command in [*swept, *full]] == [4, 8, 8, 8]
     swept, full = of_ablation("pruning_ratio", ["0.1", "0.2"], "--num_epochs 4", mode="pruning")
-    assert [command.settings["updating_ratio"] for command in swept] == [0.1, 0.2]
-    assert full[0].settings["num_epochs"] == 8
-    assert {c.settings["num_epochs"] for group in of_ablation("lr", ["0.1"], "--num_epochs 4", mode="rpu") for c in group} == {4}
+    assert [command.settings.updating_ratio for command in swept] == [0.1, 0.2]
+    assert full[0].settings.num_epochs == 8
+    assert {c.settings.num_epochs for group in of_ablation("lr", ["0.1"], "--num_epochs 4", mode="rpu") for c in group} == {4}
 
 
 def test_every_flag_of_every_script_is_swept_or_refused():

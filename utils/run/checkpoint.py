@@ -13,13 +13,14 @@ from typing import Any, BinaryIO
 
 import torch
 
+from utils.system.errors import UserError
 from utils.system.files import replacing
 
 _DIGEST_BYTES = 32
 FORMAT = 1  # of the saved state; another version's checkpoint is refused
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint that does not read back as it was written."""
 
 

@@ -1,7 +1,5 @@
-"""What a run is called, what its config.json says, and what is printed before its first round."""
+"""What a run's config.json says, and what is printed before its first round."""
 
-import hashlib
-import json
 import platform
 import subprocess
 from pathlib import Path
@@ -14,50 +12,12 @@ from data.datasets import Dataset, EvaluationSplit
 from utils.flat import FlatParameters
 from utils.rounds import Plan
 from utils.run.deployment import num_deployed
+from utils.run.settings import Settings
 from utils.training.device import describe_device
-
-# Settings that say where files lie or what is shown; the same run with others has the same folder.
-_NOT_IN_HASH = (
-    "dataset",  # its fingerprint counts instead
-    "dataset_dir",
-    "stream",  # likewise
-    "skip_broken",
-    "output_dir",
-    "overwrite",
-    "quiet",
-    "num_workers",
-    "checkpoint_interval",
-    "sign_key",  # "signed" counts instead
-)
-# Settings that came later count only where they say what no run did before, so that older runs keep their folders.
-_NOT_IN_HASH_IF = {
-    "reinit_strategy": ("doubling", "never"),  # "reinitialize" tells these apart
-    "reinit_every": (None,),
-    "shrink": (None,),
-    "perturb": (None,),
-    "image_size": (None,),
-    "width": (1.0,),
-    "deploy": ("partial",),
-    "deploy_sparsity": (0.0,),
-    "rewind_fixing_ratio": (1.0,),
-}
-
-
-def folder_name(settings: dict[str, Any], dataset: str, fingerprints: dict[str, str]) -> str:
-    """Return `DATASET-MODEL-MODE-kK-seedS-HASH`; the hash is over all that can change a result."""
-    relevant = {
-        name: value
-        for name, value in settings.items()
-        if name not in _NOT_IN_HASH and value not in _NOT_IN_HASH_IF.get(name, ())
-    }
-    text = json.dumps([relevant, fingerprints], sort_keys=True)
-    digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
-    parts = (dataset, settings["model"], settings["mode"], f"k{settings['updating_ratio']:g}")
-    return "-".join((*parts, f"seed{settings['seed']}", digest))
 
 
 def make_config(
-    settings: dict[str, Any],
+    settings: Settings,
     command: list[str],
     fingerprints: dict[str, str],
     device: torch.device,
@@ -66,12 +26,12 @@ def make_config(
     processes: int = 1,
 ) -> dict[str, Any]:
     """Return the content of config.json."""
-    ratio = "" if plan.updating_ratio == 1 else f", k = {settings['updating_ratio']:g}"
-    dataset = Path(settings["dataset"]).stem
+    ratio = "" if plan.way.updating_ratio == 1 else f", k = {settings.updating_ratio:g}"
+    dataset = Path(settings.dataset).stem
     return {
-        "title": f"{settings['mode']} on {dataset}, {settings['model']}{ratio}, seed {settings['seed']}",
-        "settings": {k: str(v) if isinstance(v, Path) else v for k, v in settings.items() if k != "overwrite"},
-        "recipe": vars(plan.recipe),
+        "title": f"{settings.mode} on {dataset}, {settings.model}{ratio}, seed {settings.seed}",
+        "settings": settings.as_plain(),
+        "recipe": vars(plan.way.recipe),
         **({"deployment_recipe": vars(plan.deployment.recipe)} if plan.deployment else {}),
         "num_rounds": plan.num_rounds,
         "fingerprints": fingerprints,
@@ -87,7 +47,7 @@ def make_config(
 def headline(
     dataset: Dataset,
     split: EvaluationSplit,
-    settings: dict[str, Any],
+    settings: Settings,
     flat: FlatParameters,
     plan: Plan,
     device: str,
@@ -98,16 +58,16 @@ def headline(
     counts = [len(labels) for labels in (dataset.train_labels, split.val_labels, split.test_labels)]
     train, val, test = (f"{count:,}" for count in counts)
     rounds = f"{plan.num_rounds} round{'s' if plan.num_rounds > 1 else ''}"
-    ratio = "" if plan.updating_ratio == 1 else f" k = {plan.updating_ratio:g},"
-    if settings["deploy_sparsity"]:
-        there = num_deployed(flat.num_weights, settings["deploy_sparsity"])
+    ratio = "" if plan.way.updating_ratio == 1 else f" k = {plan.way.updating_ratio:g},"
+    if settings.deploy_sparsity:
+        there = num_deployed(flat.num_weights, settings.deploy_sparsity)
         ratio += f" {there:,} weights deployed,"
     return "\n".join(
         [
             f"{dataset.name}: {train} training, {val} validation and {test} test images of {shape}, "
             f"{dataset.num_classes} classes",
-            f"{settings['model']}: {flat.num_weights:,} weights, {flat.num_rest + flat.num_buffers:,} others",
-            f"{settings['mode']}: {rounds},{ratio} seed {settings['seed']}, on {device}",
+            f"{settings.model}: {flat.num_weights:,} weights, {flat.num_rest + flat.num_buffers:,} others",
+            f"{settings.mode}: {rounds},{ratio} seed {settings.seed}, on {device}",
             f"run folder: {folder}",
         ]
     )

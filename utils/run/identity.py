@@ -1,19 +1,21 @@
-"""Which run a command line stands for: its settings in full, the data it sees, its folder. Found without training."""
+"""Which run settings stand for: completed by what the data says, the data it sees, its folder. Trains nothing."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from data.arrival import Arrival
-from data.datasets import Dataset, EvaluationSplit, split_validation
+from data.datasets import Dataset, EvaluationSplit, Streaming, default_validation_size, load_dataset, split_validation
 from utils.message.container import read_sign_key
-from utils.run.config import folder_name
-from utils.run.options import UsageError
-from utils.run.plan import DATA_SETTINGS, count_rounds, read_dataset, with_data_defaults
+from utils.run.checks import check_sizes
+from utils.run.options import FLAGS
+from utils.run.plan import count_rounds, recipe_of
+from utils.run.settings import Settings
+from utils.system.errors import UsageError
 from utils.training.device import find_device
 
 
@@ -21,46 +23,101 @@ from utils.training.device import find_device
 class Identity:
     """A run, told apart from all others."""
 
-    settings: dict[str, Any]  # with the defaults that depend on the data
+    settings: Settings  # with the defaults that depend on the data
     arrival: Arrival
     split: EvaluationSplit
     fingerprints: dict[str, str]
     folder: Path
 
 
-def identify(
-    settings: dict[str, Any], dataset: Dataset, device: torch.device, sign_key: bytes | None
-) -> Identity:
-    """Return which run `settings`, as `options.parse` leaves them, stand for. Raises UsageError."""
-    settings = with_data_defaults(settings, dataset, device)
-    settings["signed"] = None if sign_key is None else key_fingerprint(sign_key)
-    seed, sizes = settings["seed"], (settings["dataset_size_init"], settings["dataset_size_subseq"])
-    arrival = Arrival(len(dataset.train_labels), *sizes, seed)
-    split = split_validation(dataset, settings["val_dataset_size"], seed)
+def identify(settings: Settings, dataset: Dataset, device: torch.device, sign_key: bytes | None) -> Identity:
+    """Return which run `settings` stand for. Raises UsageError."""
+    signed = None if sign_key is None else key_fingerprint(sign_key)
+    settings = replace(_with_data_defaults(settings, dataset, device), signed=signed)
+    sizes = settings.dataset_size_init, settings.dataset_size_subseq
+    arrival = Arrival(len(dataset.train_labels), *sizes, settings.seed)
+    split = split_validation(dataset, settings.val_dataset_size, settings.seed)
     fingerprints = {
         "dataset": dataset.fingerprint,
         "arrival": arrival.fingerprint,
         "validation_split": split.fingerprint,
     }
-    folder = settings["output_dir"] / folder_name(settings, dataset.name, fingerprints)
+    folder = settings.output_dir / folder_name(settings, dataset.name, fingerprints)
     return Identity(settings, arrival, split, fingerprints, folder)
 
 
-def find_runs(runs: Sequence[dict[str, Any]], download: bool) -> list[tuple[Path, list[int]]]:
+def find_runs(runs: Sequence[Settings], download: bool) -> list[tuple[Path, list[int]]]:
     """Return folder and samples of every round of the runs that settings stand for; each data set is read once.
 
     Raises UsageError or DatasetError; without `download` the latter also if a data set is not on this machine.
     """
     datasets, found = {}, []
     for settings in runs:
-        device, sign_key = find_device(settings["device"]), read_key(settings["sign_key"])
-        source = tuple(settings[name] for name in DATA_SETTINGS)
+        device, sign_key = find_device(settings.device), read_key(settings.sign_key)
+        source = settings.dataset, settings.dataset_dir, settings.stream, settings.image_size, settings.skip_broken
         if source not in datasets:
             datasets[source] = read_dataset(settings, download)
         run = identify(settings, datasets[source], device, sign_key)
         rounds = range(count_rounds(run.settings, run.arrival))
         found.append((run.folder, [run.arrival.num_samples(number) for number in rounds]))
     return found
+
+
+def folder_name(settings: Settings, dataset: str, fingerprints: dict[str, str]) -> str:
+    """Return `DATASET-MODEL-MODE-kK-seedS-HASH`; the hash is over all that can change a result."""
+    relevant = {
+        name: value
+        for name, value in vars(settings).items()
+        if name not in FLAGS or (FLAGS[name].changes_results and value not in FLAGS[name].before)
+    }
+    text = json.dumps([relevant, fingerprints], sort_keys=True)
+    digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+    parts = (dataset, settings.model, settings.mode, f"k{settings.updating_ratio:g}", f"seed{settings.seed}", digest)
+    return "-".join(parts)
+
+
+def read_dataset(settings: Settings, download: bool = True, **watch: Callable) -> Dataset:
+    """Return the data set that `settings` name; `watch`, where it is given, sees image files being checked."""
+    streaming = None
+    if settings.stream:
+        streaming = Streaming(settings.image_size, settings.num_workers, settings.skip_broken, **watch)
+    return load_dataset(settings.dataset, settings.dataset_dir, download, streaming)
+
+
+def _with_data_defaults(settings: Settings, dataset: Dataset, device: torch.device) -> Settings:
+    """Return `settings` with the sizes that follow from the data filled in, and the kind of device.
+
+    Raises UsageError for a size that the data cannot serve.
+    """
+    size_init, size_subseq = check_sizes(settings, len(dataset.train_labels))
+    num_test = len(dataset.test_labels)
+    val_size = settings.val_dataset_size
+    if dataset.val_images is not None:
+        if val_size is not None:
+            reason = f"{dataset.name} has validation images"
+            raise UsageError(f"--val_dataset_size is {val_size}, but {reason}: leave it out")
+    elif val_size is None:
+        val_size = default_validation_size(num_test)
+    elif val_size >= num_test:
+        raise UsageError(
+            f"--val_dataset_size is {val_size}, which leaves none of the {num_test} test images: give less"
+        )
+    usual = dataset.streamed or dataset.name in ("cifar10", "cifar100")
+    recipe = recipe_of(settings)
+    # Convolutions of large batches leave the processor's cache: slower there, and half a gigabyte for VGG.
+    evaluated_at_once = 128 if device.type == "cpu" and settings.model != "mlp" else 500
+    return replace(
+        settings,
+        augment={"auto": usual, "on": True, "off": False}[settings.augment],
+        lr=recipe.lr,
+        num_epochs=recipe.num_epochs,
+        device=device.type,
+        dataset_size_init=size_init,
+        dataset_size_subseq=size_subseq,
+        val_dataset_size=val_size,
+        val_batch_size=settings.val_batch_size or evaluated_at_once,
+        test_batch_size=settings.test_batch_size or evaluated_at_once,
+    )
 
 
 def key_fingerprint(sign_key: bytes) -> str:

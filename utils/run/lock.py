@@ -8,8 +8,8 @@ try:
 except ImportError:  # Windows has no such locks
     fcntl = None
 
-from utils.run.options import UsageError
-from utils.run.results import LOCK, RunFolder
+from utils.run.folder import LOCK, RunFolder
+from utils.system.errors import UsageError
 
 
 @contextlib.contextmanager

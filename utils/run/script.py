@@ -1,12 +1,16 @@
-"""What the three scripts share: from their arguments to a finished run."""
+"""What the three scripts share: from their arguments to a finished run, and every error as one line."""
 
 import sys
+import warnings
 from typing import TYPE_CHECKING
 
-from utils.run.options import build_parser, interrupted, parse
+from utils.run.options import build_parser, parse
+from utils.system.errors import UserError
+from utils.system.pipes import reader_left
+from utils.system.processes import is_rank0
 
 if TYPE_CHECKING:
-    from utils.run.results import RunResult
+    from utils.run.folder import RunResult
 
 
 def run(prog: str, description: str, argv: list[str] | None) -> "RunResult":
@@ -16,10 +20,30 @@ def run(prog: str, description: str, argv: list[str] | None) -> "RunResult":
     """
     argv = sys.argv[1:] if argv is None else argv
     parser = build_parser(prog, description)
-    args = parse(parser, argv)
+    settings = parse(parser, argv)
     try:
-        from utils.run.experiment import run_script  # torch is loaded only once the command line is right
+        from utils.run.experiment import run_experiment  # torch is loaded only once the command line is right
 
-        return run_script(args, [prog, *argv], parser.error)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return run_experiment(settings, [prog, *argv])
+    except UserError as error:
+        if error.of_one_process and not is_rank0():
+            print(f"{prog}: error: {error}", file=sys.stderr)
+        parser.error(str(error))
+    except BrokenPipeError:
+        reader_left()
+        sys.exit(1)
+    except OSError as error:
+        parser.error(f"{error.filename or 'a file'} cannot be used ({error.strerror})")
     except KeyboardInterrupt:
-        parser.exit(130, interrupted(args.overwrite))
+        how = "the same command without --overwrite" if settings.overwrite else "the same command"
+        parser.exit(130, f"\ninterrupted: {how} goes on from the last checkpoint, if there is one yet\n")
+
+
+def _show_warning(message, category, *_) -> None:
+    """Print a warning as one line that does not break the progress bars."""
+    if issubclass(category, UserWarning) and is_rank0():
+        from tqdm import tqdm
+
+        tqdm.write(f"warning: {message}", file=sys.stderr)

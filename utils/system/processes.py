@@ -1,6 +1,7 @@
-"""Processes that end with the one that started them. Needs nothing but the standard library."""
+"""Processes that end with the one that started them, or that belong together. The standard library is enough."""
 
 import ctypes
+import os
 import sys
 
 
@@ -11,3 +12,8 @@ def end_with_parent(number: int) -> None:
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, number)  # PR_SET_PDEATHSIG
+
+
+def is_rank0() -> bool:
+    """Return True unless this is one of several processes started by torchrun and not their first."""
+    return os.environ.get("RANK", "0") == "0"

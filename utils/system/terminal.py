@@ -1,4 +1,7 @@
-"""Tables as aligned text. Needs nothing but the standard library: the edge node's reports use it, too."""
+"""Text for a terminal: aligned tables, and names that cannot harm it.
+
+Needs nothing but the standard library: the edge node's reports use it, too.
+"""
 
 from collections.abc import Sequence
 
@@ -19,8 +22,32 @@ def aligned(
     lines: Sequence[Sequence[str]],
     footer: Sequence[Sequence[str]] = (),
     align: str | None = None,
+    width: int | None = None,
 ) -> str:
-    """Return a table with rules below the header and above the footer; columns go to the right by default."""
-    rule = ["-" * max(map(len, column)) for column in zip(header, *lines, *footer, strict=True)]
+    """Return a table with rules below the header and above the footer; columns go to the right by default.
+
+    width  most characters of a line: columns that do not fit stand in further tables below, each of which begins
+           with the first column
+    """
+    align = align or ">" * len(header)
+    sizes = [max(map(len, column)) for column in zip(header, *lines, *footer, strict=True)]
+    parts, used = [[0]], sizes[0]
+    for i, size in list(enumerate(sizes))[1:]:
+        used += 2 + size
+        if width is not None and used > width and len(parts[-1]) > 1:
+            parts.append([0])
+            used = sizes[0] + 2 + size
+        parts[-1].append(i)
+    rule = ["-" * size for size in sizes]
     everything = [header, rule, *lines, *([rule] if footer else []), *footer]
-    return columns(everything, align or ">" * len(header), indent="")
+    tables = [[[row[i] for i in part] for row in everything] for part in parts]
+    sides = ["".join(align[i] for i in part) for part in parts]
+    return "\n\n".join(columns(table, side, indent="") for table, side in zip(tables, sides))
+
+
+def printable(text: str) -> str:
+    """Return `text` in one line, each control character as its escape (`\\x1b`).
+
+    Names of foreign files would otherwise move a terminal's cursor, colour it or forge lines.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

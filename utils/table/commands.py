@@ -5,10 +5,11 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 from utils.modes import DPU, FU, FULL_UPDATING, MODES, RPU, modes_of
-from utils.run.options import UsageError, build_parser, parse
+from utils.run.options import build_parser, parse
+from utils.run.settings import Settings
+from utils.system.errors import UsageError
 from utils.table import paper
 from utils.training.recipes import DEFAULTS
 
@@ -25,15 +26,15 @@ class Command:
         return shlex.join(["python", self.script, *self.flags])
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Settings:
         """The checked values of all flags; exits with the script's own line and status 2 if it refuses them."""
-        return vars(parse(parser_of(self.script), self.flags))
+        return parse(parser_of(self.script), self.flags)
 
 
 @cache
 def parser_of(script: str) -> ArgumentParser:
     """Return a script's own parser."""
-    return build_parser(script, "")
+    return build_parser(script)
 
 
 def script_of(mode: str) -> str:

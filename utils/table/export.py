@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from utils.run.options import ALIASES, FLAGS
 from utils.system.files import write_atomic
 from utils.table.commands import flag_of, split_flags
 from utils.table.layers import FILE, as_csv, read_layer_counts
 from utils.table.records import Record
 
-_PLACES = ("dataset_dir", "output_dir", "model_dir", "sign_key")  # flags that say where something lies
+_PLACES = {name for flag in FLAGS.values() if flag.place for name in (flag.name, *ALIASES.get(flag.name, ()))}
 _MACHINE = ("platform",)
 
 

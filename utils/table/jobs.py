@@ -48,8 +48,8 @@ class Job:
     def work(self) -> list[float]:
         """What every round costs, in samples trained on."""
         given = self.command.settings
-        one_step = not MODES[given["mode"]].two_steps
-        epochs = given["num_epochs"] or DEFAULTS[given["model"]][2 if one_step else 1]
+        one_step = not MODES[given.mode].two_steps
+        epochs = given.num_epochs or DEFAULTS[given.model][2 if one_step else 1]
         return [samples * epochs * (1 if one_step else 2) for samples in self.num_samples]
 
     def seconds(self) -> list[float]:

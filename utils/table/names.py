@@ -3,19 +3,12 @@
 from functools import cache
 
 from utils.modes import MODES
+from utils.run.options import FLAGS
 from utils.table import paper
 from utils.table.commands import parser_of
 from utils.table.records import Record
 from utils.training.recipes import DEFAULTS
 
-# Settings that are in columns of their own, shared by all rows, or of the machine.
-_NOT_IN_NAME = {
-    *("dataset", "dataset_dir", "dataset_size_init", "dataset_size_subseq", "max_rounds", "val_dataset_size"),
-    *("model", "hidden_sizes", "batch_norm", "mode", "updating_ratio", "num_epochs", "seed", "reinitialize"),
-    *("width", "image_size", "stream", "skip_broken"),
-    *("device", "threads", "num_workers", "val_batch_size", "test_batch_size", "output_dir", "overwrite"),
-    *("checkpoint_interval", "quiet", "sign_key", "signed"),
-}
 # `reinitialize` says the same; partial deployment is what the parser fills in.
 _TOLD_ALREADY = {"reinit_strategy": ("doubling", "never"), "deploy": ("partial",)}
 
@@ -33,7 +26,7 @@ def row_name(record: Record) -> str:
         "lr": DEFAULTS[settings["model"]][0]["lr"],
         "augment": record.dataset in ("cifar10", "cifar100") or settings.get("stream", False),
     }
-    for name in sorted(settings.keys() - _NOT_IN_NAME):
+    for name in sorted(name for name in settings if name in FLAGS and FLAGS[name].names_rows):
         if name == "deploy" and settings.get("deploy_sparsity"):
             continue  # which is always full
         if settings[name] != defaults.get(name) and settings[name] not in _TOLD_ALREADY.get(name, ()):

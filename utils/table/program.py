@@ -9,7 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.run.options import Parser, UsageError, check_folder
+from utils.run.checks import check_folder
+from utils.run.options import Parser
+from utils.system.errors import UsageError
 from utils.system.pipes import reader_left
 from utils.table import paper
 from utils.table.commands import ablation_commands, flag_of, paper_commands, split_flags

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from utils.run.results import ResultsError, RunFolder
+from utils.run.folder import ResultsError, RunFolder
 from utils.training.recipes import DEFAULTS
 
 # What tables count; older versions of the scripts left some of it empty.

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.sources import DatasetError
-from utils.run.options import UsageError
+from utils.system.errors import UsageError
 from utils.table.collate import Row, make_row, notes_on
 from utils.table.commands import Command
 from utils.table.jobs import Failure, Interrupted, Job, run_all
@@ -22,7 +22,7 @@ def find_jobs(commands: Sequence[Command]) -> list[Job]:
 
 def missing_among(jobs: Sequence[Job]) -> list[Job]:
     """Return what has to be run, each folder once."""
-    by_folder = {job.folder: job for job in jobs if not job.finished or job.command.settings["overwrite"]}
+    by_folder = {job.folder: job for job in jobs if not job.finished or job.command.settings.overwrite}
     return list(by_folder.values())
 
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
-from utils.run.options import UsageError
+from utils.system.errors import UsageError
 
 
 def set_up_device(name: str, precision: str, threads: int | None) -> torch.device:

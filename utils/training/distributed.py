@@ -16,27 +16,30 @@ import torch.distributed as dist
 from torch import Tensor
 
 from utils.flat import sha256
-from utils.run.options import UsageError
+from utils.system.errors import UsageError, UserError
 
 # How long one process may keep the others waiting, as rank 0 does while it writes. By gloo a dead one is noticed at
 # once; NCCL does not notice, there torchrun stops the others.
 PATIENCE = datetime.timedelta(minutes=10)
-PATIENCE_WITH_WORDS = datetime.timedelta(days=1)  # rank 0 may download or check files first
+PATIENCE_WITH_RANK0 = datetime.timedelta(days=1)  # rank 0 may download or check files first
 
 
-class ProcessLostError(RuntimeError):
+class ProcessLostError(UserError):
     """Another process of the run died, was stopped or differs; nothing can go on without it."""
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}; the same command goes on from the last checkpoint, with any number of processes"
 
 
 class Group:
     """This process among those of the run; a single process is a group of one."""
 
-    def __init__(self, rank: int = 0, size: int = 1, words: Any = None):
+    def __init__(self, rank: int = 0, size: int = 1, plain: Any = None):
         self.rank, self.size = rank, size
-        self._words = words  # the group by which plain values travel
+        self._plain = plain  # the group by which plain values travel
 
     @property
-    def leads(self) -> bool:
+    def is_rank0(self) -> bool:
         return self.rank == 0
 
     def share(self, count: int, least: int = 1) -> slice:
@@ -52,13 +55,13 @@ class Group:
             for tensor in tensors:
                 _answered(lambda tensor=tensor: dist.all_reduce(tensor))
 
-    def told(self, word: Any = None) -> Any:
-        """Return the `word` that rank 0 gives, in every process: plain values, or bytes."""
+    def broadcast(self, value: Any = None) -> Any:
+        """Return the `value` that rank 0 gives, in every process: plain values, or bytes."""
         if self.size == 1:
-            return word
-        words = [word]
-        _answered(lambda: dist.broadcast_object_list(words, src=0, group=self._words, device=torch.device("cpu")))
-        return words[0]
+            return value
+        values = [value]
+        _answered(lambda: dist.broadcast_object_list(values, src=0, group=self._plain, device=torch.device("cpu")))
+        return values[0]
 
     def assert_same(self, what: str, tensor: Tensor) -> None:
         """Raise ProcessLostError if `tensor` is not the same, bit for bit, in every process."""
@@ -98,7 +101,7 @@ def join(device_name: str) -> tuple[Group, str]:
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
         if not cuda:  # torchrun stops the others when one is lost; inside NCCL Python would not come to hear of it
             signal.signal(signal.SIGTERM, _stopped)
-    return Group(dist.get_rank(), size, dist.new_group(backend="gloo", timeout=PATIENCE_WITH_WORDS)), device_name
+    return Group(dist.get_rank(), size, dist.new_group(backend="gloo", timeout=PATIENCE_WITH_RANK0)), device_name
 
 
 def _stopped(*_) -> None:

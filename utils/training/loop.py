@@ -21,6 +21,7 @@ from utils.training.products import by_product, replaced
 class Trainer:
     """Trains and evaluates one network, always the one that lies in `flat.vector`.
 
+    train, validation, test   the samples of each
     seed      the run's seed; shuffling and augmentation of an epoch depend on it and on the epoch's place alone
     bfloat16  run the network under bfloat16 autocast; weights, gradients and optimizer stay float32
     graphs    replay steps and evaluations as CUDA graphs; None: on CUDA, if one process trains alone on data in memory
@@ -32,12 +33,14 @@ class Trainer:
         flat: FlatParameters,
         train: BatchSource,
         seed: int,
+        validation: BatchSource | None = None,
+        test: BatchSource | None = None,
         bfloat16: bool = False,
         graphs: bool | None = None,
         group: Group | None = None,
     ):
         self.flat = flat
-        self.train = train
+        self.train, self.validation, self.test = train, validation, test
         self.seed = seed
         self.device = flat.vector.device
         self.bfloat16 = bfloat16

@@ -4,11 +4,11 @@ import math
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from data.batches import BatchSource
 from utils.contribution import Accumulator
 from utils.system.progress import Bars
 from utils.training.loop import Trainer
@@ -23,16 +23,22 @@ if TYPE_CHECKING:
 FULL_UPDATING, SPARSE_FINE_TUNING = 1, 2
 
 
-class RoundTraining:
-    """Trains the network from `start` on the samples of one round and keeps the best candidate.
+@dataclass(frozen=True)
+class StartPoint:
+    """From where a round trains, and on what."""
 
-    number, samples  the round and the indices of its samples
-    start            the network it starts from, (I+J+B,)
-    candidates       (D,) the weights of a sparse network, which alone may be selected; None: all
-    outgoing         the round's message, which says what the edge would hold if the network were sent now;
-                     None: the network as it is
-    saved            the `state` of an interrupted round, to go on from it
+    number: int  # of the round
+    samples: Tensor  # int64, indices
+    network: Tensor  # (I+J+B,)
+    candidates: Tensor | None = None  # (D,) the weights of a sparse network, which alone may be selected; None: all
+
+
+class RoundTraining:
+    """Trains the network from its start point on the samples of one round and keeps the best candidate.
+
     on_epoch         called after each epoch with this object, to save its `state`
+    outgoing         the round's message, which says what the edge would hold if a network were sent now; None: just it
+    saved            the `state` of an interrupted round, to go on from it
 
     .selected        (S,) the weights that may change; None: all
     .mask_seed       the seed of a random selection, else None
@@ -44,21 +50,16 @@ class RoundTraining:
         self,
         trainer: Trainer,
         recipe: Recipe,
-        validation: BatchSource,
-        number: int,
-        samples: Tensor,
-        start: Tensor,
+        start: StartPoint,
         bars: Bars,
         on_epoch: Callable[["RoundTraining"], None],
         outgoing: "Outgoing | None" = None,
         saved: dict[str, Any] | None = None,
-        candidates: Tensor | None = None,
     ):
-        self.trainer, self.flat = trainer, trainer.flat
-        self.recipe, self.validation = recipe, validation
-        self.number, self.samples, self.start = number, samples, start
+        self.trainer, self.flat, self.recipe = trainer, trainer.flat, recipe
+        self.number, self.samples, self.start = start.number, start.samples, start.network
+        self.candidates = self.selected = start.candidates
         self.bars, self.on_epoch, self.outgoing = bars, on_epoch, outgoing
-        self.candidates = self.selected = candidates
         self.mask_seed: int | None = None
         self.full_val_acc: float | None = None
         self.rewound_val_acc: float | None = None
@@ -70,9 +71,9 @@ class RoundTraining:
         if saved is not None:
             self._restore(saved)
         else:
-            self.flat.load(start)
+            self.flat.load(self.start)
             self.start_val_acc = self.validate()
-            self.best, self.best_val_acc, self.improved = start, self.start_val_acc, False
+            self.best, self.best_val_acc, self.improved = self.start, self.start_val_acc, False
 
     def reached(self, step: int) -> bool:
         """Return True if an interrupted round had already begun `step`."""
@@ -125,7 +126,7 @@ class RoundTraining:
     def validate(self) -> float:
         """Return the network's validation accuracy, 0 to 1."""
         with self.bars.busy("validating") as tick:
-            return self.trainer.accuracy(self.validation, tick)
+            return self.trainer.accuracy(self.trainer.validation, tick)
 
     def validate_as_received(self) -> float:
         """Return the validation accuracy of what the edge would hold if the network were sent now."""

@@ -17,7 +17,7 @@ from models import build_model
 from tests.image_trees import made_up_images, write_tree
 from tests.run.test_resume import SUICIDE
 from tests.script_runs import start_process, weights_of, without_time
-from utils.rounds import Deployment, unpack
+from utils.rounds import EdgeCopy, unpack
 from utils.run.checkpoint import Checkpoints
 
 FLAGS = (
@@ -207,7 +207,7 @@ def test_more_than_ten_classes_have_top_5(tmp_path, capsys):
 
 
 def test_checkpoints_of_before_load():
-    older = vars(Deployment(torch.zeros(1), torch.zeros(1))).copy()
+    older = vars(EdgeCopy(torch.zeros(1), torch.zeros(1))).copy()
     del older["line_top5"], older["served_top5"]
     edge, _ = unpack({"edge": older, "training": None})
     assert edge.served_top5 is None

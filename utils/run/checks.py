@@ -1,0 +1,118 @@
+"""From the flags that were given to settings: defaults, and flags that contradict each other. Needs no torch."""
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from utils import reinit
+from utils.run import deployment
+from utils.run.settings import Settings
+from utils.system.errors import UsageError
+from utils.training.recipes import DEFAULTS
+
+IMAGE_SIZE = 224  # of streamed images
+MOST_WORKERS = 16  # by default; more than a GPU can use, or a disk serve
+
+
+def settle(flags: dict[str, Any]) -> Settings:
+    """Return the settings that `flags`, a script's parsed command line, stand for.
+
+    Raises UsageError, in one line, for what contradicts itself or has no effect.
+    """
+    settings = {"rewind_fixing_ratio": 1.0, "deploy": "partial", "signed": None, **flags}
+    _check_model(settings)
+    _check_ratio(settings)
+    if settings.get("lamda") is not None and settings["mode"] != "dpu":
+        raise UsageError(f"--lamda is for --mode dpu; {settings['mode']} ignores it: leave it out")
+    default_lamda = 0.5 if settings["mode"] == "dpu" else None
+    settings["lamda"] = default_lamda if settings.get("lamda") is None else settings["lamda"]
+    try:
+        settings.update(deployment.choose(flags))
+        start_again = reinit.choose(flags)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    settings.update(vars(start_again), reinitialize=start_again.reinit_strategy != "never")
+    _check_streaming(settings)
+    for name in ("without_reinit", "reinit", "pruning_ratio"):
+        settings.pop(name, None)
+    settled = Settings(**settings)
+    if settled.has_batch_norm and settled.train_batch_size < 2:
+        raise UsageError("--train_batch_size is 1: BatchNorm needs batches of 2 or more")
+    check_folder("--dataset_dir", settled.dataset_dir)
+    check_folder("--output_dir", settled.output_dir)
+    return settled
+
+
+def _check_model(settings: dict[str, Any]) -> None:
+    model = settings["model"]
+    if model != "mlp":
+        for name in ("hidden_sizes", "batch_norm"):
+            if settings[name] not in (None, False):
+                raise UsageError(f"--{name} is for --model mlp, not {model}: leave it out")
+    if model != "mobilenetv1" and settings["width"] is not None:
+        raise UsageError(f"--width is for --model mobilenetv1, not {model}: leave it out")
+    settings["width"] = settings["width"] or 1.0
+    sizes = settings["hidden_sizes"]
+    settings["hidden_sizes"] = (512, 512) if sizes is None else tuple(sizes)
+
+
+def _check_ratio(settings: dict[str, Any]) -> None:
+    default = DEFAULTS[settings["model"]][3]
+    if "pruning_ratio" not in settings:
+        settings["updating_ratio"] = settings["updating_ratio"] or default
+        return
+    mode, ratio = settings["mode"], settings["pruning_ratio"]
+    if mode != "pruning" and ratio is not None:
+        raise UsageError(f"--pruning_ratio is for --mode pruning, not {mode}: leave it out")
+    settings["updating_ratio"] = (ratio or default) if mode == "pruning" else 1.0
+
+
+def _check_streaming(settings: dict[str, Any]) -> None:
+    dataset = settings["dataset"]
+    if settings["stream"] and dataset in ("mnist", "cifar10", "cifar100", "digits"):
+        raise UsageError(f"--stream is for a folder of images, not {dataset}: leave it out")
+    settings["stream"] = settings["stream"] or dataset == "imagenet"
+    if settings["stream"]:
+        settings["image_size"] = settings["image_size"] or IMAGE_SIZE
+        if settings["num_workers"] is None:
+            settings["num_workers"] = _default_workers()
+        return
+    for name in ("image_size", "skip_broken"):
+        if settings[name] not in (None, False):
+            raise UsageError(f"--{name} is for streamed images (--dataset imagenet, or --stream): leave it out")
+    settings["num_workers"] = settings["num_workers"] or 0
+
+
+def _default_workers() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processes = os.environ.get("LOCAL_WORLD_SIZE", "")  # of this run on this machine, as torchrun says
+    return max(1, min(MOST_WORKERS, cores // (int(processes) if processes.isdecimal() else 1)))
+
+
+def check_folder(name: str, path: Path) -> None:
+    """Raise UsageError if `path` cannot be a folder because it, or a part of it, is a file."""
+    for part in (path, *path.parents):
+        if os.path.exists(part):  # unlike Path.exists, False for what may not be looked at
+            if not os.path.isdir(part):
+                raise UsageError(f"{name} is {path}, but {part} is a file: name a folder")
+            return
+
+
+def check_sizes(settings: Settings, num_train: int) -> tuple[int, int]:
+    """Return the sample counts of round 0 and of each further one, defaults filled in.
+
+    Raises UsageError for a size above the training set, or too small for BatchNorm.
+    """
+    least = 2 if settings.has_batch_norm else 1
+    default = min(1000, max(math.ceil(num_train / 6), least), num_train)
+    sizes = []
+    for name in ("dataset_size_init", "dataset_size_subseq"):
+        size = getattr(settings, name)
+        size = default if size is None else size
+        if size > num_train:
+            raise UsageError(f"--{name} is {size}, but there are {num_train} training images: give at most that")
+        sizes.append(size)
+    if sizes[0] < least:
+        raise UsageError("--dataset_size_init is 1: BatchNorm needs at least 2 samples")
+    return sizes[0], sizes[1]

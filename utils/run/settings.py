@@ -1,0 +1,81 @@
+"""The settings of one run, all of them, under the names of the flags. Needs no torch.
+
+`utils.run.options` says of each flag whether it can change a result. Nothing below `utils.run` sees these settings:
+`utils.run.plan` makes of them what the rounds need.
+"""
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Checked values of every flag, and what follows from several of them; None: not known before the data is read.
+
+    A method that lacks a flag has the value that changes nothing.
+    """
+
+    # data
+    dataset: str
+    dataset_dir: Path
+    dataset_size_init: int | None
+    dataset_size_subseq: int | None
+    max_rounds: int | None
+    val_dataset_size: int | None
+    augment: str | bool  # as given, then whether training images are augmented
+    stream: bool
+    image_size: int | None
+    skip_broken: bool
+    # model
+    model: str
+    hidden_sizes: tuple[int, ...]
+    batch_norm: bool
+    width: float
+    # method
+    mode: str
+    updating_ratio: float  # of pruning, the share that stays; 1 for full updating
+    rewind_fixing_ratio: float
+    lamda: float | None
+    reinitialize: bool  # whether the run ever starts again
+    reinit_strategy: str
+    reinit_every: int | None
+    shrink: float | None
+    perturb: float | None
+    deploy: str
+    deploy_sparsity: float
+    # messages
+    value_bits: int
+    sign_key: Path | None
+    signed: str | None  # a fingerprint of the key
+    # training
+    num_epochs: int | None
+    lr: float | None
+    train_batch_size: int
+    val_batch_size: int | None
+    test_batch_size: int | None
+    seed: int
+    # machine
+    device: str
+    precision: str
+    threads: int | None
+    num_workers: int
+    # output
+    output_dir: Path
+    overwrite: bool
+    checkpoint_interval: float
+    quiet: bool
+
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether the model has BatchNorm layers, which cannot train on a batch of one sample."""
+        return self.model != "mlp" or self.batch_norm
+
+    def as_plain(self) -> dict[str, Any]:
+        """Return the settings for config.json, paths as text."""
+        return {
+            name: os.fspath(value) if isinstance(value, Path) else value
+            for name, value in asdict(self).items()
+            if name != "overwrite"
+        }
