@@ -36,9 +36,9 @@ from models import build_model
 from utils.contribution import LocalContribution, select_top
 from utils.flat import FlatParameters
 from utils.training.device import denormals, set_up_device
+from utils.training.linear import by_onednn, product, product_into
 from utils.training.loop import Trainer
 from utils.training.optim import FlatOptimizer
-from utils.training.products import by_onednn, product, product_into
 from utils.training.recipes import recipe_for
 
 ROOT = Path(__file__).resolve().parents[1]

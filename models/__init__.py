@@ -2,13 +2,14 @@
 
     name          publication               input       classes   parameters   conv/fc weights
     mlp           (sizes are ours)          1x28x28          10      669,706           668,672
-    vgg           Courbariaux et al. 2015   3x32x32          10   14,029,706        14,022,016
+    vgg           Courbariaux et al. 2015   3x32x32          10   14,031,498        14,022,016
     resnet56      He et al. 2016            3x32x32          10      853,018           848,944
     mobilenetv1   Howard et al. 2017        3x224x224     1,000    4,231,976         4,209,088
 
 Parameters are those that an optimizer moves. Conv/fc weights, the ones with two or more dimensions, are what
-an updating ratio counts; biases and BatchNorm scales and shifts are the rest, so no layer that a BatchNorm
-follows has a bias of its own: the norm would cancel it, and every message would carry it for nothing.
+an updating ratio counts; biases and BatchNorm scales and shifts are the rest. But for VGG's convolutions, which
+have biases in the authors' code, no layer that a BatchNorm follows has a bias of its own: the norm would cancel it,
+and every message would carry it for nothing.
 """
 
 import math
@@ -48,8 +49,7 @@ def build_model(
     """Return the network `name`, on the CPU, for inputs (N, *input_shape) and outputs (N, num_classes).
 
     The initial weights depend on `seed` and the shapes alone, and torch's global generator is left as it was.
-    `input_shape` is (channels, height, width). `hidden_sizes` and `batch_norm` shape the mlp and `width` the
-    mobilenetv1; the other models do not look at them.
+    `input_shape` is (channels, height, width). `hidden_sizes` and `batch_norm` shape the mlp, `width` the others.
 
     Raises ValueError, in one line, for an unknown name or a size that the model cannot work with.
     """
@@ -61,9 +61,9 @@ def build_model(
         if name == "mlp":
             return MLP(math.prod(input_shape), num_classes, hidden_sizes, batch_norm)
         if name == "vgg":
-            return VGG(input_shape, num_classes)
+            return VGG(input_shape, num_classes, width)
         if name == "resnet56":
-            return ResNet(channels, num_classes, depth=56)
+            return ResNet(channels, num_classes, 56, width)
         return MobileNetV1(channels, num_classes, width)
 
 

@@ -4,7 +4,7 @@
        20                3      269,722       0.27M
        32                5      464,154       0.46M
        44                7      658,586       0.66M
-       56                9      853,018       0.85M
+       56                9      853,018       0.85M      (214,546 at width 0.5)
       110               18    1,727,962        1.7M        (3 channels, 10 classes)
 
 The copy errors to avoid: ImageNet's wider networks under a CIFAR name, and shortcuts with a 1x1 convolution
@@ -19,22 +19,28 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models.vgg import narrowed
+
 
 class ResNet(nn.Module):
-    """(N, in_channels, H, W) -> (N, num_classes), with depth = 6n + 2: three stages of n two-layer blocks."""
+    """(N, in_channels, H, W) -> (N, num_classes), with depth = 6n + 2: three stages of n two-layer blocks.
 
-    def __init__(self, in_channels: int, num_classes: int, depth: int = 56):
+    width  scales the channels of each stage, rounded to multiples of 8
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, depth: int = 56, width: float = 1.0):
         super().__init__()
         blocks, left_over = divmod(depth - 2, 6)
         if blocks < 1 or left_over:
             raise ValueError(f"model resnet: depth {depth} given: it must be 6n + 2, n above 0, as 20 or 56")
-        self.conv = conv3x3(in_channels, 16)
-        self.norm = nn.BatchNorm2d(16)
+        first, second, third = (narrowed(channels, width) for channels in (16, 32, 64))
+        self.conv = conv3x3(in_channels, first)
+        self.norm = nn.BatchNorm2d(first)
         self.relu = nn.ReLU(inplace=True)
-        self.stage1 = make_stage(16, 16, blocks, stride=1)
-        self.stage2 = make_stage(16, 32, blocks, stride=2)
-        self.stage3 = make_stage(32, 64, blocks, stride=2)
-        self.fc = nn.Linear(64, num_classes)
+        self.stage1 = make_stage(first, first, blocks, stride=1)
+        self.stage2 = make_stage(first, second, blocks, stride=2)
+        self.stage3 = make_stage(second, third, blocks, stride=2)
+        self.fc = nn.Linear(third, num_classes)
         he_normal_(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -14,21 +14,23 @@ PACKAGES = ("models", "data", "utils")
 MAY_IMPORT = {
     "multiround": {"utils.run"},
     "utils.table": {"utils.run", "utils.rounds", "utils.modes", "utils.edge", "utils.message", "utils.schema",
-                    "utils.training.recipes", "utils.training.device", "utils.system", "data", "utils.contribution"},
+                    "utils.training.recipes", "utils.training.device", "utils.rewinding", "utils.system", "data"},
     "utils.run": {"utils.rounds", "utils.methods", "utils.link", "utils.training", "utils.contribution", "utils.flat",
-                  "utils.message", "utils.modes", "utils.reinit", "utils.schema", "utils.system", "data", "models"},
+                  "utils.message", "utils.modes", "utils.reinit", "utils.rewinding", "utils.schema", "utils.system", "data",
+                  "models"},
     "utils.rounds": {"utils.methods", "utils.link", "utils.training", "utils.message", "utils.modes", "utils.reinit",
                      "utils.system", "data"},
-    "utils.methods": {"utils.training", "utils.contribution", "utils.modes", "data"},
+    "utils.methods": {"utils.training", "utils.contribution", "utils.modes", "utils.rewinding", "data"},
     "utils.training": {"utils.contribution", "utils.flat", "utils.system", "data"},
     "utils.link": {"utils.edge", "utils.message", "utils.reinit", "utils.schema", "utils.training.device",
                    "utils.system"},
-    "utils.contribution": {"utils.message.masks"},  # which RPU's masks are drawn by, and which imports nothing here
+    "utils.contribution": {"utils.message.masks", "utils.rewinding"},  # which RPU's masks are drawn by, and which imports nothing here
     "utils.flat": {"utils.schema"},
     "utils.edge": {"utils.message", "utils.schema", "utils.system"},
     "utils.message": {"utils.schema", "utils.reinit", "utils.system"},
     "utils.schema": set(),
     "utils.modes": set(),
+    "utils.rewinding": set(),
     "utils.reinit": set(),
     "utils.system": set(),
     "data": {"utils.system"},
@@ -36,7 +38,7 @@ MAY_IMPORT = {
 }  # fmt: skip
 TORCH_FREE = (
     "utils.message", "utils.edge", "utils.edge.program", "utils.schema", "utils.modes", "utils.reinit",
-    "utils.training.recipes", "utils.run.options", "utils.run.checks", "utils.table.program",
+    "utils.rewinding", "utils.training.recipes", "utils.run.options", "utils.run.checks", "utils.table.program",
 )  # fmt: skip
 
 

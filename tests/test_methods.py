@@ -1,6 +1,7 @@
 """One round by each method, against the algorithm written plainly: dense optimizers, masks and sorts."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -73,8 +74,9 @@ class PlainRound:
         right = sum((self.model(x).argmax(1) == y).sum() for x, y in self.training.trainer.validation.in_order())
         return right.item() / 200
 
-    def epochs(self, step, masks=None, choose=False):
+    def epochs(self, step, masks=None, choose=False, num_epochs=None):
         recipe, training = self.training.recipe, self.training
+        recipe = recipe if num_epochs is None else replace(recipe, num_epochs=num_epochs)
         for epoch in range(recipe.num_epochs):
             for group in self.optimizer.param_groups:
                 group["lr"] = recipe.learning_rate(epoch)

@@ -12,7 +12,7 @@ from tests.test_methods import ADAM, RATIO, SEED, SGD, PlainRound, assert_same, 
 from utils.contribution import select_random
 from utils.methods import full_update, partial_update, random_update
 from utils.modes import MODES
-from utils.rewinding import num_selected, rewinding_sizes
+from utils.rewinding import epochs_of_steps, num_selected, rewinding_sizes
 from utils.training.optim import FlatOptimizer
 
 
@@ -49,22 +49,26 @@ def test_sizes_shrink_to_exactly_the_updating_ratio(num_weights, ratio, fixing_r
         before = size
 
 
-def iterate(plain: PlainRound, sizes, lamda=0.5, candidates=None):
-    """DPU on dense tensors: train, score what is still selected, rewind, train on."""
+def iterate(plain: PlainRound, sizes, lamda=0.5, candidates=None, pruning=False, epochs=None):
+    """DPU or pruning on dense tensors: train, score what is still selected, rewind or zero the others, train on."""
+    epochs = epochs or [None] * (len(sizes) + 1)
     alive = list(range(sum(w.numel() for w in plain.weights))) if candidates is None else candidates.tolist()
     start = torch.cat([w.flatten() for w in plain.start])
     for step, size in enumerate(sizes, 1):
-        plain.epochs(step, plain.masks_of(alive))
+        plain.epochs(step, plain.masks_of(alive), num_epochs=epochs[step - 1])
         c_global = (torch.cat([w.detach().flatten() for w in plain.weights]) - start)[alive] ** 2
         c_local = torch.cat([c.flatten() for c in plain.local])[alive]
-        score = (lamda * c_global / c_global.sum() + (1 - lamda) * c_local / c_local.sum()).tolist()
+        score = lamda * c_global / c_global.sum() + (1 - lamda) * c_local / c_local.sum()
+        if pruning:
+            score = torch.cat([w.detach().flatten() for w in plain.weights])[alive].abs()
+        score = score.tolist()
         best = sorted(range(len(alive)), key=lambda i: (-score[i], i))[:size]
         alive = sorted(alive[i] for i in best)
         with torch.no_grad():
             for w, mask, old in zip(plain.weights, plain.masks_of(alive), plain.start, strict=True):
-                w.copy_(torch.where(mask, w, old))
+                w.copy_(torch.where(mask, w, old * (not pruning)))
     plain.offer(strict=False)
-    plain.epochs(len(sizes) + 1, plain.masks_of(alive), choose=True)
+    plain.epochs(len(sizes) + 1, plain.masks_of(alive), choose=True, num_epochs=epochs[-1])
     return alive
 
 
@@ -87,6 +91,34 @@ def test_iterative_rewinding_equals_the_plain_algorithm(recipe):
     assert len(sizes) == 3
     assert training.selected.tolist() == iterate(plain, sizes)
     assert_same(training, plain)
+
+
+@pytest.mark.parametrize(
+    ("total", "steps", "epochs"), [(60, 5, [12] * 5), (60, 9, [6] * 3 + [7] * 6), (4, 4, [1] * 4), (61, 2, [30, 31])]
+)
+def test_epochs_are_shared_by_hand(total, steps, epochs):
+    assert epochs_of_steps(total, steps) == epochs
+
+
+def test_total_epochs_are_shared_by_the_steps():
+    training = make_round(ADAM)
+    plain = PlainRound(training)
+    partial_update(training, MODES["dpu"], RATIO, 0.5, fixing_ratio=0.6, total_epochs=10)
+    sizes = rewinding_sizes(training.flat.num_weights, RATIO, 0.6)
+    assert training.selected.tolist() == iterate(plain, sizes, epochs=[2, 2, 3, 3])
+    assert_same(training, plain)
+
+
+def test_iterative_pruning_equals_the_plain_algorithm():
+    training = make_round(ADAM)
+    plain = PlainRound(training)
+    partial_update(training, MODES["pruning"], RATIO, fixing_ratio=0.6)
+    sizes = rewinding_sizes(training.flat.num_weights, RATIO, 0.6)
+    assert training.selected.tolist() == iterate(plain, sizes, pruning=True)
+    assert_same(training, plain)
+    gone = torch.ones(training.flat.num_weights, dtype=torch.bool)
+    gone[training.selected] = False
+    assert not training.best[: len(gone)][gone].any() and len(training.selected) == sizes[-1]
 
 
 @pytest.mark.parametrize("share", [0.3, 0.03], ids=["dense gradients", "sampled gradients"])

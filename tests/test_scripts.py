@@ -5,6 +5,7 @@ import json
 import math
 import os
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,10 +14,12 @@ import multiround_rpu
 from data.datasets import load_dataset, split_validation
 from models import build_model
 from tests.script_runs import NUM_WEIGHTS, ROOT, RUNS, SMALL, start_process, weights_of, without_time
+from utils.contribution import CRITERIA, Criterion
 from utils.edge import EdgeNode
 from utils.edge.program import main as edge_main
 from utils.edge.state_file import read_state
 from utils.message import unpack_message
+from utils.modes import DPU, MODES, Mode
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -234,3 +237,17 @@ def test_script_as_a_process(script, tmp_path):
     assert lines[4].startswith("round 0 of 0-1 ") and lines[5].startswith("round 1 of 0-1 ")
     assert any(line.split()[:3] == ["round", "samples", "reinit"] for line in lines)
     assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_criterion_of_ones_own_is_an_entry_and_a_function(tmp_path, monkeypatch):
+    """As docs/algorithm.md describes it: nothing else has to know of it. This one prefers the last weights."""
+    monkeypatch.setitem(CRITERIA, "last", Criterion(lambda e: torch.arange(float(len(e.weights)))))
+    monkeypatch.setitem(MODES, "last", Mode(DPU, "line", "sparse", score="last"))
+    flags = ["--mode", "last", "--updating_ratio", "0.05", *SMALL, "--max_rounds", "1", "--output_dir", str(tmp_path)]
+    result = multiround_dpu.main(flags)
+    assert result.folder.name.startswith("digits-mlp-last-k0.05-seed3-")
+    _, before = read_state(result.folder / "initial.safetensors")
+    served = torch.load(result.folder / "model.pt", weights_only=True)
+    weights = torch.cat([served["fc1.weight"].flatten(), served["fc2.weight"].flatten()]).numpy()
+    changed = np.flatnonzero(weights != before[:NUM_WEIGHTS])
+    assert len(changed) and changed.min() >= NUM_WEIGHTS - int(0.05 * NUM_WEIGHTS)

@@ -14,7 +14,7 @@ import torch
 from data.seeding import derive_seed
 from utils.contribution import CRITERIA, Evidence, rewind_, select_largest, select_random
 from utils.modes import Mode
-from utils.rewinding import rewinding_sizes
+from utils.rewinding import epochs_of_steps, rewinding_sizes
 from utils.training.round import FULL_UPDATING, SPARSE_FINE_TUNING, RoundTraining
 
 
@@ -24,6 +24,7 @@ def partial_update(
     updating_ratio: float | Fraction,
     lamda: float | None = None,
     fixing_ratio: float = 1.0,
+    total_epochs: int | None = None,
 ) -> None:
     """Update the `int(k*I)` weights that the mode's criterion scores highest (Algorithm 1 of the paper).
 
@@ -31,18 +32,20 @@ def partial_update(
     become zero instead of returning to the start point.
     fixing_ratio  below 1, rewinding is iterative: train, rewind this share of the weights still selected, train on,
                   until `int(k*I)` are left; what was accumulated and the optimizer's state go on for those
+    total_epochs  of all steps together; None: each has those of the recipe
     """
     flat, criterion = work.flat, CRITERIA[mode.score]
     background = torch.zeros_like(work.start_weights) if mode.kind == "pruned" else work.start_weights
     num_candidates = flat.num_weights if work.candidates is None else work.candidates.numel()
     sizes = rewinding_sizes(num_candidates, updating_ratio, fixing_ratio)
     last = FULL_UPDATING + len(sizes)
+    epochs = [None] * last if total_epochs is None else epochs_of_steps(total_epochs, last)
     accumulated = criterion.accumulates and criterion.accumulates(work.num_selected, flat.vector.device)
     for step, size in enumerate(sizes, FULL_UPDATING):
         if work.reached(step + 1):
             continue
         # Step 1: full updating, which measures what each weight contributes to the loss reduction.
-        work.train(step, accumulated)
+        work.train(step, accumulated, num_epochs=epochs[step - 1])
         if step == FULL_UPDATING:
             work.full_val_acc = work.validate()
 
@@ -63,7 +66,7 @@ def partial_update(
             work.rewound_val_acc = work.validate_as_received()
             work.offer(work.rewound_val_acc, at_least=True)
     # Step 2: sparse fine-tuning of the selected weights and the rest.
-    work.train(last, choose=True)
+    work.train(last, choose=True, num_epochs=epochs[-1])
 
 
 def random_update(work: RoundTraining, updating_ratio: float, seed: int) -> None:

@@ -59,7 +59,9 @@ MODES = {
     "same_init": Mode(FU, "initial", "dense", row="FU", paper=""),
     "last_round": Mode(FU, "line", "dense", row="FU last_round"),
     "diff_init": Mode(FU, "fresh", "dense", row="FU diff_init"),
-    "pruning": Mode(FU, "initial", "pruned", score="magnitude", row="Pruning", paper="--pruning_ratio K"),
+    "pruning": Mode(
+        FU, "initial", "pruned", score="magnitude", row="Pruning", paper="--pruning_ratio K --rewind_fixing_ratio 0.8"
+    ),
 }
 
 

@@ -49,8 +49,8 @@ def choose(flags: dict[str, Any]) -> Reinit:
     for short, meant in (("without_reinit", "never"), ("reinit", "doubling")):
         if flags.pop(short, False):
             if strategy not in (None, meant):
-                said = f"--{short} means --reinit_strategy {meant}"
-                raise ValueError(f"{said}, but --reinit_strategy is {strategy}: leave one out")
+                meaning = f"--{short} means --reinit_strategy {meant}"
+                raise ValueError(f"{meaning}, but --reinit_strategy is {strategy}: leave one out")
             default = meant
     reinit = Reinit(strategy or default)
     for user, defaults in PARAMETERS.items():

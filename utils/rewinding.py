@@ -1,4 +1,7 @@
-"""How many weights a round selects, and by how many rewindings it comes to that. Needs no torch."""
+"""How many weights a round selects, by how many rewindings it comes to that, and how long it trains in between.
+
+Needs no torch.
+"""
 
 
 def num_selected(num_weights: int, updating_ratio: float) -> int:
@@ -17,3 +20,12 @@ def rewinding_sizes(num_weights: int, updating_ratio: float, fixing_ratio: float
     while sizes[-1] > target:
         sizes.append(max(target, sizes[-1] - max(1, int(fixing_ratio * sizes[-1]))))
     return sizes
+
+
+def epochs_of_steps(total_epochs: int, num_steps: int) -> list[int]:
+    """Return how many epochs each step of a round trains, `total_epochs` together.
+
+    Where they cannot be equal the last steps, which train the weights that are sent, have one more than the first.
+    """
+    least, longer = divmod(total_epochs, num_steps)
+    return [least + (step >= num_steps - longer) for step in range(num_steps)]

@@ -9,6 +9,7 @@ from torch import nn
 from models import MODEL_NAMES, build_model
 from models.mobilenet import MobileNetV1
 from models.resnet import BasicBlock, OptionAShortcut, ResNet
+from models.vgg import narrowed
 
 SMALL_INPUT = {"mlp": (1, 8, 8), "vgg": (1, 8, 8), "resnet56": (1, 8, 8), "mobilenetv1": (1, 17, 17)}
 
@@ -38,20 +39,22 @@ def test_mlp_counts(shape, classes, hidden, batch_norm, weights, rest):
     assert count(model) == (weights + rest, weights)
 
 
-def vgg_counts(shape, classes):
-    channels, height, width = shape
-    convs = 9 * (channels * 128 + 128 * 128 + 128 * 256 + 256 * 256 + 256 * 512 + 512 * 512)
-    weights = convs + 512 * (height // 8) * (width // 8) * 1024 + 1024 * 1024 + 1024 * classes
-    return weights + 2 * (2 * 128 + 2 * 256 + 2 * 512 + 2 * 1024) + classes, weights
+def vgg_counts(shape, classes, width=1):
+    channels, rows, columns = shape
+    a, b, c, d = (int(size * width) for size in (128, 256, 512, 1024))
+    convs = 9 * (channels * a + a * a + a * b + b * b + b * c + c * c)
+    weights = convs + c * (rows // 8) * (columns // 8) * d + d * d + d * classes
+    biases = 2 * (a + b + c)
+    return weights + biases + 2 * (2 * a + 2 * b + 2 * c + 2 * d) + classes, weights
 
 
 @pytest.mark.parametrize(
     ("shape", "classes", "total", "weights"),
     [
-        ((3, 32, 32), 10, 14_029_706, 14_022_016),
-        ((3, 32, 32), 100, 14_121_956, 14_114_176),
-        ((1, 28, 28), 10, 10_357_386, 10_349_696),
-        ((1, 8, 8), 10, 6_163_082, 6_155_392),
+        ((3, 32, 32), 10, 14_031_498, 14_022_016),
+        ((3, 32, 32), 100, 14_123_748, 14_114_176),
+        ((1, 28, 28), 10, 10_359_178, 10_349_696),
+        ((1, 8, 8), 10, 6_164_874, 6_155_392),
     ],
 )
 def test_vgg_counts(shape, classes, total, weights):
@@ -65,6 +68,16 @@ def resnet_counts(channels, classes, depth=56):
     convs = 9 * (channels * 16 + same_size + 16 * 32 + 32 * 64)
     weights = convs + 64 * classes
     return weights + 2 * (16 + 2 * n * (16 + 32 + 64)) + classes, weights
+
+
+def test_narrow_networks_have_fewer_channels():
+    # VGG at a quarter: 32, 64, 128 channels and 256 units; ResNet56 at a half: 8, 16, 32 channels.
+    assert vgg_counts((3, 32, 32), 10, 0.25) == (881_322, 878_944)
+    assert count(build_model("vgg", (3, 32, 32), 10, width=0.25)) == (881_322, 878_944)
+    n, weights = 9, 0
+    weights += 9 * (3 * 8 + 2 * n * 8 * 8 + (2 * n - 1) * (16 * 16 + 32 * 32) + 8 * 16 + 16 * 32) + 32 * 10
+    assert count(build_model("resnet56", (3, 32, 32), 10, width=0.5)) == (weights + 2 * (8 + 2 * n * 56) + 10, weights)
+    assert [narrowed(16, width) for width in (0.01, 0.5, 0.74, 0.76, 1, 1.5)] == [8, 8, 8, 16, 16, 24]
 
 
 @pytest.mark.parametrize(
@@ -163,14 +176,16 @@ def test_gradients_reach_every_parameter(name):
 
 
 @pytest.mark.parametrize("name", MODEL_NAMES)
-def test_no_bias_comes_before_a_batch_norm(name):
+def test_no_bias_comes_before_a_batch_norm_but_in_vgg(name):
     model = build_model(name, SMALL_INPUT[name], 3, batch_norm=True)
     layers = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    assert [layer.bias is None for layer in layers] == [True] * (len(layers) - 1) + [False]
+    convolutions_of_vgg = 6 if name == "vgg" else 0  # which have biases in the authors' code
+    without = [True] * (len(layers) - 1 - convolutions_of_vgg)
+    assert [layer.bias is None for layer in layers] == [False] * convolutions_of_vgg + without + [False]
 
 
 def test_vgg_layer_order():
-    pair = ["Conv2d", "BatchNorm2d", "ReLU"] * 2 + ["MaxPool2d"]
+    pair = ["Conv2d", "BatchNorm2d", "ReLU", "Conv2d", "MaxPool2d", "BatchNorm2d", "ReLU"]
     fully_connected = ["Linear", "BatchNorm1d", "ReLU"] * 2
     layers = [type(layer).__name__ for layer in build_model("vgg", (1, 8, 8), 10)]
     assert layers == pair * 3 + ["Flatten"] + fully_connected + ["Linear"]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-import utils.training.products
+import utils.training.linear
 from models import build_model
 from utils.flat import FlatParameters
 from utils.training.linear import SAMPLED_BELOW, WeightGradients
@@ -23,7 +23,7 @@ def backward(flat: FlatParameters, seed: int) -> None:
 @pytest.mark.parametrize("name", ["mlp", "vgg", "resnet56"])
 @pytest.mark.parametrize("onednn", [False, True])
 def test_dense_gradients_are_those_of_autograd(name, onednn, monkeypatch):
-    monkeypatch.setattr(utils.training.products, "by_onednn", lambda: onednn)
+    monkeypatch.setattr(utils.training.linear, "by_onednn", lambda: onednn)
     flat = FlatParameters(build_model(name, (1, 8, 8), 4))
     flat.model.eval()
     backward(flat, 1)

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import utils.training.products
+import utils.training.linear
 from models import build_model
-from utils.training.products import by_product, product, product_into, replaced
+from utils.training.linear import by_product, product, product_into, replaced
 
 A = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
 B = torch.tensor([[1.0, 0.0, -1.0], [2.0, 2.0, 2.0]])
@@ -15,7 +15,7 @@ B = torch.tensor([[1.0, 0.0, -1.0], [2.0, 2.0, 2.0]])
 
 @pytest.fixture(params=[False, True], ids=["mkl", "onednn"])
 def library(request, monkeypatch):
-    monkeypatch.setattr(utils.training.products, "by_onednn", lambda: request.param)
+    monkeypatch.setattr(utils.training.linear, "by_onednn", lambda: request.param)
 
 
 def test_product_by_hand(library):
@@ -40,8 +40,8 @@ def test_libraries_agree_with_sums_in_float64(m, k, n, transposed, data):
     expected = (a.double()[:, None] * b.double()[None]).sum(2)
     for onednn in (False, True):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(utils.training.products, "by_onednn", lambda onednn=onednn: onednn)
-            patch.setattr(utils.training.products, "AT_ONCE", data.draw(st.sampled_from([1, 100, 2**20])))
+            patch.setattr(utils.training.linear, "by_onednn", lambda onednn=onednn: onednn)
+            patch.setattr(utils.training.linear, "AT_ONCE", data.draw(st.sampled_from([1, 100, 2**20])))
             product_into(place, a, b)
             assert torch.allclose(product(a, b).double(), expected, rtol=1e-5, atol=1e-5)
             assert torch.allclose(place.double(), expected, rtol=1e-5, atol=1e-5)
@@ -58,10 +58,10 @@ def test_libraries_agree_with_sums_in_float64(m, k, n, transposed, data):
     ],
 )
 def test_onednn_is_for_amd_with_avx512(processor, capability, chosen, monkeypatch):
-    monkeypatch.setattr(utils.training.products, "_processor", lambda: processor)
+    monkeypatch.setattr(utils.training.linear, "_processor", lambda: processor)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    assert utils.training.products.by_onednn.__wrapped__() is chosen
+    assert utils.training.linear.by_onednn.__wrapped__() is chosen
 
 
 def test_float64_and_its_gradient_stay_as_they_are(library):
@@ -73,9 +73,9 @@ def test_fully_connected_layers_compute_by_product_and_are_as_before_afterwards(
     images = torch.randn(5, 1, 4, 4, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         expected, calls = model(images), []
-        plain = utils.training.products.product
+        plain = utils.training.linear.product
         with pytest.MonkeyPatch.context() as patch, replaced(by_product(model)):
-            patch.setattr(utils.training.products, "product", lambda *a: calls.append(a[0].shape) or plain(*a))
+            patch.setattr(utils.training.linear, "product", lambda *a: calls.append(a[0].shape) or plain(*a))
             assert torch.allclose(model(images), expected, atol=1e-6)
     assert calls == [(5, 16), (5, 8)]
     with pytest.raises(KeyboardInterrupt), replaced(by_product(model)):

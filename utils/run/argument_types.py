@@ -5,19 +5,19 @@ import math
 from collections.abc import Callable
 
 
-def _number(kind: Callable, text: str, allowed: Callable, what: str):
+def _number(kind: Callable, text: str, allowed: Callable, expected: str):
     try:
         value = kind(text)
     except ValueError:
         value = None
     if value is None or not allowed(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
     return value
 
 
 def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
-    what = f"a whole number from {least} to {most}"
-    return lambda text: _number(int, text, lambda value: least <= value <= most, what)
+    expected = f"a whole number from {least} to {most}"
+    return lambda text: _number(int, text, lambda value: least <= value <= most, expected)
 
 
 def ratio(text: str) -> float:

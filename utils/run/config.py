@@ -11,7 +11,7 @@ import torch
 from data.datasets import Dataset, EvaluationSplit
 from utils.flat import FlatParameters
 from utils.rounds import Plan
-from utils.run.deployment import num_deployed
+from utils.run.checks import num_deployed
 from utils.run.settings import Settings
 from utils.training.device import describe_device
 
@@ -60,8 +60,8 @@ def headline(
     rounds = f"{plan.num_rounds} round{'s' if plan.num_rounds > 1 else ''}"
     ratio = "" if plan.way.updating_ratio == 1 else f" k = {plan.way.updating_ratio:g},"
     if settings.deploy_sparsity:
-        there = num_deployed(flat.num_weights, settings.deploy_sparsity)
-        ratio += f" {there:,} weights deployed,"
+        deployed = num_deployed(flat.num_weights, settings.deploy_sparsity)
+        ratio += f" {deployed:,} weights deployed,"
     return "\n".join(
         [
             f"{dataset.name}: {train} training, {val} validation and {test} test images of {shape}, "

@@ -70,6 +70,8 @@ def folder_name(settings: Settings, dataset: str, fingerprints: dict[str, str]) 
         for name, value in vars(settings).items()
         if name not in FLAGS or (FLAGS[name].changes_results and value not in FLAGS[name].before)
     }
+    if settings.model == "vgg":
+        relevant["vgg"] = 2  # since its convolutions have biases; runs of the network before keep their folders
     text = json.dumps([relevant, fingerprints], sort_keys=True)
     digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
     parts = (dataset, settings.model, settings.mode, f"k{settings.updating_ratio:g}", f"seed{settings.seed}", digest)
@@ -110,7 +112,7 @@ def _with_data_defaults(settings: Settings, dataset: Dataset, device: torch.devi
         settings,
         augment={"auto": usual, "on": True, "off": False}[settings.augment],
         lr=recipe.lr,
-        num_epochs=recipe.num_epochs,
+        num_epochs=None if settings.total_epochs else recipe.num_epochs,
         device=device.type,
         dataset_size_init=size_init,
         dataset_size_subseq=size_subseq,

@@ -9,8 +9,7 @@ from typing import Any, NoReturn
 from utils.modes import DPU, FU, RPU, modes_of
 from utils.reinit import PARAMETERS, STRATEGIES
 from utils.run import argument_types as types
-from utils.run.checks import settle
-from utils.run.deployment import WAYS
+from utils.run.checks import DEPLOYMENTS, settle
 from utils.run.settings import Settings
 from utils.system.errors import UsageError
 from utils.system.processes import is_rank0
@@ -92,6 +91,10 @@ _REWOUND = (
     "share of the weights still selected that each rewinding fixes; below 1, a round trains and rewinds in turn, "
     "E epochs each time, until as many as the updating ratio says are left"
 )
+_PRUNED = (
+    "pruning: share of the weights still left that each pruning removes; below 1, a round trains and prunes in turn, "
+    "E epochs each time, until as many as the pruning ratio says are left"
+)
 _DEFAULT_OF = {name: value for parameters in PARAMETERS.values() for name, value in parameters.items()}
 
 _FLAGS = (
@@ -118,7 +121,7 @@ _FLAGS = (
     Flag("hidden_sizes", "model", types.whole(1, 2**20), "mlp: units of each hidden layer (default: 512 512)",
          metavar="N", nargs="*"),
     Flag("batch_norm", "model", bool, "mlp: BatchNorm before each ReLU"),
-    Flag("width", "model", types.width, "mobilenetv1: factor of each layer's channels (default: 1)", metavar="X",
+    Flag("width", "model", types.width, "factor of each layer's channels, but for mlp (default: 1)", metavar="X",
          before=(1.0,)),
 
     Flag("mode", "method", str, "updating method", named=False),
@@ -126,7 +129,8 @@ _FLAGS = (
          scripts=(DPU, RPU), named=False),
     Flag("pruning_ratio", "method", types.ratio, f"pruning: share of the weights that stay and are sent {_RATIOS}",
          metavar="K", scripts=(FU,), named=False),
-    Flag("rewind_fixing_ratio", "method", types.ratio, _REWOUND, 1.0, "X", scripts=(DPU,), before=(1.0,)),
+    Flag("rewind_fixing_ratio", "method", types.ratio, {DPU: _REWOUND, FU: _PRUNED}, 1.0, "X", scripts=(DPU, FU),
+         before=(1.0,)),
     Flag("lamda", "method", types.share, "dpu: weight of the global contribution, 0 to 1 (default: 0.5)", metavar="X",
          scripts=(DPU,)),
     Flag("without_reinit", "method", bool, "the same as --reinit_strategy never", scripts=(DPU,)),
@@ -142,7 +146,7 @@ _FLAGS = (
          metavar="X", scripts=(DPU, RPU), before=(None,)),
     Flag("deploy", "method", str,
          "round 0: a partial update of the initial network, or all weights (default: partial, when sparse full)",
-         choices=WAYS, scripts=(DPU, RPU), before=("partial",)),
+         choices=DEPLOYMENTS, scripts=(DPU, RPU), before=("partial",)),
     Flag("deploy_sparsity", "method", types.below_one,
          "share of the weights that round 0 prunes, the smallest ones; they stay zero, and k counts the others", 0.0,
          "X", before=(0.0,)),
@@ -156,6 +160,12 @@ _FLAGS = (
     Flag("num_epochs", "training", types.whole(1),
          {script: f"epochs of each step of a round (default: {text} for {'/'.join(DEFAULTS)})"
           for script, text in _EPOCHS.items()}, metavar="N", named=False),
+    Flag("total_epochs", "training", types.whole(1),
+         "epochs of a whole round, shared equally by its steps, in place of --num_epochs", metavar="N", named=False,
+         before=(None,)),
+    Flag("deploy_epochs", "training", types.whole(1),
+         "epochs of a full or sparse deployment in round 0 (default: those of a round)", metavar="N",
+         before=(None,)),
     Flag("lr", "training", types.learning_rate, f"initial learning rate (default: {_RATES})", metavar="X"),
     Flag("train_batch_size", "training", types.whole(1), "samples in a training step", 128, "N"),
     Flag("val_batch_size", "training", types.whole(1), f"samples in a validation batch {_BATCH}", metavar="N",

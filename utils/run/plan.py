@@ -13,13 +13,13 @@ from data.datasets import Dataset, EvaluationSplit
 from data.seeding import derive_seed
 from data.streaming.batches import StreamedBatches, reading_pool
 from models import build_model
-from utils.contribution import num_selected
 from utils.flat import FlatParameters
 from utils.methods import full_update, partial_update, random_update
 from utils.modes import MODES
 from utils.reinit import Reinit
+from utils.rewinding import epochs_of_steps, num_selected, rewinding_sizes
 from utils.rounds import Plan, Way
-from utils.run.deployment import num_deployed
+from utils.run.checks import num_deployed
 from utils.run.settings import Settings
 from utils.system.errors import UsageError
 from utils.training.recipes import Recipe, recipe_for
@@ -30,7 +30,9 @@ MakeNetwork = Callable[[int], FlatParameters]
 
 def recipe_of(settings: Settings) -> Recipe:
     """Return how each step of a round trains."""
-    return recipe_for(settings.model, MODES[settings.mode].two_steps, settings.lr, settings.num_epochs)
+    two_steps = MODES[settings.mode].two_steps
+    num_epochs = settings.num_epochs if two_steps else settings.total_epochs or settings.num_epochs
+    return recipe_for(settings.model, two_steps, settings.lr, num_epochs)
 
 
 def network_maker(settings: Settings, dataset: Dataset, device: torch.device) -> MakeNetwork:
@@ -75,7 +77,7 @@ def make_plan(settings: Settings, flat: FlatParameters, arrival: Arrival, make_n
         raise UsageError(f"--{flag} is {ratio}, which selects none of {weights}: give more")
     return Plan(
         mode=mode,
-        way=Way(update, recipe_of(settings), mode.kind, ratio),
+        way=Way(update, _step_recipe(settings, deployed), mode.kind, ratio),
         arrival=arrival,
         num_rounds=count_rounds(settings, arrival),
         reinit=Reinit(**{field.name: getattr(settings, field.name) for field in fields(Reinit)}),
@@ -84,6 +86,17 @@ def make_plan(settings: Settings, flat: FlatParameters, arrival: Arrival, make_n
         fresh=lambda number: make_network(number).vector,
         deployment=_deployment(settings, flat.num_weights, deployed),
     )
+
+
+def _step_recipe(settings: Settings, deployed: int) -> Recipe:
+    """Return the recipe of a round's steps, of the shortest where --total_epochs cannot be shared equally."""
+    recipe, total = recipe_of(settings), settings.total_epochs
+    if total is None or not MODES[settings.mode].two_steps:
+        return recipe
+    steps = len(rewinding_sizes(deployed, settings.updating_ratio, settings.rewind_fixing_ratio)) + 1
+    if total < steps:
+        raise UsageError(f"--total_epochs is {total}, but a round has {steps} steps: give at least that")
+    return replace(recipe, num_epochs=epochs_of_steps(total, steps)[0])
 
 
 def _update(settings: Settings, flat: FlatParameters) -> tuple[Callable[[RoundTraining], None], int]:
@@ -97,6 +110,7 @@ def _update(settings: Settings, flat: FlatParameters) -> tuple[Callable[[RoundTr
             updating_ratio=ratio,
             lamda=settings.lamda,
             fixing_ratio=settings.rewind_fixing_ratio,
+            total_epochs=settings.total_epochs,
         )
         return update, num_selected(deployed, ratio)
     if mode.kind == "random":
@@ -113,6 +127,7 @@ def _deployment(settings: Settings, num_weights: int, deployed: int) -> Way | No
     """
     recipe = recipe_of(settings)
     epochs = recipe.num_epochs * (2 if MODES[settings.mode].two_steps else 1)
+    epochs = settings.deploy_epochs or settings.total_epochs or epochs
     if deployed < num_weights:
         pruning, kept = MODES["pruning"], Fraction(deployed, num_weights)
         update = partial(partial_update, mode=pruning, updating_ratio=kept)

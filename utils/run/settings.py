@@ -50,7 +50,9 @@ class Settings:
     sign_key: Path | None
     signed: str | None  # a fingerprint of the key
     # training
-    num_epochs: int | None
+    num_epochs: int | None  # of each step; with total_epochs, of the shortest one
+    total_epochs: int | None  # of a round
+    deploy_epochs: int | None
     lr: float | None
     train_batch_size: int
     val_batch_size: int | None

@@ -60,8 +60,8 @@ def find_device(name: str) -> torch.device:
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
         return torch.device("cuda", 0) if cuda else torch.device("cpu")
-    there = ["auto", "cpu", *(["cuda"] if cuda else []), *(["mps"] if mps else [])]
-    there += [f"cuda:{i}" for i in range(torch.cuda.device_count())] if cuda else []
-    if name not in there:
-        raise UsageError(f"--device is {name!r}, which this machine does not have: use {', '.join(there)}")
+    names = ["auto", "cpu", *(["cuda"] if cuda else []), *(["mps"] if mps else [])]
+    names += [f"cuda:{i}" for i in range(torch.cuda.device_count())] if cuda else []
+    if name not in names:
+        raise UsageError(f"--device is {name!r}, which this machine does not have: use {', '.join(names)}")
     return torch.device(name, 0) if name == "cuda" else torch.device(name)

@@ -63,14 +63,14 @@ class Group:
         _answered(lambda: dist.broadcast_object_list(values, src=0, group=self._plain, device=torch.device("cpu")))
         return values[0]
 
-    def assert_same(self, what: str, tensor: Tensor) -> None:
+    def assert_same(self, name: str, tensor: Tensor) -> None:
         """Raise ProcessLostError if `tensor` is not the same, bit for bit, in every process."""
         if self.size == 1:
             return
         mine, digests = sha256(tensor), [None] * self.size
         _answered(lambda: dist.all_gather_object(digests, mine))
         if len(set(digests)) > 1:
-            raise ProcessLostError(f"{what} differ between the processes of this run")
+            raise ProcessLostError(f"{name} differ between the processes of this run")
 
     def leave(self) -> None:
         """Take leave of the other processes at the end of a run."""
@@ -91,9 +91,10 @@ def join(device_name: str) -> tuple[Group, str]:
         raise UsageError(f"--device is {device_name!r}, which {size} processes cannot share: {instead}")
     cuda = device_name == "cuda" or (device_name == "auto" and torch.cuda.is_available())
     if cuda:
-        there, asked = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        if there < asked:
-            raise UsageError(f"--nproc_per_node is {asked}, but this node has {there} CUDA devices: start at most that")
+        devices, asked = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        if devices < asked:
+            count = f"this node has {devices} CUDA devices"
+            raise UsageError(f"--nproc_per_node is {asked}, but {count}: start at most that")
         device_name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
         torch.cuda.set_device(torch.device(device_name))
     if not dist.is_initialized():

@@ -1,22 +1,99 @@
-"""Gradients of fully connected layers, written where they are needed.
+"""Fully connected layers on a CPU: their matrix products, and their gradients written where they are needed.
+
+PyTorch multiplies float32 matrices by MKL and computes convolutions by oneDNN. On AMD's processors with AVX-512
+MKL reaches about half of what oneDNN does (`python -m benchmarks.overheads products`); there fully connected layers
+use oneDNN, elsewhere MKL stays.
 
 Autograd would allocate the gradient of each weight matrix and add it to the flat vector. Here the matrix product
 goes straight into the vector; and where few of a layer's weights may change, only their gradients are computed:
 for weight (r, c) that is the sum over the batch of output gradient r times input c.
 """
 
-from contextlib import AbstractContextManager
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.flat import FlatParameters
-from utils.schema import Entry
-from utils.training.products import product, product_into, replaced
 
+AT_ONCE = 2**20  # numbers of a product that are held before they are written: memory that is in use anyway
 # A sampled gradient moves 2 numbers for each product, a dense one hardly any: below this share it is faster.
 SAMPLED_BELOW = 0.04
+
+
+def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return a b^T + bias, (M, N), of `a` (M, K), `b` (N, K), either of them perhaps transposed, and `bias` (N,).
+
+    No gradient flows through it.
+    """
+    if _by_onednn(a):
+        return _onednn_linear(a, b, bias)
+    return F.linear(a, b, bias)
+
+
+def product_into(place: Tensor, a: Tensor, b: Tensor) -> None:
+    """Write a b^T, of `a` (M, K) and `b` (N, K), into `place` (M, N), float32."""
+    if _by_onednn(a):
+        rows = max(1, AT_ONCE // max(1, place.shape[1]))
+        for part, some in zip(place.split(rows), a.split(rows), strict=True):
+            part.copy_(product(some, b))
+    else:
+        torch.mm(a, b.t(), out=place)
+
+
+def _by_onednn(a: Tensor) -> bool:
+    return a.device.type == "cpu" and a.dtype == torch.float32 and by_onednn()
+
+
+@contextmanager
+def replaced(forwards: dict[nn.Module, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+    """Within, the modules compute by these functions."""
+    for module, forward in forwards.items():
+        module.forward = forward
+    try:
+        yield
+    finally:
+        for module in forwards:
+            del module.forward
+
+
+def by_product(model: nn.Module) -> dict[nn.Module, Callable[[Tensor], Tensor]]:
+    """Return for `replaced` what computes the fully connected layers of `model` by `product`: for evaluation only."""
+    return {module: partial(_linear, module) for module in model.modules() if type(module) is nn.Linear}
+
+
+def _linear(module: nn.Linear, x: Tensor) -> Tensor:
+    return product(x, module.weight, module.bias)
+
+
+@cache
+def by_onednn() -> bool:
+    """Return whether oneDNN multiplies here. A rule, no measurement: the same machine must give the same bytes."""
+    amd = "AuthenticAMD" in _processor()
+    if not (amd and torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.backends.mkldnn.is_available()):
+        return False
+    a = torch.arange(6.0).view(2, 3)
+    try:  # the call that PyTorch's compiler makes is not documented: a version without it, or another, must not hurt
+        return torch.equal(_onednn_linear(a, a, torch.ones(2)), torch.tensor([[6.0, 15.0], [15.0, 51.0]]))
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+
+
+def _onednn_linear(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
+
+
+def _processor() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text().split("\n\n")[0]
+    except OSError:
+        return platform.processor()
 
 
 class _Into(torch.autograd.Function):
@@ -73,7 +150,7 @@ class WeightGradients:
         for part in parts:
             torch.index_select(self._flat.weight_grad, 0, self._selected[part], out=self._compact[part])
 
-    def _place(self, layer: Entry, module: nn.Module | None, part: slice) -> None:
+    def _place(self, layer, module: nn.Module | None, part: slice) -> None:
         count = part.stop - part.start
         linear = type(module) is nn.Linear
         if self._selected is not None and linear and count < SAMPLED_BELOW * layer.size:

@@ -14,8 +14,8 @@ from utils.contribution import Accumulator
 from utils.flat import FlatParameters
 from utils.training.distributed import Group
 from utils.training.graphs import Graphed, GraphedSteps
+from utils.training.linear import by_product, replaced
 from utils.training.optim import FlatOptimizer
-from utils.training.products import by_product, replaced
 
 
 class Trainer:
@@ -91,9 +91,9 @@ class Trainer:
         """Give this process's images and labels of each batch, None for none, and the size of the whole batch."""
         sizes = [part.stop - part.start for part in parts]
         shares = [self.group.share(size, self.train.smallest_batch) for size in sizes]
-        own = [slice(p.start + s.start, p.start + s.stop) for p, s in zip(parts, shares, strict=True)]
-        batches = self.train.along(order, draws, [part for part in own if part.stop > part.start])
-        for part, size in zip(own, sizes, strict=True):
+        mine = [slice(p.start + s.start, p.start + s.stop) for p, s in zip(parts, shares, strict=True)]
+        batches = self.train.along(order, draws, [part for part in mine if part.stop > part.start])
+        for part, size in zip(mine, sizes, strict=True):
             yield *(next(batches) if part.stop > part.start else (None, None)), size
 
     def _step(

@@ -4,7 +4,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -93,14 +93,18 @@ class RoundTraining:
         self.selected = selected
         self.trainer.group.assert_same(f"the weights selected in round {self.number}", selected)
 
-    def train(self, step: int, local: Accumulator | None = None, choose: bool = False) -> None:
+    def train(
+        self, step: int, local: Accumulator | None = None, choose: bool = False, num_epochs: int | None = None
+    ) -> None:
         """Train for E epochs, the learning-rate schedule from its beginning, the optimizer state carried over.
 
         local   accumulates the local contribution, or what else the method's score needs of the optimizer steps
         choose  after each epoch, make the network the best candidate if it is strictly better
+        num_epochs  E, if it is not the recipe's
         """
         self._local = local
-        self._optimizer = FlatOptimizer(self.flat, self.recipe, self.selected, carried=self._optimizer)
+        recipe = self.recipe if num_epochs is None else replace(self.recipe, num_epochs=num_epochs)
+        self._optimizer = FlatOptimizer(self.flat, recipe, self.selected, carried=self._optimizer)
         if self._step == step:
             self._optimizer.load_state_dict(self._saved["optimizer"])
             if local is not None:
@@ -108,7 +112,7 @@ class RoundTraining:
         else:
             self._step, self._epoch = step, 0
         self._saved = None
-        last = self.recipe.num_epochs
+        last = recipe.num_epochs
         batches = self.trainer.train.num_batches(self.samples.numel())
         with self.bars.step(self.number, step, last, self._epoch, batches) as bar:
             for epoch in range(self._epoch, last):
