@@ -18,11 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.edge.node import EdgeNode
+from utils.edge import EdgeNode
 from utils.edge.state_file import read_state
-from utils.message.base import pruned
-from utils.message.update import VALUE_BITS, Schema, Update, base_of, decode_update, encode_update
+from utils.message import Coding, Shared, Update, decode_update, draft_update, encode_update
+from utils.message.values import VALUE_BITS
 from utils.run.results import binary_entropy, formula_bytes
+from utils.schema import Schema
 from utils.system.terminal import columns
 
 # By model: positions / entropy; everything / formula at 32, 6 and 4 bits; seconds to encode and to decode.
@@ -56,16 +57,15 @@ def plain_choices(schema: Schema, mask: np.ndarray, new: np.ndarray) -> dict[str
     }
 
 
-def encode_again(update: Update, base, initial, schema, bits: int, deployed) -> tuple[dict, float, float]:
+def encode_again(update: Update, shared: Shared, bits: int) -> tuple[dict, float, float]:
     """The same update with other value bits: its sizes, and seconds to encode and to decode."""
-    header, mode = update.header, "sparse" if update.header.mode == "random" else update.header.mode
-    options = {"mode": mode, "round": header.round, "initial": initial, "value_bits": bits, "deployed": deployed}
-    if header.deploys:
-        options |= {"deploys": True, "selected": update.selected}
+    header = update.header
+    coding = Coding("sparse" if header.kind == "random" else header.kind, bits, deploys=header.deploys)
+    selected = update.selected if header.deploys else None
     start = time.perf_counter()
-    data = encode_update(base, update.result, schema, reinitialize=header.reinitialize, **options)
+    data = encode_update(draft_update(shared, update.result, coding, header.base, selected), round=header.round)
     middle = time.perf_counter()
-    sizes = decode_update(data, schema, base=base, initial=initial, deployed=deployed).sizes
+    sizes = decode_update(data, shared).sizes
     return sizes, middle - start, time.perf_counter() - middle
 
 
@@ -76,18 +76,17 @@ def measure(run: Path, first_round: int) -> None:
     parts = {bits: [] for bits in VALUE_BITS}
     ratios, formulas, plain = [], [], []
     for path in sorted((run / "updates").glob("round_*.dpu")):
-        before, deployed = node.line, node.deployed
+        shared = node.shared
         update = node.receive(path.read_bytes())
         if update.header.round < first_round:
             continue
-        base = base_of(update.header, schema, before, pruned(initial, deployed))
         mask = np.zeros(w, dtype=bool)
         mask[update.selected] = True
-        there = np.ones(w, dtype=bool) if deployed is None else deployed
+        there = np.ones(w, dtype=bool) if shared.deployed is None else shared.deployed
         formulas.append(formula_bytes(len(update.selected) / there.sum(), there.sum()))
         plain.append(plain_choices(schema, mask, update.result))
         for bits in VALUE_BITS:
-            sizes, *seconds = encode_again(update, base, initial, schema, bits, deployed)
+            sizes, *seconds = encode_again(update, shared, bits)
             parts[bits].append([*sizes.values(), *seconds])
             if bits == 32 and 0 < len(update.selected) < there.sum():
                 ratios.append(sizes["index_bytes"] / layer_entropy(schema, mask, there))

@@ -12,8 +12,9 @@ from tests.script_runs import NUM_WEIGHTS, SMALL
 from utils.edge.node import EdgeNode, deployed_in_run
 from utils.edge.program import main as edge_main
 from utils.edge.state_file import read_state
-from utils.message.base import choose, num_deployed, pruned
-from utils.message.update import unpack_message
+from utils.message import unpack_message
+from utils.message.base import pruned
+from utils.run.checks import choose_deployment, num_deployed
 from utils.run.results import formula_bytes
 from utils.table.layers import read_layer_counts
 from utils.table.names import row_name
@@ -47,7 +48,7 @@ def test_pruned_by_hand():
     ],
 )
 def test_what_flags_mean(flags, expected):
-    assert choose({"mode": "dpu", **flags}) == expected
+    assert choose_deployment({"mode": "dpu", **flags}) == expected
 
 
 def states_of(folder):

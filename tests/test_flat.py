@@ -20,7 +20,7 @@ def test_layout_by_hand():
     flat = FlatParameters(small_network())
     assert flat.layer_names == ["0.weight", "3.weight"]
     assert flat.layer_sizes == [2 * 1 * 3 * 3, 3 * 8]
-    assert [tuple(entry) for entry in flat.entries] == [
+    assert [(e.name, e.role, e.shape, e.start, e.size) for e in flat.schema.entries] == [
         ("0.weight", "weight", (2, 1, 3, 3), 0, 18),
         ("3.weight", "weight", (3, 8), 18, 24),
         ("0.bias", "rest", (2,), 42, 2),

@@ -8,15 +8,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.message.test_message import SCHEMA, patched, reseal, same, schemas, states
+from tests.message.test_message import SCHEMA, encode, patched, reseal, same, schemas, states
 from tests.run.test_folder_names import TINY, name_of
 from tests.script_runs import RUNS, SMALL
-from utils.edge.node import EdgeNode
+from utils.edge import EdgeNode
 from utils.edge.program import main as edge_main
-from utils.link import Coding, Link
-from utils.message.container import unpack_message
-from utils.message.update import UpdateFormatError, base_of, decode_update, encode_update
-from utils.reinit import Reinit, choose, shrink_and_perturb
+from utils.link import Link
+from utils.message import Base, Coding, Shared, UpdateFormatError, decode_update, unpack_message
+from utils.message.base import shrink_and_perturb
+from utils.reinit import Reinit, choose
 from utils.training.device import denormals
 
 NONE = {"reinit_every": None, "shrink": None, "perturb": None}
@@ -93,13 +93,13 @@ def test_base_is_rounded_three_times_on_every_machine(pairs, shrink, perturb):
 
 def shrunk_message(schema=SCHEMA, factors=(0.4, 0.1), seed=0, bits=32, **options):
     initial, line, _ = states(schema, 0.0, seed)
-    base = shrink_and_perturb(line, initial, factors, schema.num_buffers)
+    shared, mixed = Shared(schema, initial, line), Base(shrink_perturb=factors)
+    base = shared.state(mixed)
     w, rng = schema.num_weights, np.random.RandomState(seed)
     new = base + np.float32(0.1) * rng.standard_normal(schema.size).astype(np.float32)
     kept = rng.random_sample(w) < 0.8
     new[:w][kept] = base[:w][kept]
-    options = {"mode": "sparse", "round": 4, "value_bits": bits, "shrink_perturb": factors} | options
-    return encode_update(base, new, schema, initial=initial, **options), line, initial, new
+    return encode(shared, new, Coding("sparse", bits), mixed, round=4, **options)[0], shared, new
 
 
 @settings(max_examples=60, deadline=None)
@@ -107,23 +107,22 @@ def shrunk_message(schema=SCHEMA, factors=(0.4, 0.1), seed=0, bits=32, **options
 def test_message_on_a_shrunk_base_comes_back(schema, shrink, perturb, seed, bits, serve, signed):
     key = b"key" if signed else None
     how = {"serve": serve, "sign_key": key}
-    data, line, initial, new = shrunk_message(schema, (shrink, perturb), seed, bits, **how)
-    update = decode_update(data, schema, base=line, initial=initial, key=key)
+    data, shared, new = shrunk_message(schema, (shrink, perturb), seed, bits, **how)
+    update = decode_update(data, shared, key)
     assert bits < 32 or same(update.result, new)
     header = update.header
-    assert header.shrink_perturb == (rounded(shrink), rounded(perturb))
-    assert (header.reinitialize, header.serve, header.signed) == (False, serve, signed)
+    assert header.base.shrink_perturb == (rounded(shrink), rounded(perturb))
+    assert (header.base.reinitialize, header.serve, header.signed) == (False, serve, signed)
     assert sum(update.sizes.values()) == len(data) == header.message_bytes
     assert header.header_bytes == 69 + 8 + 16 * (1 + signed)
 
 
 def test_message_without_factors_has_no_bytes_for_them():
-    data, line, initial, _ = shrunk_message()
+    data, shared, _ = shrunk_message()
     header, _ = unpack_message(data)
-    base = base_of(header, SCHEMA, line, initial)
-    plain = encode_update(base, base, SCHEMA, mode="sparse", round=4, initial=initial)
+    plain, _ = encode(shared, shared.line, Coding("sparse"), round=4)
     assert unpack_message(plain)[0].header_bytes == header.header_bytes - 8
-    assert unpack_message(plain)[0].shrink_perturb is None
+    assert unpack_message(plain)[0].base.shrink_perturb is None
 
 
 @pytest.mark.parametrize(
@@ -140,8 +139,8 @@ def test_message_without_factors_has_no_bytes_for_them():
     ],
 )  # fmt: skip
 def test_node_refuses_and_stays(change, reason):
-    data, line, initial, _ = shrunk_message()
-    node = EdgeNode(SCHEMA, initial)
+    data, shared, _ = shrunk_message()
+    node, line = EdgeNode(SCHEMA, shared.initial), shared.line
     node.line = node.serving = line
     with pytest.raises(UpdateFormatError, match=reason):
         node.receive(change(data))
@@ -149,18 +148,15 @@ def test_node_refuses_and_stays(change, reason):
     node.receive(data)
 
 
-@pytest.mark.parametrize("more", [{"shrink_perturb": (1.1, 0.1)}, {"shrink_perturb": (0.1, float("nan"))}])
-def test_encoder_refuses_impossible_factors(more):
+@pytest.mark.parametrize("factors", [(1.1, 0.1), (0.1, float("nan"))])
+def test_encoder_refuses_impossible_factors(factors):
     with pytest.raises(ValueError, match="shrink and perturb"):
-        shrunk_message(**more)
+        shrunk_message(factors=factors)
 
 
 def test_encoder_refuses_two_bases_at_once():
-    initial, _, _ = states(SCHEMA, 0.0, 0)
     with pytest.raises(ValueError, match="not on the initial state"):
-        encode_update(
-            initial, initial, SCHEMA, mode="sparse", round=0, initial=initial, reinitialize=True, shrink_perturb=(1, 0)
-        )
+        Base(reinitialize=True, shrink_perturb=(1, 0))
 
 
 @pytest.mark.parametrize("bits", [32, 6])
@@ -170,14 +166,13 @@ def test_link_makes_the_base_that_the_node_makes(bits, tmp_path):
     link = Link(SCHEMA, initial, tmp_path)
     link.open([], [])
     with denormals(flushed=True):
-        base = link.shrunk_and_perturbed(initial, (0.4, 0.0))
-        network = base.state.clone()
+        outgoing = link.message(0, Coding("sparse", bits), Base(shrink_perturb=(0.4, 0.0)))
+        network = outgoing.start.clone()
         network[3] = 0.25
-        coding = Coding("sparse", bits)
-        expected = link.as_received(base.state, network, coding)
-        delivery = link.send(0, base, network, coding, serve=True)
-    assert 3e-39 < base.state[0] < 5e-39
-    assert delivery.line.numpy().tobytes() == expected.numpy().tobytes() and delivery.num_weights == 1
+        expected = outgoing.candidate(network, selected=None)
+        delivery = outgoing.send(expected, serve=True)
+    assert 3e-39 < outgoing.start[0] < 5e-39
+    assert link.node.line.tobytes() == expected.network.numpy().tobytes() and delivery.num_weights == 1
 
 
 # The scripts.
@@ -198,8 +193,8 @@ def test_strategies_in_a_run(results, name, rounds, factors, capsys):
             path = result.folder / "updates" / f"round_{row['round']:03d}.dpu"
             header, _ = unpack_message(path.read_bytes())
             mixed = row["reinitialized"] and factors is not None
-            assert header.shrink_perturb == (tuple(map(rounded, factors)) if mixed else None)
-            assert header.reinitialize == (bool(row["reinitialized"]) and not mixed)
+            assert header.base.shrink_perturb == (tuple(map(rounded, factors)) if mixed else None)
+            assert header.base.reinitialize == (bool(row["reinitialized"]) and not mixed)
     assert edge_main(["replay", str(result.folder)]) == 0
     assert edge_main(["show", str(result.folder / "updates" / "round_002.dpu")]) == 0
     out = capsys.readouterr().out

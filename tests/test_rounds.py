@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from data.arrival import Arrival
-from utils.edge.node import EdgeNode
+from utils.edge import EdgeNode
 from utils.edge.state_file import read_state
 from utils.flat import sha256
 from utils.link import Link
-from utils.message.container import unpack_message
+from utils.message import unpack_message
 from utils.message.masks import random_mask
 from utils.modes import MODES
 from utils.reinit import Reinit
@@ -52,7 +52,7 @@ def run(mode, script, reinit=NEVER, sizes=(1000, 1000), monkeypatch=None, tmp_pa
     starts = []
 
     class FakeTraining:
-        def __init__(self, trainer, recipe, point, bars, on_epoch, as_received, saved):
+        def __init__(self, trainer, recipe, point, bars, on_epoch, outgoing, saved):
             start = point.network
             starts.append(int(start[0]))
             self.mask_seed, self.candidates = 1, point.candidates
@@ -174,7 +174,7 @@ def test_shrunk_and_perturbed_line_stands_by_until_it_has_caught_up(monkeypatch,
     assert column(rows, "served_test_acc") == [0.1, 0.2, 0.2, 0.4]
     assert edge.num_samples_at_last_init == 3000
     header, _ = unpack_message((tmp_path / "updates" / "round_002.dpu").read_bytes())
-    assert header.shrink_perturb == (0.5, 0.25) and not header.reinitialize and not header.serve
+    assert header.base.shrink_perturb == (0.5, 0.25) and not header.base.reinitialize and not header.serve
 
 
 @pytest.mark.parametrize("mode", ["same_init", "diff_init", "pruning"])

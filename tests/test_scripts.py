@@ -15,10 +15,10 @@ from data.datasets import load_dataset, split_validation
 from models import build_model
 from tests.script_runs import NUM_WEIGHTS, ROOT, RUNS, SMALL, start_process, weights_of, without_time
 from utils.contribution import CRITERIA, Criterion
-from utils.edge.node import EdgeNode
+from utils.edge import EdgeNode
 from utils.edge.program import main as edge_main
 from utils.edge.state_file import read_state
-from utils.message.container import unpack_message
+from utils.message import unpack_message
 from utils.modes import DPU, MODES, Mode
 
 
@@ -207,7 +207,7 @@ def test_random_masks_and_fresh_networks_differ_between_rounds(results):
     masks = []
     for path in sorted((results["rpu"].folder / "updates").iterdir()):
         header, (positions, _, _) = unpack_message(path.read_bytes())
-        assert header.mode == "random"
+        assert header.kind == "random"
         masks.append(positions)
     assert len(set(masks)) == len(masks) > 1
     starts = [row["start_val_acc"] for row in results["diff_init"].rows]

@@ -10,31 +10,22 @@ Optimizers, contributions and snapshots work on whole vectors; the network sees 
 """
 
 import hashlib
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-
-class Entry(NamedTuple):
-    """One tensor of the network and where it lies in the vector."""
-
-    name: str
-    kind: str  # "weight", "rest" or "buffer"
-    shape: tuple[int, ...]
-    offset: int
-    size: int
+from utils.schema import Schema
 
 
 class FlatParameters:
     """Moves the tensors of `model` into one float32 vector on its device; the model goes on as before.
 
+    .schema                             the layout; layers are the tensors in `weights`
     .vector (I+J+B,)                    everything; a clone of it is a snapshot of the network
     .weights (I,), .rest (J,), .buffers (B,)   views of it
     .weight_grad (I,), .rest_grad (J,)  views of one gradient vector, into which autograd accumulates
-    .entries, .layer_names, .layer_sizes       the layout; layers are the tensors in `weights`
 
-    Raises ValueError for tensors that are not float32 or that are shared between modules.
+    Raises ValueError for tensors that are not float32, empty, or shared between modules.
     """
 
     def __init__(self, model: nn.Module):
@@ -43,29 +34,22 @@ class FlatParameters:
         parameters = list(model.named_parameters(remove_duplicate=False))
         if len({id(p) for _, p in parameters}) < len(parameters):
             raise ValueError("the model shares a parameter between modules, which a flat vector cannot hold")
-        groups = {
-            "weight": [(n, p) for n, p in parameters if p.dim() >= 2],
-            "rest": [(n, p) for n, p in parameters if p.dim() < 2],
-            "buffer": list(model.named_buffers()),
-        }
-        tensors = [(kind, name, t) for kind, group in groups.items() for name, t in group]
+        tensors = [("weight", n, p) for n, p in parameters if p.dim() >= 2]
+        tensors += [("rest", n, p) for n, p in parameters if p.dim() < 2]
+        tensors += [("buffer", n, b) for n, b in model.named_buffers()]
         for _, name, tensor in tensors:
             if tensor.dtype != torch.float32:
                 raise ValueError(f"{name} is {tensor.dtype}; a flat vector holds float32 tensors only")
 
-        self.entries: list[Entry] = []
-        offset = 0
-        for kind, name, tensor in tensors:
-            self.entries.append(Entry(name, kind, tuple(tensor.shape), offset, tensor.numel()))
-            offset += tensor.numel()
-        sizes = {kind: sum(t.numel() for _, t in group) for kind, group in groups.items()}
-        self.num_weights, self.num_rest, self.num_buffers = sizes["weight"], sizes["rest"], sizes["buffer"]
-        self.layer_names = [e.name for e in self.entries if e.kind == "weight"]
-        self.layer_sizes = [e.size for e in self.entries if e.kind == "weight"]
+        self.schema = Schema((name, role, tensor.shape) for role, name, tensor in tensors)
+        self.num_weights, self.num_rest = self.schema.num_weights, self.schema.num_rest
+        self.num_buffers = self.schema.num_buffers
+        self.layer_names = [layer.name for layer in self.schema.layers]
+        self.layer_sizes = [layer.size for layer in self.schema.layers]
 
         device = parameters[0][1].device
         num_trainable = self.num_weights + self.num_rest
-        self.vector = torch.empty(offset, device=device)
+        self.vector = torch.empty(self.schema.size, device=device)
         self.gradient = torch.zeros(num_trainable, device=device)
         self.weights = self.vector[: self.num_weights]
         self.rest = self.vector[self.num_weights : num_trainable]
@@ -73,13 +57,12 @@ class FlatParameters:
         self.weight_grad = self.gradient[: self.num_weights]
         self.rest_grad = self.gradient[self.num_weights :]
 
-        for entry, (kind, _, tensor) in zip(self.entries, tensors, strict=True):
-            place = slice(entry.offset, entry.offset + entry.size)
-            view = self.vector[place].view(entry.shape)
+        for entry, (role, _, tensor) in zip(self.schema.entries, tensors, strict=True):
+            view = self.vector[entry.part].view(entry.shape)
             view.copy_(tensor.data)
             tensor.data = view
-            if kind != "buffer":
-                tensor.grad = self.gradient[place].view(entry.shape)
+            if role != "buffer":
+                tensor.grad = self.gradient[entry.part].view(entry.shape)
 
     def zero_grad(self) -> None:
         """Set all gradients to zero: one memset."""

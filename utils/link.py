@@ -1,8 +1,7 @@
-"""The link between server and edge node: every update crosses it as a message, kept as a file."""
+"""The server's end of the link: every update crosses it as a message, kept as a file."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -10,10 +9,10 @@ from torch import Tensor
 
 from utils.edge.node import EdgeNode
 from utils.edge.state_file import write_state
-from utils.message.base import pruned
+from utils.message.base import Base, pruned
+from utils.message.body import Coding, Draft, differing, draft_update
 from utils.message.container import checksum
-from utils.message.update import edge_state, encode_update
-from utils.reinit import shrink_and_perturb
+from utils.message.update import Update, encode_update
 from utils.schema import Schema
 from utils.system.errors import UserError
 from utils.system.files import write_atomic
@@ -21,47 +20,19 @@ from utils.training.device import denormals
 
 
 @dataclass(frozen=True)
-class Coding:
-    """How a round's weights are named in its message, and how their values are coded.
+class Candidate:
+    """A network that may be sent: what the edge would hold (I+J+B,), and the update that makes it so."""
 
-    mode        "sparse" (positions of `selected`), "random" (a mask drawn from `mask_seed`), "dense" or "pruned"
-    value_bits  32 is lossless
-    deploys     "pruned" only: from now on, the weights `selected` are the only ones of the network
-    """
-
-    mode: str
-    value_bits: int = 32
-    updating_ratio: float | None = None
-    selected: Tensor | None = None
-    mask_seed: int | None = None
-    deploys: bool = False
-
-    def arguments(self) -> dict[str, Any]:
-        """Return the arguments of `encode_update` and `edge_state`."""
-        sparse = (self.mode == "sparse" or self.deploys) and self.selected is not None
-        return {**vars(self), "selected": self.selected.cpu().numpy() if sparse else None}
-
-
-@dataclass(frozen=True)
-class Base:
-    """The network that an update builds on, and how the node finds it: its line as it is, unless one of these is set.
-
-    reinitialize    the initial network
-    shrink_perturb  the line times the first factor plus the initial network times the second
-    """
-
-    state: Tensor
-    reinitialize: bool = False
-    shrink_perturb: tuple[float, float] | None = None
+    network: Tensor
+    draft: Draft
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """A message that the edge node has applied: weights in it, bytes by part, and the node's line afterwards."""
+    """A message that the edge node has applied: weights in it, and bytes by part."""
 
     num_weights: int
     sizes: dict[str, int]
-    line: Tensor
 
 
 class Link:
@@ -71,9 +42,8 @@ class Link:
     """
 
     def __init__(self, schema: Schema, initial: Tensor, folder: Path | None, sign_key: bytes | None = None):
-        self.schema, self.sign_key = schema, sign_key
-        self.device = initial.device
-        shipped = _to_numpy(initial)
+        self.sign_key, self.device = sign_key, initial.device
+        shipped = to_numpy(initial)
         shipped.setflags(write=False)  # so the node takes it as it is
         self.node = EdgeNode(schema, shipped, key=sign_key)
         self._initial_file = folder and folder / "initial.safetensors"
@@ -86,7 +56,7 @@ class Link:
         Raises UserError if a message is missing or another one.
         """
         self._updates.mkdir(exist_ok=True)
-        write_state(self._initial_file, self.schema, self.node.initial)
+        write_state(self._initial_file, self.node.schema, self.node.initial)
         expected = {self._path(number): digest for number, digest in zip(rounds, applied, strict=True)}
         for path, digest in expected.items():
             if not path.is_file() or checksum(path.read_bytes()).hex() != digest:
@@ -100,74 +70,87 @@ class Link:
     def restore(
         self, line: Tensor, serving: Tensor, last_round: int, applied: list[str], deployed: Tensor | None = None
     ) -> None:
-        """Bring the node back to where a saved run had it; `deployed` (D,) are the weights of a sparse network."""
+        """Bring the node back to where a saved run had it; `deployed` (I,) bool are the weights of a sparse network."""
         node = self.node
-        node.line = _to_numpy(line)
-        node.serving = node.line if torch.equal(line, serving) else _to_numpy(serving)
+        node.line = to_numpy(line)
+        node.serving = node.line if torch.equal(line, serving) else to_numpy(serving)
         node.round, node.applied = last_round, tuple(applied)
-        if deployed is not None:
-            node.deployed = np.zeros(self.schema.num_weights, dtype=bool)
-            node.deployed[deployed.cpu().numpy()] = True
+        node.deployed = None if deployed is None else to_numpy(deployed)
 
     @property
     def deployed(self) -> Tensor | None:
-        """The weights of the node's sparse network, (D,) int64 ascending; None: all weights."""
-        mask = self.node.deployed
-        return None if mask is None else torch.from_numpy(np.flatnonzero(mask)).to(self.device)
+        """The weights of the node's sparse network, (I,) bool; None: all weights."""
+        return None if self.node.deployed is None else self.to_tensor(self.node.deployed)
+
+    @property
+    def candidates(self) -> Tensor | None:
+        """The weights that a round may select, (D,) int64 ascending: those deployed; None: all weights."""
+        return None if self.node.deployed is None else self.to_tensor(np.flatnonzero(self.node.deployed))
 
     def pruned(self, network: Tensor) -> Tensor:
         """Return `network` with +0.0 for the weights that the node's sparse network does not have."""
-        if self.node.deployed is None:
-            return network
-        return torch.from_numpy(pruned(_to_numpy(network), self.node.deployed)).to(self.device)
+        return network if self.node.deployed is None else self.to_tensor(pruned(to_numpy(network), self.node.deployed))
 
-    def as_received(self, base: Tensor, network: Tensor, coding: Coding) -> Tensor:
-        """Return what the edge would hold if `network` were sent to it on top of `base`."""
-        if coding.value_bits == 32:
-            return network
-        with denormals(flushed=False):
-            what = {**coding.arguments(), "deployed": self.node.deployed}
-            state = edge_state(_to_numpy(base), _to_numpy(network), self.schema, **what)
-        return torch.from_numpy(state).to(self.device)
+    def to_tensor(self, array: np.ndarray) -> Tensor:
+        """Return an array's values on the server's device."""
+        return torch.from_numpy(array if array.flags.writeable else array.copy()).to(self.device)
 
-    @denormals(flushed=False)
-    def shrunk_and_perturbed(self, line: Tensor, factors: tuple[float, float]) -> Base:
-        """Return the base that the node will make of its `line` when a message tells it these factors."""
-        initial = pruned(self.node.initial, self.node.deployed)
-        state = shrink_and_perturb(_to_numpy(line), initial, factors, self.schema.num_buffers)
-        return Base(torch.from_numpy(state).to(self.device), shrink_perturb=factors)
+    def message(self, number: int, coding: Coding, base: Base) -> "Outgoing":
+        """Return the message of round `number`, which is yet to be made."""
+        return Outgoing(self, number, coding, base)
 
-    @denormals(flushed=False)
-    def send(self, number: int, base: Base, network: Tensor, coding: Coding, serve: bool) -> Delivery:
-        """Encode the update of round `number` on top of `base`, keep it as a file, and let the edge node apply it.
-
-        serve       whether the node answers queries with it from now on
-        Asserts that the node holds what the server expects: with lossless values `network`, bit for bit.
-        """
-        wished = _to_numpy(network)
-        data = encode_update(
-            _to_numpy(base.state),
-            wished,
-            self.schema,
-            round=number,
-            initial=self.node.initial,
-            reinitialize=base.reinitialize,
-            shrink_perturb=base.shrink_perturb,
-            deployed=self.node.deployed,
-            serve=serve,
-            sign_key=self.sign_key,
-            **coding.arguments(),
-        )
+    def deliver(self, number: int, data: bytes) -> Update:
+        """Keep a message as a file, and let the edge node apply what the file holds."""
         if self._updates is not None:
             write_atomic(self._path(number), data)
             data = self._path(number).read_bytes()
-        update = self.node.receive(data)
-        if coding.value_bits == 32 and self.node.line.tobytes() != wished.tobytes():
-            raise AssertionError(f"round {number}: the edge node's network is not the server's")
-        line = torch.from_numpy(self.node.line.copy()).to(self.device)
-        return Delivery(update.selected.size, {"message_bytes": len(data), **update.sizes}, line)
+        return self.node.receive(data)
 
 
-def _to_numpy(vector: Tensor) -> np.ndarray:
+class Outgoing:
+    """The message of a round, from the network that it builds on to its delivery.
+
+    .start  that network (I+J+B,), made of what server and node both hold
+    """
+
+    # Training flushes denormals to zero. The node does not, so nothing that both sides work out may, either.
+    @denormals(flushed=False)
+    def __init__(self, link: Link, number: int, coding: Coding, base: Base):
+        self._link, self._number, self._coding, self._base = link, number, coding, base
+        self._shared = link.node.shared
+        self.start = link.to_tensor(self._shared.state(base))
+
+    @property
+    def lossless(self) -> bool:
+        """Whether every network arrives as it is."""
+        return self._coding.value_bits == 32
+
+    @denormals(flushed=False)
+    def candidate(self, network: Tensor, selected: Tensor | None, mask_seed: int | None = None) -> Candidate:
+        """Return `network` as the edge would hold it, were it sent now.
+
+        selected   (S,) int64, the weights that may differ from those of `start`; None: all
+        mask_seed  of a random selection
+        """
+        indices = None
+        if selected is not None and (self._coding.kind == "sparse" or self._coding.deploys):
+            indices = to_numpy(selected)
+        draft = draft_update(self._shared, to_numpy(network), self._coding, self._base, indices, mask_seed)
+        return Candidate(network if self.lossless else self._link.to_tensor(draft.result), draft)
+
+    @denormals(flushed=False)
+    def send(self, candidate: Candidate, serve: bool) -> Delivery:
+        """Send a candidate; `serve`: the edge answers queries with it from now on.
+
+        Asserts that the node then holds the candidate, bit for bit: with lossless values, the trained network.
+        """
+        data = encode_update(candidate.draft, round=self._number, serve=serve, sign_key=self._link.sign_key)
+        update = self._link.deliver(self._number, data)
+        if differing(update.result, to_numpy(candidate.network)).any():
+            raise AssertionError(f"round {self._number}: the edge node's network is not the server's")
+        return Delivery(update.selected.size, {"message_bytes": len(data), **update.sizes})
+
+
+def to_numpy(tensor: Tensor) -> np.ndarray:
     """Return the values; on the CPU they are the tensor's own: networks are replaced, never changed."""
-    return vector.detach().cpu().numpy()
+    return tensor.detach().cpu().numpy()

@@ -69,20 +69,3 @@ def choose(flags: dict[str, Any]) -> Reinit:
 def should_reinitialize(num_samples: int, num_samples_at_last_init: int) -> bool:
     """Return True if the samples have more than doubled since the last (re-)initialization."""
     return num_samples > 2 * num_samples_at_last_init
-
-
-def shrink_and_perturb(
-    line: np.ndarray, initial: np.ndarray, factors: tuple[float, float], num_buffers: int
-) -> np.ndarray:
-    """Return `shrink * line + perturb * initial`, float32, the same bits on server and edge.
-
-    Ash and Adams, "On Warm-Starting Neural Network Training", NeurIPS 2020, who perturb with fresh random weights;
-    the initial ones, which both sides hold, cost no bytes. Weights, biases and BatchNorm scale and shift are mixed
-    alike. The last `num_buffers` values, BatchNorm's running statistics, stay those of `line`: they are measured,
-    not trained, no mixture describes the mixed network, and training measures them anew within an epoch.
-    """
-    shrink, perturb = map(np.float32, factors)
-    mixed = shrink * line + perturb * initial  # three float32 operations, each rounded by itself
-    kept = len(line) - num_buffers
-    mixed[kept:] = line[kept:]
-    return mixed

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from data.arrival import Arrival
-from utils.link import Base, Coding, Delivery, Link
+from utils.link import Delivery, Link, Outgoing
+from utils.message.base import Base
+from utils.message.body import Coding
 from utils.modes import Mode
 from utils.reinit import Reinit
 from utils.system.progress import Bars
@@ -24,7 +25,7 @@ class Way:
 
     update: Callable[[RoundTraining], None]
     recipe: Recipe
-    kind: str  # how its message names the weights: see utils.link.Coding
+    kind: str  # how its message names the weights: see utils.message.body.Coding
     updating_ratio: float  # of the weights that the network consists of; 1 for full updating
     sparsifies: bool = False  # the weights that it sends are from then on the only ones of the network
 
@@ -60,7 +61,7 @@ class EdgeCopy:
     num_samples_at_last_init: int = 0
     round_of_last_init: int = 0
     last_message: int = -1  # the round of the last message sent
-    weights: Tensor | None = None  # (D,) of a sparse network, those that it has; None: all
+    weights: Tensor | None = None  # (I,) bool, the deployed weights of a sparse network; None: all
     applied: list[str] = field(default_factory=list)  # the checksums of all messages, as the node keeps them
     rows: list[dict[str, Any]] = field(default_factory=list)
     line_top5: float | None = None  # top-5 accuracy on the test set; None for ten classes or fewer
@@ -101,21 +102,21 @@ def run_rounds(
         reinitialize = number > 0 and plan.reinit.is_due(
             len(samples), edge.num_samples_at_last_init, number - edge.round_of_last_init
         )
-        base = base_of(plan, link, edge, reinitialize)
-        network = link.pruned(plan.fresh(number)) if plan.mode.start == "fresh" and number > 0 else base.state
+        way = plan.deployment if plan.deployment is not None and edge.last_message < 0 else plan.way
+        coding = Coding(way.kind, plan.value_bits, way.updating_ratio, way.sparsifies)
+        outgoing = link.message(number, coding, base_of(plan, reinitialize))
+        network = link.pruned(plan.fresh(number)) if plan.mode.start == "fresh" and number > 0 else outgoing.start
 
         # The server's training: that of the method or, while nothing was sent, of the deployment.
-        way = plan.deployment if plan.deployment is not None and edge.last_message < 0 else plan.way
-        as_received = None if plan.value_bits == 32 else partial(received, plan, way, link, base.state)
-        start = StartPoint(number, samples, network, edge.weights)
-        training = RoundTraining(trainer, way.recipe, start, bars, on_epoch, as_received, interrupted)
+        start = StartPoint(number, samples, network, link.candidates)
+        training = RoundTraining(trainer, way.recipe, start, bars, on_epoch, outgoing, interrupted)
         interrupted = None
         way.update(training)
         if number == 0:  # the edge still holds the initial network
             edge.line_acc = edge.served_acc = (training.start_val_acc, None)
 
         # What is sent, and what the edge serves from now on.
-        delivery = send(plan, way, link, edge, training, base)
+        delivery = send(plan, link, edge, outgoing, training)
         reinitialized = reinitialize and delivery is not None
         if number == 0 or reinitialized:
             edge.num_samples_at_last_init, edge.round_of_last_init = len(samples), number
@@ -125,27 +126,14 @@ def run_rounds(
         yield Round(number, len(samples), reinitialized, way, training, delivery)
 
 
-def received(plan: Plan, way: Way, link: Link, base: Tensor, training: RoundTraining) -> Tensor:
-    """Return what the edge would hold if the network in training were sent now on top of `base`."""
-    return link.as_received(base, training.flat.vector, coding_of(plan, way, training))
-
-
-def coding_of(plan: Plan, way: Way, training: RoundTraining) -> Coding:
-    """Return how this round's message names its weights and codes their values."""
-    what = plan.value_bits, way.updating_ratio, training.selected, training.mask_seed
-    return Coding(way.kind, *what, deploys=way.sparsifies)
-
-
-def base_of(plan: Plan, link: Link, edge: EdgeCopy, reinitialize: bool) -> Base:
+def base_of(plan: Plan, reinitialize: bool) -> Base:
     """Return what the round's update builds on, which its training starts from but for fresh networks."""
     if plan.mode.restarts or (reinitialize and plan.reinit.factors is None):
-        return Base(link.pruned(plan.initial), reinitialize=True)
-    return link.shrunk_and_perturbed(edge.line, plan.reinit.factors) if reinitialize else Base(edge.line)
+        return Base(reinitialize=True)
+    return Base(shrink_perturb=plan.reinit.factors if reinitialize else None)
 
 
-def send(
-    plan: Plan, way: Way, link: Link, edge: EdgeCopy, training: RoundTraining, base: Base
-) -> Delivery | None:
+def send(plan: Plan, link: Link, edge: EdgeCopy, outgoing: Outgoing, training: RoundTraining) -> Delivery | None:
     """Bring the round's candidate to the edge if it is worth its bytes; returns None where it is not.
 
     Nothing is sent if training did not improve on the start point, or nothing changes. An update that builds on
@@ -154,17 +142,19 @@ def send(
     """
     acc = (training.best_val_acc, None)
     no_worse = acc[0] >= edge.served_acc[0]
-    coding = coding_of(plan, way, training)
-    candidate = link.as_received(base.state, training.best, coding) if training.improved else training.best
-    changed = not torch.equal(candidate, edge.served if plan.mode.restarts else edge.line)
-    if not training.improved or not changed or (plan.mode.restarts and not no_worse):
+    network, changed = training.best, False
+    if training.improved:
+        candidate = outgoing.candidate(training.best, training.selected, training.mask_seed)
+        network = candidate.network
+        changed = not torch.equal(network, edge.served if plan.mode.restarts else edge.line)
+    if not changed or (plan.mode.restarts and not no_worse):
         if plan.mode.restarts:
-            edge.line, edge.line_acc = candidate, acc
+            edge.line, edge.line_acc = network, acc
         return None
-    delivery = link.send(training.number, base, training.best, coding, serve=no_worse)
+    delivery = outgoing.send(candidate, serve=no_worse)
     edge.last_message, edge.applied = link.node.round, list(link.node.applied)
     edge.weights = link.deployed
-    edge.line, edge.line_acc = delivery.line, acc
+    edge.line, edge.line_acc = network, acc
     if no_worse:
         edge.served, edge.served_acc = edge.line, acc
     return delivery

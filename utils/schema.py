@@ -1,19 +1,19 @@
-"""What a network state looks like, known to server and edge alike: names, kinds and shapes, in order.
+"""What a network state looks like, known to server and edge alike: names, roles and shapes, in order. Needs no torch.
 
-A state is one float32 vector: the weights, then the rest (biases, BatchNorm scale and shift), then the
-buffers (BatchNorm statistics). Because both sides hold the schema, no name or shape ever travels in a
-message.
+A state is one float32 vector: the weights, then the rest (biases, BatchNorm scale and shift), then the buffers
+(BatchNorm statistics). Because both sides hold the schema, no name or shape ever travels in a message.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 
-KINDS = ("weight", "rest", "buffer")
+ROLES = ("weight", "rest", "buffer")
 MAX_LAYER_SIZE = 1 << 28  # so that every product in the coder's integer arithmetic fits 64 bits
 
 
@@ -22,7 +22,7 @@ class Entry:
     """One parameter or buffer. `start` is where it begins in the state vector."""
 
     name: str
-    kind: str
+    role: str  # one of ROLES
     shape: tuple[int, ...]
     start: int = 0
 
@@ -37,74 +37,63 @@ class Entry:
 
 
 class Schema:
-    """The ordered layout of a network state.
+    """The ordered layout of a network state, of `(name, role, shape)` triples; roles in the order of ROLES.
 
-    `entries` are `(name, kind, shape)` triples, kinds in the order weight, rest, buffer. Raises ValueError
-    for an unknown kind, a wrong order, a repeated name, a weight with fewer than two dimensions, or an
-    empty entry.
+    .entries, .layers                       all entries; the weights, one a conv or fc layer
+    .num_weights, .num_rest, .num_buffers   numbers of each role, I, J and B
+    .size                                   length of the state vector, I+J+B
+    .fingerprint                            8 bytes: BLAKE2b over ordered names, roles, dtypes and shapes
+
+    Raises ValueError for an unknown role, a wrong order, a repeated name, a weight with fewer than two dimensions, or
+    an empty or too large entry.
     """
 
-    def __init__(self, entries):
-        laid_out, start = [], 0
-        for name, kind, shape in entries:
-            if kind not in KINDS:
-                raise ValueError(
-                    f"schema entry {name!r} is of kind {kind!r}; expected one of {', '.join(KINDS)}"
-                )
-            shape = tuple(int(dim) for dim in shape)
-            entry = Entry(str(name), kind, shape, start)
-            if laid_out and KINDS.index(kind) < KINDS.index(laid_out[-1].kind):
-                raise ValueError(f"schema entry {name!r} ({kind}) comes after a {laid_out[-1].kind}")
-            if min(shape, default=1) < 1 or entry.size > MAX_LAYER_SIZE:
-                raise ValueError(f"schema entry {name!r} has shape {shape}: no size in 1..2^28")
-            if kind == "weight" and len(shape) < 2:
-                raise ValueError(f"weight {name!r} has shape {shape}; weights have two or more dimensions")
+    def __init__(self, entries: Iterable[tuple[str, str, Sequence[int]]]):
+        laid_out: list[Entry] = []
+        self.size = 0
+        for name, role, shape in entries:
+            if role not in ROLES:
+                raise ValueError(f"schema entry {name!r} is a {role!r}; expected one of {', '.join(ROLES)}")
+            entry = Entry(str(name), role, tuple(int(dim) for dim in shape), self.size)
+            if laid_out and ROLES.index(role) < ROLES.index(laid_out[-1].role):
+                raise ValueError(f"schema entry {name!r} ({role}) comes after a {laid_out[-1].role}")
+            if min(entry.shape, default=1) < 1 or entry.size > MAX_LAYER_SIZE:
+                raise ValueError(f"schema entry {name!r} has shape {entry.shape}: no size in 1..2^28")
+            if role == "weight" and len(entry.shape) < 2:
+                raise ValueError(f"weight {name!r} has shape {entry.shape}; weights have two or more dimensions")
             laid_out.append(entry)
-            start += entry.size
+            self.size += entry.size
         if len({entry.name for entry in laid_out}) < len(laid_out):
             raise ValueError("two schema entries have the same name")
-        self.entries: tuple[Entry, ...] = tuple(laid_out)
-
-    def of_kind(self, kind: str) -> list[Entry]:
-        return [entry for entry in self.entries if entry.kind == kind]
-
-    @property
-    def layers(self) -> list[Entry]:
-        """The weight entries, one a conv or fc layer."""
-        return self.of_kind("weight")
-
-    @property
-    def num_weights(self) -> int:
-        return sum(entry.size for entry in self.of_kind("weight"))
-
-    @property
-    def num_rest(self) -> int:
-        return sum(entry.size for entry in self.of_kind("rest"))
-
-    @property
-    def num_buffers(self) -> int:
-        return sum(entry.size for entry in self.of_kind("buffer"))
-
-    @property
-    def size(self) -> int:
-        """Length of the state vector."""
-        return self.num_weights + self.num_rest + self.num_buffers
-
-    @property
-    def fingerprint(self) -> bytes:
-        """8 bytes: BLAKE2b over ordered names, kinds, dtypes and shapes."""
+        self.entries = tuple(laid_out)
+        self.layers = self.of_role("weight")
+        self.num_weights, self.num_rest, self.num_buffers = (sum(e.size for e in self.of_role(r)) for r in ROLES)
         digest = hashlib.blake2b(digest_size=8)
         for entry in self.entries:
             dims = ",".join(map(str, entry.shape))
-            digest.update(f"{entry.name}\0{entry.kind}\0float32\0{dims}\n".encode())
-        return digest.digest()
+            digest.update(f"{entry.name}\0{entry.role}\0float32\0{dims}\n".encode())
+        self.fingerprint = digest.digest()
+
+    def of_role(self, role: str) -> list[Entry]:
+        """Return the entries of one role, in order."""
+        return [entry for entry in self.entries if entry.role == role]
+
+    def weight_indices(self, deployed: np.ndarray | None = None) -> np.ndarray:
+        """Return the indices of all weights, ascending int64; of a sparse network, those in `deployed` (I,) bool."""
+        return np.arange(self.num_weights) if deployed is None else np.flatnonzero(deployed)
+
+    def layer_sizes(self, deployed: np.ndarray | None = None) -> np.ndarray:
+        """Return how many weights each layer has, int64; of a sparse network, how many are in `deployed` (I,) bool."""
+        if deployed is None:
+            return np.array([layer.size for layer in self.layers], dtype=np.int64)
+        return np.array([np.count_nonzero(deployed[layer.part]) for layer in self.layers], dtype=np.int64)
 
     def state_fingerprint(self, state: np.ndarray) -> bytes:
-        """16 bytes: BLAKE2b over the schema fingerprint and the state's little-endian bytes."""
+        """Return 16 bytes: BLAKE2b over the schema's fingerprint and the state's little-endian bytes."""
         digest = hashlib.blake2b(self.fingerprint, digest_size=16)
         digest.update(memoryview(np.ascontiguousarray(state, dtype="<f4")).cast("B"))
         return digest.digest()
 
     def to_plain(self) -> list:
-        """The entries as lists, ready for JSON; `Schema(plain)` reads them back."""
-        return [[entry.name, entry.kind, list(entry.shape)] for entry in self.entries]
+        """Return the entries as lists, ready for JSON; `Schema(plain)` reads them back."""
+        return [[entry.name, entry.role, list(entry.shape)] for entry in self.entries]

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from utils.edge import EdgeNode
 from utils.edge import program as edge
-from utils.edge.node import EdgeNode
 from utils.edge.state_file import read_state, read_tensors, write_state, write_tensors
-from utils.message.update import Schema, UpdateFormatError, encode_update
+from utils.message import Base, Coding, Shared, UpdateFormatError, draft_update, encode_update
+from utils.schema import Schema
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = Schema([
@@ -37,8 +38,8 @@ def story(sign_key=None):
         new = base + np.float32(0.1) * number(round_ + 1)
         kept = np.random.RandomState(round_).random_sample(SCHEMA.num_weights) < 0.9
         new[: SCHEMA.num_weights][kept] = base[: SCHEMA.num_weights][kept]
-        options = {"round": round_, "reinitialize": reinitialize, "serve": serve, "sign_key": sign_key}
-        data = encode_update(base, new, SCHEMA, mode="sparse", initial=INITIAL, **options)
+        draft = draft_update(Shared(SCHEMA, INITIAL, line), new, Coding("sparse"), Base(reinitialize))
+        data = encode_update(draft, round=round_, serve=serve, sign_key=sign_key)
         line, serving = new, new if serve else serving
         told.append((data, line, serving))
     return told
@@ -53,7 +54,7 @@ def test_a_node_follows_the_server_through_standby():
     for round_, (data, line, serving) in enumerate(story()):
         node.receive(data)
         assert holds(node, line, serving) and node.round == round_
-        assert node.in_standby == (round_ in (2, 3))
+        assert (node.serving is not node.line) == (round_ in (2, 3))
 
 
 def refused(node, data, reason):
@@ -106,7 +107,7 @@ def test_a_node_survives_in_its_file(tmp_path, messages):
         assert holds(node, line, serving)
         refused(node, data, "already applied")
     node = EdgeNode.load(path)
-    assert node.round == messages - 1 and node.in_standby == (messages in (3, 4))
+    assert node.round == messages - 1 and (node.serving is not node.line) == (messages in (3, 4))
 
 
 def test_power_cut_between_write_and_rename(tmp_path, monkeypatch):

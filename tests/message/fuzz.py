@@ -14,18 +14,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from utils.edge.node import EdgeNode
+from utils.edge import EdgeNode
+from utils.message import Base, Coding, Shared, UpdateFormatError, draft_update, encode_update, unpack_message
 from utils.message.base import pruned
-from utils.message.update import (
-    MODES,
-    VALUE_BITS,
-    Schema,
-    UpdateFormatError,
-    encode_update,
-    random_mask,
-    unpack_message,
-)
-from utils.reinit import shrink_and_perturb
+from utils.message.container import KINDS
+from utils.message.masks import random_mask
+from utils.message.values import VALUE_BITS
+from utils.schema import Schema
 
 HEADER = 69
 
@@ -42,21 +37,18 @@ class Outcome:
 class Target:
     """What a node holds before a message comes, and valid messages for it."""
 
-    schema: Schema
-    initial: np.ndarray
-    line: np.ndarray
-    deployed: np.ndarray | None
+    shared: Shared
     messages: list[bytes]
 
     def node(self) -> EdgeNode:
-        node = EdgeNode(self.schema, self.initial)
-        node.line = node.serving = self.line
-        node.deployed = self.deployed
+        node = EdgeNode(self.shared.schema, self.shared.initial)
+        node.line = node.serving = self.shared.line
+        node.deployed = self.shared.deployed
         return node
 
 
 def material() -> list[Target]:
-    """A node with all weights and one with a sparse network, with a valid message of every mode and number of bits."""
+    """A node with all weights and one with a sparse network, with a valid message of every kind and number of bits."""
     schema = Schema([
         ("conv.weight", "weight", (6, 4, 3, 3)), ("fc.weight", "weight", (8, 24)),
         ("out.weight", "weight", (3, 8)),
@@ -65,50 +57,35 @@ def material() -> list[Target]:
     rng, w = np.random.RandomState(0), schema.num_weights
     initial = rng.standard_normal(schema.size).astype(np.float32)
     line = np.where(rng.random_sample(schema.size) < 0.2, initial + np.float32(0.1), initial)
-    messages = []
-    for mode in MODES:
-        for bits in VALUE_BITS:
-            new = line + np.float32(0.1) * rng.standard_normal(schema.size).astype(np.float32)
-            chosen = rng.random_sample(w) < 0.2
-            options = {}
-            if mode == "random":
-                options = {"mask_seed": 5, "updating_ratio": 0.2}
-                chosen[:] = False
-                chosen[random_mask([layer.size for layer in schema.layers], 0.2, 5)] = True
-            if mode != "dense":
-                new[:w] = np.where(chosen, new[:w], 0 if mode == "pruned" else line[:w])
-            messages.append(
-                encode_update(
-                    line, new, schema, mode=mode, value_bits=bits, round=1, initial=initial, **options
-                )
-            )
-    base = shrink_and_perturb(line, initial, (0.5, 0.25), schema.num_buffers)
-    new = base + np.float32(0.1)
-    options = {"mode": "dense", "round": 1, "initial": initial, "shrink_perturb": (0.5, 0.25)}
-    messages.append(encode_update(base, new, schema, **options))
+    dense = Shared(schema, initial, line)
+    messages = some_messages(dense, KINDS, rng)
+    mixed = Base(shrink_perturb=(0.5, 0.25))
+    new = dense.state(mixed) + np.float32(0.1)
+    messages.append(encode_update(draft_update(dense, new, Coding("dense"), mixed), round=1))
     deployed = np.abs(line[:w]) > 0.7
     new = pruned(line + np.float32(0.1), deployed)
-    options = {"mode": "pruned", "deploys": True, "selected": np.flatnonzero(deployed)}
-    messages.append(encode_update(line, new, schema, round=1, initial=initial, **options))
-    sparse = sparse_messages(schema, initial, new, deployed, rng)
-    return [Target(schema, initial, line, None, messages), Target(schema, initial, new, deployed, sparse)]
+    deployment = draft_update(dense, new, Coding("pruned", deploys=True), selected=np.flatnonzero(deployed))
+    messages.append(encode_update(deployment, round=1))
+    sparse = Shared(schema, initial, new, deployed)
+    return [Target(dense, messages), Target(sparse, some_messages(sparse, ("sparse", "random", "dense"), rng))]
 
 
-def sparse_messages(schema, initial, line, deployed, rng: np.random.RandomState) -> list[bytes]:
-    """A valid message of every mode and number of value bits for a sparse network."""
-    sizes, w, messages = [layer.size for layer in schema.layers], schema.num_weights, []
-    for mode in ("sparse", "random", "dense"):
+def some_messages(shared: Shared, kinds, rng: np.random.RandomState) -> list[bytes]:
+    """A valid message of every kind and number of value bits."""
+    schema, w, line = shared.schema, shared.schema.num_weights, shared.line
+    there, messages = schema.weight_indices(shared.deployed), []
+    for kind in kinds:
         for bits in VALUE_BITS:
-            chosen = deployed & (rng.random_sample(w) < (0.2 if mode == "sparse" else 1))
-            options = {"mode": mode, "value_bits": bits}
-            if mode == "random":
-                options |= {"mask_seed": 5, "updating_ratio": 0.2}
-                chosen = np.isin(np.arange(w), random_mask(sizes, 0.2, 5, deployed))
             new = line + np.float32(0.1) * rng.standard_normal(schema.size).astype(np.float32)
-            new[:w] = np.where(chosen, new[:w], line[:w])
-            messages.append(
-                encode_update(line, new, schema, round=1, initial=initial, deployed=deployed, **options)
-            )
+            chosen = np.zeros(w, dtype=bool)
+            chosen[there] = (rng.random_sample(w) < 0.2)[there]
+            if kind == "random":
+                chosen = np.isin(np.arange(w), random_mask(schema.layer_sizes(), 0.2, 5, shared.deployed))
+            if kind == "dense":
+                chosen[there] = True
+            new[:w] = np.where(chosen, new[:w], 0 if kind == "pruned" else line[:w])
+            draft = draft_update(shared, new, Coding(kind, bits, updating_ratio=0.2), mask_seed=5)
+            messages.append(encode_update(draft, round=1))
     return messages
 
 
@@ -171,7 +148,8 @@ def fuzz(count: int, seed: int = 0) -> Outcome:
             assert node.fingerprint == promised, f"message {i}: another state than promised"
             outcome.applied += 1
         except UpdateFormatError as error:
-            assert node.line is target.line and node.serving is target.line and node.deployed is target.deployed
+            held = target.shared
+            assert node.line is held.line and node.serving is held.line and node.deployed is held.deployed
             assert node.round == -1 and not node.applied
             reason = str(error).translate({ord(digit): None for digit in "0123456789"})
             outcome.reasons[reason] = outcome.reasons.get(reason, 0) + 1

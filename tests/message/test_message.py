@@ -9,20 +9,23 @@ from hypothesis import strategies as st
 
 from tests.golden.make_golden import GOLDEN, cases
 from tests.message.fuzz import fuzz
-from utils.message.container import unpack_message
-from utils.message.numbers import code_floats, from_bfloat16, to_bfloat16
-from utils.message.streams import PROBABILITIES, StreamReader, StreamWriter, SymbolModel, log2_fixed
-from utils.message.update import (
-    MODES,
-    VALUE_BITS,
-    Schema,
+from utils.message import (
+    Base,
+    Coding,
+    Shared,
     UpdateFormatError,
     decode_update,
-    edge_state,
+    draft_update,
     encode_update,
-    layer_counts,
-    random_mask,
-)  # fmt: skip
+    unpack_message,
+)
+from utils.message.container import KINDS
+from utils.message.masks import random_mask
+from utils.message.numbers import code_floats, from_bfloat16, to_bfloat16
+from utils.message.streams import PROBABILITIES, StreamReader, StreamWriter, SymbolModel, log2_fixed
+from utils.message.update import sent_by_layer
+from utils.message.values import VALUE_BITS
+from utils.schema import Schema
 
 SCHEMA = Schema([
     ("conv.weight", "weight", (8, 3, 3, 3)), ("fc.weight", "weight", (10, 32)),
@@ -43,10 +46,17 @@ def states(schema, density, seed, scale=0.1):
     return initial, line, new
 
 
-def message(density=0.2, seed=0, **kwargs):
-    initial, line, new = states(SCHEMA, density, seed)
-    options = {"mode": "sparse", "round": 1, "initial": initial} | kwargs
-    return encode_update(line, new, SCHEMA, **options), line, initial, new
+def encode(shared, new, coding, base=Base(), selected=None, mask_seed=None, **options):  # noqa: B008, frozen
+    """The message of an update, and the state that the server expects of it."""
+    draft = draft_update(shared, new, coding, base, selected, mask_seed)
+    return encode_update(draft, **{"round": 1, **options}), draft.result
+
+
+def message(coding=Coding("sparse"), **options):  # noqa: B008, frozen
+    """A message, and what its receiver holds."""
+    initial, line, new = states(SCHEMA, 0.2, 0)
+    shared = Shared(SCHEMA, initial, line)
+    return encode(shared, new, coding, **options)[0], shared
 
 
 def same(a, b):
@@ -69,60 +79,58 @@ def schemas(draw):
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    schema=schemas(), mode=st.sampled_from(MODES), bits=st.sampled_from(VALUE_BITS),
+    schema=schemas(), kind=st.sampled_from(KINDS), bits=st.sampled_from(VALUE_BITS),
     seed=st.integers(0, 2**31),
     density=st.sampled_from([0.0, 0.01, 0.1, 0.5, 0.97, 1.0]), scale=st.sampled_from([1e-30, 1e-6, 0.1, 1e4]),
     reinitialize=st.booleans(), serve=st.booleans(), signed=st.booleans(),
 )  # fmt: skip
-def test_round_trip(schema, mode, bits, seed, density, scale, reinitialize, serve, signed):
+def test_round_trip(schema, kind, bits, seed, density, scale, reinitialize, serve, signed):
     initial, line, new = states(schema, density, seed, scale)
     if reinitialize:
         w, moved = schema.num_weights, ~(line == initial)
         line, new = initial, new.copy()
         new[:w][moved[:w]] = initial[:w][moved[:w]]
     ratio = max(density, 0.001)
-    kwargs = {"mode": mode, "value_bits": bits}
-    if mode == "random":
-        kwargs |= {"mask_seed": seed, "updating_ratio": ratio}
+    if kind == "random":
         chosen = random_mask([layer.size for layer in schema.layers], ratio, seed)
         kept = np.setdiff1d(np.arange(schema.num_weights), chosen)
         new[kept] = line[kept]
-    if mode == "pruned":
+    if kind == "pruned":
         new[: schema.num_weights] *= new[: schema.num_weights] != line[: schema.num_weights]
     key = b"a key" if signed else None
-    extra = {"round": 7, "initial": initial, "reinitialize": reinitialize, "serve": serve, "sign_key": key}
-    data = encode_update(line, new, schema, **kwargs, **extra)
-    update = decode_update(data, schema, base=line, initial=initial, key=key)
-    assert same(update.result, edge_state(line, new, schema, **kwargs))
+    shared = Shared(schema, initial, line)
+    options = {"mask_seed": seed, "round": 7, "serve": serve, "sign_key": key}
+    data, expected = encode(shared, new, Coding(kind, bits, ratio), Base(reinitialize), **options)
+    update = decode_update(data, shared, key)
+    assert same(update.result, expected)
     assert bits < 32 or same(update.result, new)
     header = update.header
-    assert (header.mode, header.round, header.reinitialize) == (mode, 7, reinitialize)
+    assert (header.kind, header.round, header.base.reinitialize) == (kind, 7, reinitialize)
     assert (header.serve, header.signed, header.value_bits) == (serve, signed, bits)
     assert sum(update.sizes.values()) == len(data)
-    assert layer_counts(data, schema).sum() == update.selected.size
+    assert sent_by_layer(unpack_message(data), schema).sum() == update.selected.size
 
 
 @pytest.mark.parametrize("bits", VALUE_BITS)
 @pytest.mark.parametrize("count", [0, 1, "all"])
 def test_nothing_one_and_all_weights(bits, count):
     initial, line, new = states(SCHEMA, {0: 0.0, 1: "one", "all": 1.0}[count], 3)
-    data = encode_update(line, new, SCHEMA, mode="sparse", round=0, initial=initial, value_bits=bits)
-    update = decode_update(data, SCHEMA, base=line, initial=initial)
+    shared = Shared(SCHEMA, initial, line)
+    update = decode_update(encode(shared, new, Coding("sparse", bits))[0], shared)
     expected = SCHEMA.num_weights if count == "all" else count
     assert update.selected.size == expected if bits >= 16 else update.selected.size <= expected
 
 
 def test_quantised_values_are_near_and_unchanged_weights_leave_the_mask():
     initial, line, new = states(SCHEMA, 0.5, 1)
-    w, errors = SCHEMA.num_weights, []
+    shared, w, errors = Shared(SCHEMA, initial, line), SCHEMA.num_weights, []
     for bits in (4, 5, 6, 8, 16):
-        decoded = edge_state(line, new, SCHEMA, mode="sparse", value_bits=bits)
+        decoded = draft_update(shared, new, Coding("sparse", bits)).result
         errors.append(np.abs(decoded - new)[:w].max())
         statistics = slice(w + SCHEMA.num_rest, None)
         np.testing.assert_allclose(decoded[statistics], new[statistics], rtol=2**-8)
     assert errors == sorted(errors, reverse=True) and errors[-1] < 1e-3 and errors[0] < 0.2
-    data = encode_update(line, new, SCHEMA, mode="sparse", round=0, initial=initial, value_bits=4)
-    update = decode_update(data, SCHEMA, base=line, initial=initial)
+    update = decode_update(encode(shared, new, Coding("sparse", 4))[0], shared)
     assert np.array_equal(update.selected, np.flatnonzero(update.result[:w] != line[:w]))
     assert update.selected.size < np.count_nonzero(new[:w] != line[:w])
 
@@ -163,7 +171,7 @@ def entropy_bytes(schema, mask):
 def test_positions_never_cost_much_more_than_the_layers_entropy(seed, density):
     schema = Schema([(f"w{i}", "weight", (32, 16, 3, 3)) for i in range(6)])
     initial, line, new = states(schema, density, seed)
-    data = encode_update(line, new, schema, mode="sparse", round=0, initial=initial)
+    data, _ = encode(Shared(schema, initial, line), new, Coding("sparse"))
     index_bytes = unpack_message(data)[0].index_bytes
     assert index_bytes <= 1.01 * entropy_bytes(schema, new != line) + 64
 
@@ -180,7 +188,7 @@ def test_clustered_positions_cost_less_than_their_entropy():
         rate = rng.gamma(0.3, 1, (rows, 1, 1)) * rng.gamma(0.3, 1, (1, columns, 1))
         hit = rng.random_sample((rows, columns, layer.size // rows // columns)) < rate
         new[layer.part][hit.reshape(-1)] += 1
-    data = encode_update(line, new, schema, mode="sparse", round=0, initial=line)
+    data, _ = encode(Shared(schema, line, line), new, Coding("sparse"))
     assert unpack_message(data)[0].index_bytes < 0.7 * entropy_bytes(schema, new != line)
 
 
@@ -189,34 +197,35 @@ def test_random_mask_is_the_same_everywhere():
     assert mask.tolist() == [0, 10, 22, 39, 44, 45, 53, 70, 80, 83, 101]
 
 
-def test_random_mode_sends_a_seed_instead_of_positions():
+def test_random_kind_sends_a_seed_instead_of_positions():
     initial, line, new = states(SCHEMA, 0.0, 0)
     chosen = random_mask([layer.size for layer in SCHEMA.layers], 0.25, 9)
     new[chosen] += 0.5
-    options = {"mode": "random", "mask_seed": 9, "updating_ratio": 0.25, "round": 0, "initial": initial}
-    update = decode_update(encode_update(line, new, SCHEMA, **options), SCHEMA, base=line, initial=initial)
+    shared = Shared(SCHEMA, initial, line)
+    data, _ = encode(shared, new, Coding("random", updating_ratio=0.25), mask_seed=9)
+    update = decode_update(data, shared)
     assert np.array_equal(update.selected, chosen) and update.sizes["index_bytes"] == 12
 
 
 @pytest.mark.parametrize(
-    ("kwargs", "reason"),
+    ("make", "reason"),
     [
-        ({"mode": "sparse", "selected": np.arange(3)}, "outside the selection"),
-        ({"mode": "sparse", "reinitialize": True}, "re-initialising"),
-        ({"mode": "lossy"}, "mode 'lossy'"),
-        ({"mode": "sparse", "value_bits": 7}, "value_bits 7"),
+        (lambda: message(selected=np.arange(3)), "outside the selection"),
+        (lambda: message(base=Base(reinitialize=True), selected=np.arange(3)), "outside the selection"),
+        (lambda: Coding("lossy"), "kind 'lossy'"),
+        (lambda: Coding("sparse", value_bits=7), "value_bits 7"),
     ],
 )
-def test_encoder_refuses(kwargs, reason):
+def test_encoder_refuses(make, reason):
     with pytest.raises(ValueError, match=reason):
-        message(**kwargs)
+        make()
 
 
 def test_encoder_refuses_values_that_are_not_finite():
     initial, line, new = states(SCHEMA, 0.5, 0)
     new[5] = np.inf
     with pytest.raises(ValueError, match="not finite"):
-        encode_update(line, new, SCHEMA, mode="dense", round=0, initial=initial)
+        draft_update(Shared(SCHEMA, initial, line), new, Coding("dense"))
 
 
 def reseal(data):
@@ -256,7 +265,7 @@ REFUSALS = {
     "short": (lambda data: data[:50], "truncated"),
     "version": (patched(4, "B", 2), "format version 2"),
     "codec": (patched(5, "B", 9), "unknown codec 9"),
-    "mode": (patched(6, "B", 4), "unknown mode 4"),
+    "kind": (patched(6, "B", 4), "unknown kind 4"),
     "value bits": (patched(7, "B", 7), "7 bits"),
     "flags": (patched(8, "B", 0x80), "unknown flags"),
     "schema": (patched(13, "B", 0), "another network"),
@@ -279,16 +288,16 @@ REFUSALS = {
 @pytest.mark.parametrize("name", REFUSALS)
 def test_decoder_refuses(name):
     change, reason = REFUSALS[name]
-    data, line, initial, _ = message()
+    data, shared = message()
     with pytest.raises(UpdateFormatError, match=reason):
-        decode_update(change(data), SCHEMA, base=line, initial=initial)
+        decode_update(change(data), shared)
 
 
 def test_every_truncation_is_refused():
-    data, line, initial, _ = message()
+    data, shared = message()
     for length in range(len(data)):
         with pytest.raises(UpdateFormatError):
-            decode_update(data[:length], SCHEMA, base=line, initial=initial)
+            decode_update(data[:length], shared)
 
 
 def test_counts_above_a_layer_are_refused():
@@ -298,7 +307,7 @@ def test_counts_above_a_layer_are_refused():
     with pytest.raises(UpdateFormatError, match="than a layer has"):
         from utils.message.positions import code_counts
 
-        code_counts(StreamReader(writer.finish(), "positions"), SCHEMA, None)
+        code_counts(StreamReader(writer.finish(), "positions"), SCHEMA.layer_sizes(), None)
 
 
 def test_values_that_are_not_finite_are_refused():
@@ -311,15 +320,15 @@ def test_values_that_are_not_finite_are_refused():
 
 
 def test_signatures():
-    data, line, initial, _ = message(sign_key=b"right")
-    decode_update(data, SCHEMA, base=line, initial=initial, key=b"right")
-    decode_update(data, SCHEMA, base=line, initial=initial)  # a node without a key cannot check
+    data, shared = message(sign_key=b"right")
+    decode_update(data, shared, key=b"right")
+    decode_update(data, shared)  # a node without a key cannot check
     with pytest.raises(UpdateFormatError, match="another key"):
-        decode_update(data, SCHEMA, base=line, initial=initial, key=b"wrong")
+        decode_update(data, shared, key=b"wrong")
     with pytest.raises(UpdateFormatError, match="another key"):
-        decode_update(patched(9, "<I", 77)(data), SCHEMA, base=line, initial=initial, key=b"right")
+        decode_update(patched(9, "<I", 77)(data), shared, key=b"right")
     with pytest.raises(UpdateFormatError, match="not signed"):
-        decode_update(message()[0], SCHEMA, base=line, initial=initial, key=b"right")
+        decode_update(message()[0], shared, key=b"right")
 
 
 @pytest.mark.parametrize(
@@ -354,15 +363,8 @@ def test_probabilities_come_from_a_fixed_table():
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.dpu")), ids=lambda path: path.stem)
 def test_golden_vectors(path):
     """Messages made once decode today, here, to what they decoded to then."""
-    schema, line, initial, _, options = cases()[path.stem]
-    update = decode_update(
-        path.read_bytes(),
-        schema,
-        base=line,
-        initial=initial,
-        key=b"golden" if path.stem == "signed" else None,
-        deployed=options.get("deployed"),
-    )
+    key = b"golden" if path.stem == "signed" else None
+    update = decode_update(path.read_bytes(), cases()[path.stem].shared, key)
     expected = np.frombuffer((path.with_suffix(".f32")).read_bytes(), dtype="<f4")
     assert same(update.result, expected.astype(np.float32))
 

@@ -5,24 +5,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.message.test_message import SCHEMA, patched, same, schemas
-from utils.edge.node import EdgeNode
+from tests.message.test_message import SCHEMA, encode, patched, same, schemas
+from utils.edge import EdgeNode
+from utils.message import Base, Coding, Shared, UpdateFormatError, decode_update, draft_update, unpack_message
 from utils.message.base import pruned
-from utils.message.container import unpack_message
-from utils.message.masks import sizes_within
-from utils.message.position_model import DEFAULT_WEIGHTS, PASS_ENDS, Deployed, LayerState, geometries, mask_passes
+from utils.message.masks import random_mask, sizes_within
+from utils.message.position_model import DEFAULT_WEIGHTS, PASS_ENDS, LayerState, SparseLayer, geometries, mask_passes
 from utils.message.positions import code_mask
 from utils.message.streams import StreamReader, StreamWriter, log2_fixed
-from utils.message.update import (
-    VALUE_BITS,
-    Schema,
-    UpdateFormatError,
-    decode_update,
-    edge_state,
-    encode_update,
-    layer_counts,
-    random_mask,
-)
+from utils.message.update import sent_by_layer
+from utils.message.values import VALUE_BITS
+from utils.schema import Schema
 
 SHARES = st.sampled_from([0.0, 0.02, 0.3, 0.6, 1.0])
 
@@ -102,7 +95,7 @@ def test_log_odds_equal_the_plain_model(shape, share):
     mask, changed = deployed & (rng.random_sample(geometry.size) < 0.3), rng.random_sample(geometry.size) < 0.4
     previous = rng.randint(0, 9, geometry.columns)
     weights, recorder = DEFAULT_WEIGHTS + 3, Recorder()
-    state = LayerState(geometry, int(mask.sum()), previous, changed, Deployed(geometry, deployed))
+    state = LayerState(geometry, int(mask.sum()), previous, changed, SparseLayer(geometry, deployed))
     assert np.array_equal(mask_passes(state, weights, recorder, mask), mask)
     assert recorder.logits == plain_logits(geometry, mask, deployed, changed, previous, weights)
     if share == 1.0:  # where everything is deployed, the model is the one without
@@ -130,7 +123,7 @@ def test_positions_cost_the_entropy_among_the_deployed_alone():
     """1,000 of 10,000 deployed weights of 100,000: 10,000 * H(0.1) / 8 = 586 bytes, not 100,000 * H(0.01) / 8 = 1,010."""
     schema = Schema([("w", "weight", (250, 400))])
     initial, deployed, line, new = sparse_states(schema, 0.1, 0.1, 5)
-    data = encode_update(line, new, schema, mode="sparse", round=0, initial=initial, deployed=deployed)
+    data, _ = encode(Shared(schema, initial, line, deployed), new, Coding("sparse"))
     assert 560 < unpack_message(data)[0].index_bytes < 610
 
 
@@ -152,24 +145,24 @@ def test_random_mask_by_hand():
     schemas(), st.sampled_from(["sparse", "random", "dense"]), st.sampled_from(VALUE_BITS), SHARES, SHARES,
     st.integers(0, 2**31), st.booleans(),
 )  # fmt: skip
-def test_updates_of_a_sparse_network_come_back(schema, mode, bits, share, density, seed, reinitialize):
+def test_updates_of_a_sparse_network_come_back(schema, kind, bits, share, density, seed, reinitialize):
     initial, deployed, line, new = sparse_states(schema, share, density, seed)
     w, base = schema.num_weights, pruned(initial, deployed) if reinitialize else line
-    what = {"mode": mode, "value_bits": bits, "deployed": deployed}
+    ratio = max(density, 0.01)
     chosen = new[:w] != line[:w]
-    if mode == "random":
-        what |= {"mask_seed": seed, "updating_ratio": max(density, 0.01)}
+    if kind == "random":
         chosen[:] = False
-        chosen[random_mask([layer.size for layer in schema.layers], max(density, 0.01), seed, deployed)] = True
+        chosen[random_mask([layer.size for layer in schema.layers], ratio, seed, deployed)] = True
     new[:w] = np.where(chosen, new[:w], base[:w])
-    data = encode_update(base, new, schema, round=4, initial=initial, reinitialize=reinitialize, **what)
-    update = decode_update(data, schema, base=line, initial=initial, deployed=deployed)
-    assert same(update.result, edge_state(base, new, schema, **what))
+    shared = Shared(schema, initial, line, deployed)
+    data, expected = encode(shared, new, Coding(kind, bits, ratio), Base(reinitialize), mask_seed=seed, round=4)
+    update = decode_update(data, shared)
+    assert same(update.result, expected)
     assert bits < 32 or same(update.result, new)
     assert not update.result[:w][~deployed].tobytes().strip(b"\0")
     assert deployed[update.selected].all() and update.deployed is deployed
     assert update.header.header_bytes == 85 and update.header.sparse_network and not update.header.deploys
-    assert layer_counts(data, schema, deployed).sum() == update.selected.size
+    assert sent_by_layer(unpack_message(data), schema, deployed).sum() == update.selected.size
 
 
 @settings(max_examples=40, deadline=None)
@@ -178,11 +171,11 @@ def test_deployments_come_back(schema, bits, share, seed):
     initial, deployed, _, _ = sparse_states(schema, share, 0.5, seed)
     new = pruned(initial + np.float32(0.1), deployed)
     new[: schema.num_weights][deployed][:1] = 0  # among those that are there, a zero is a value
-    what = {"mode": "pruned", "deploys": True, "value_bits": bits, "selected": np.flatnonzero(deployed)}
-    data = encode_update(initial, new, schema, round=0, initial=initial, **what)
-    update = decode_update(data, schema, base=initial, initial=initial)
+    shared, coding = Shared(schema, initial, initial), Coding("pruned", bits, deploys=True)
+    data, expected = encode(shared, new, coding, selected=np.flatnonzero(deployed))
+    update = decode_update(data, shared)
     assert np.array_equal(update.deployed, deployed) and update.header.deploys
-    assert same(update.result, edge_state(initial, new, schema, **what))
+    assert same(update.result, expected)
 
 
 def deployment(new_values=(0.5, -1.0, 2.0)):
@@ -190,8 +183,8 @@ def deployment(new_values=(0.5, -1.0, 2.0)):
     schema = Schema([("w", "weight", (2, 3))])
     initial, new = np.arange(1, 7, dtype=np.float32), np.zeros(6, dtype=np.float32)
     new[[0, 2, 5]] = new_values
-    options = {"mode": "pruned", "deploys": True, "selected": np.array([0, 2, 5]), "round": 0, "initial": initial}
-    return schema, initial, encode_update(initial, new, schema, **options)
+    shared, kept = Shared(schema, initial, initial), np.array([0, 2, 5])
+    return schema, initial, encode(shared, new, Coding("pruned", deploys=True), selected=kept, round=0)[0]
 
 
 def test_a_weight_that_becomes_zero_is_still_there(tmp_path):
@@ -203,19 +196,17 @@ def test_a_weight_that_becomes_zero_is_still_there(tmp_path):
     for number, new in enumerate(wished, 1):
         node = EdgeNode.load(tmp_path / "node")
         assert node.deployed.tolist() == [True, False, True, False, False, True]
-        options = {"round": number, "initial": initial, "deployed": node.deployed, "mode": "sparse"}
-        node.receive(encode_update(node.line, np.float32(new), schema, **options))
+        node.receive(encode(node.shared, np.float32(new), Coding("sparse"), round=number)[0])
         assert node.line.tolist() == new
     # A re-initialization takes the initial weights of what is there: 1, 3 and 6; weight 0 becomes 9.
-    base, new = pruned(initial, node.deployed), np.float32([9, 0, 3, 0, 0, 6])
-    options = {"round": 4, "initial": initial, "deployed": node.deployed, "mode": "sparse", "reinitialize": True}
-    update = node.receive(encode_update(base, new, schema, **options))
+    data, _ = encode(node.shared, np.float32([9, 0, 3, 0, 0, 6]), Coding("sparse"), Base(reinitialize=True), round=4)
+    update = node.receive(data)
     assert node.line.tolist() == [9, 0, 3, 0, 0, 6] and update.selected.tolist() == [0]
 
 
 def test_messages_for_another_kind_of_network_are_refused():
     schema, initial, first = deployment()
-    dense = encode_update(initial, initial + 1, schema, mode="dense", round=1, initial=initial)
+    dense, _ = encode(Shared(schema, initial, initial), initial + 1, Coding("dense"))
     node = EdgeNode(schema, initial)
     node.receive(first)
     line, there = node.line, node.deployed
@@ -228,11 +219,11 @@ def test_messages_for_another_kind_of_network_are_refused():
             node.receive(data)
         assert node.line is line and node.deployed is there and node.round == 0
     new = line + np.float32([1, 0, 0, 0, 0, 0])
-    later = encode_update(line, new, schema, mode="sparse", round=1, initial=initial, deployed=there)
+    later, _ = encode(node.shared, new, Coding("sparse"))
     with pytest.raises(UpdateFormatError, match="which this node does not have"):
         EdgeNode(schema, initial).receive(later)
     with pytest.raises(UpdateFormatError, match="which this node does not have"):
-        layer_counts(later, schema)
+        sent_by_layer(unpack_message(later), schema)
     with pytest.raises(UpdateFormatError, match="but this node has a sparse one"):
         node.receive(patched(8, "B", 2)(later))
     node.receive(later)
@@ -240,25 +231,25 @@ def test_messages_for_another_kind_of_network_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("how", "reason"),
+    ("kind", "how", "reason"),
     [
-        ({"mode": "pruned"}, "which keeps its nonzero weights"),
-        ({"mode": "pruned", "deploys": True}, "deployed once"),
-        ({"mode": "sparse", "deploys": True, "deployed": None}, "by a pruned update"),
-        ({"mode": "sparse", "selected": np.arange(SCHEMA.num_weights)}, "selected weights are not deployed"),
-        ({"mode": "sparse", "reinitialize": True}, "re-initialising"),
+        ("pruned", {}, "which keeps its nonzero weights"),
+        ("pruned", {"deploys": True}, "deployed once"),
+        ("sparse", {"deploys": True}, "by a pruned update"),
+        ("sparse", {"selected": np.arange(SCHEMA.num_weights)}, "selected weights are not deployed"),
     ],
 )
-def test_encoder_refuses(how, reason):
+def test_encoder_refuses(kind, how, reason):
     initial, deployed, line, new = sparse_states(SCHEMA, 0.5, 0.2, 1)
     with pytest.raises(ValueError, match=reason):
-        encode_update(line, new, SCHEMA, round=1, initial=initial, **{"deployed": deployed, **how})
+        coding = Coding(kind, deploys=how.get("deploys", False))
+        draft_update(Shared(SCHEMA, initial, line, deployed), new, coding, selected=how.get("selected"))
 
 
 def test_encoder_refuses_a_weight_that_is_not_there():
     initial, deployed, line, new = sparse_states(SCHEMA, 0.5, 0.2, 1)
     new[np.flatnonzero(~deployed)[0]] = 1
     with pytest.raises(ValueError, match="not deployed"):
-        encode_update(line, new, SCHEMA, mode="sparse", round=1, initial=initial, deployed=deployed)
+        draft_update(Shared(SCHEMA, initial, line, deployed), new, Coding("sparse"))
     with pytest.raises(ValueError, match="outside the selection"):
-        encode_update(line, new, SCHEMA, mode="dense", round=1, initial=initial, deployed=deployed)
+        draft_update(Shared(SCHEMA, initial, line, deployed), new, Coding("dense"))

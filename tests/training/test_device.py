@@ -6,7 +6,8 @@ import torch
 
 import multiround_rpu
 from tests.script_runs import SMALL, start_process
-from utils.link import Base, Coding, Link
+from utils.link import Link
+from utils.message import Base, Coding
 from utils.schema import Schema
 from utils.training.device import denormals, set_up_device
 
@@ -45,12 +46,12 @@ def test_tiny_values_reach_the_edge_though_training_flushes(tmp_path, value_bits
     initial, tiny = torch.zeros(3), torch.from_numpy(np.array([1e-40, 1.0, 0.0], np.float32))
     link = Link(schema, initial, tmp_path)
     link.open([], [])
-    coding = Coding("dense", value_bits)
     with denormals(flushed=True):
-        expected = link.as_received(initial, tiny, coding)
-        delivery = link.send(0, Base(initial, reinitialize=True), tiny, coding, serve=True)
-    assert delivery.line.numpy().tobytes() == expected.numpy().tobytes()
-    assert value_bits == 16 or delivery.line.numpy().tobytes() == tiny.numpy().tobytes()
+        outgoing = link.message(0, Coding("dense", value_bits), Base(reinitialize=True))
+        expected = outgoing.candidate(tiny, selected=None)
+        outgoing.send(expected, serve=True)
+    assert link.node.line.tobytes() == expected.network.numpy().tobytes()
+    assert value_bits == 16 or link.node.line.tobytes() == tiny.numpy().tobytes()
 
 
 def test_all_threads_flush_while_training():

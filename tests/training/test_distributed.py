@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import multiround_dpu
 from tests.script_runs import ROOT, without_time
-from utils.edge.node import EdgeNode
+from utils.edge import EdgeNode
 from utils.edge.state_file import read_state
 from utils.system.errors import UsageError
 from utils.training.distributed import Group, join

@@ -1,1 +1,5 @@
-"""Who receives the messages: the edge node. Needs no torch."""
+"""Who receives the messages: the edge node. Needs numpy and constriction, no torch."""
+
+from utils.edge.node import EdgeNode
+
+__all__ = ["EdgeNode"]

@@ -1,29 +1,36 @@
 """The edge node: it holds a network, and update messages are all that it ever receives.
 
-Its *line* is what new messages build on; *serving* answers queries. They are the same but for a standby
-phase: after a re-initialisation the new line may be worse than the network in service, which then stays
-until a message says "serve".
+Its *line* is what new messages build on; *serving* answers queries. They are the same but for a standby phase: after a
+re-initialisation the new line may be worse than the network in service, which then stays until a message says "serve".
 """
 
 from __future__ import annotations
 
 import json
+from copy import copy
 from pathlib import Path
 
 import numpy as np
 
 from utils.edge.state_file import join_state, read_schema, read_state, read_tensors, split_state, write_tensors
-from utils.message.base import pruned
-from utils.message.container import checksum
-from utils.message.update import Schema, Update, UpdateFormatError, decode_update, unpack_message
+from utils.message.base import Shared, pruned
+from utils.message.container import checksum, unpack_message
+from utils.message.streams import UpdateFormatError
+from utils.message.update import Update, decode_message
+from utils.schema import Schema
 
 
 class EdgeNode:
     """A device with the initial network, and what messages have made of it.
 
-    schema, initial: the layout, and the float32 state that the device is shipped with.
-    key: if given, only messages signed with it are accepted.
-    path: if given, the node lives in this file: every accepted message is on disk before it takes effect.
+    schema, initial   the layout, and the float32 state that the device is shipped with
+    key               if given, only messages signed with it are accepted
+    path              if given, the node lives in this file: every accepted message is on disk before it takes effect
+
+    .line, .serving   the states that messages build on, and that answers queries; the same object but in standby
+    .round            of the last message applied, -1 before the first
+    .applied          the checksums of all messages applied
+    .deployed         (I,) bool, the weights of a sparse network; None: all
     """
 
     def __init__(
@@ -35,14 +42,14 @@ class EdgeNode:
         self.initial = initial.copy() if initial.flags.writeable else initial
         self.initial.setflags(write=False)  # states are replaced, never changed
         self.line = self.serving = self.initial
-        self.round = -1  # of the last message applied
-        self.applied: tuple[str, ...] = ()  # checksums of all messages applied
-        self.deployed: np.ndarray | None = None  # (I,) bool, the weights of a sparse network; None: all
+        self.round = -1
+        self.applied: tuple[str, ...] = ()
+        self.deployed: np.ndarray | None = None
 
     @property
-    def in_standby(self) -> bool:
-        """Whether the line is ahead of what is being served."""
-        return self.serving is not self.line
+    def shared(self) -> Shared:
+        """What the server knows of this node, too, before it sends the next message."""
+        return Shared(self.schema, self.initial, self.line, self.deployed)
 
     @property
     def fingerprint(self) -> bytes:
@@ -51,50 +58,41 @@ class EdgeNode:
 
     def receive(self, data: bytes) -> Update:
         """Apply one message. A bad one raises UpdateFormatError with the reason, and changes nothing."""
-        header, _ = unpack_message(data, self.key)
-        if checksum(data).hex() in self.applied:
-            raise UpdateFormatError(
-                f"already applied: this message of round {header.round} was received before"
-            )
+        message, digest = unpack_message(data, self.key), checksum(data).hex()
+        header = message.header
+        if digest in self.applied:
+            raise UpdateFormatError(f"already applied: this message of round {header.round} was received before")
         if header.round <= self.round and header.schema_fingerprint == self.schema.fingerprint:
-            raise UpdateFormatError(
-                f"out of order: round {header.round} after round {self.round} was applied"
-            )
-        node = {"base": self.line, "initial": self.initial, "key": self.key, "deployed": self.deployed}
-        update = decode_update(data, self.schema, **node)
+            raise UpdateFormatError(f"out of order: round {header.round} after round {self.round} was applied")
+        update = decode_message(message, self.shared)
         update.result.setflags(write=False)
-        serving = update.result if header.serve else self.serving
-        after = (update.result, serving, header.round, self.applied + (update.checksum.hex(),), update.deployed)
+        after = copy(self)  # so that a full disk or a power cut leaves this one as it was
+        after.line = update.result
+        after.serving = update.result if header.serve else self.serving
+        after.round, after.applied, after.deployed = header.round, (*self.applied, digest), update.deployed
         if self.path is not None:
-            self._write(self.path, *after)
-        self.line, self.serving, self.round, self.applied, self.deployed = after
+            after.save(self.path)
+        vars(self).update(vars(after))
         return update
 
     def save(self, path: str | Path) -> None:
         """Write the node into a file, atomically."""
-        self._write(path, self.line, self.serving, self.round, self.applied, self.deployed)
-
-    def _write(self, path, line, serving, round_, applied, deployed) -> None:
-        states = {"initial": self.initial, "line": line}
-        if serving is not line:
-            states["serving"] = serving
-        if deployed is not None:  # 1 for what is there
-            states["deployed"] = pruned(np.ones_like(line), deployed)
-        tensors = {}
+        states = {"initial": self.initial, "line": self.line}
+        if self.serving is not self.line:
+            states["serving"] = self.serving
+        if self.deployed is not None:  # 1 for the weights that the network has
+            states["deployed"] = pruned(np.ones_like(self.line), self.deployed)
+        tensors, fingerprints = {}, {}
         for name, state in states.items():
             tensors |= split_state(self.schema, state, name + "/")
-        metadata = {
-            "schema": json.dumps(self.schema.to_plain()),
-            "node": json.dumps({"round": round_, "applied": applied}),
-            "fingerprints": json.dumps(
-                {n: self.schema.state_fingerprint(s).hex() for n, s in states.items()}
-            ),
-        }
-        write_tensors(path, tensors, metadata)
+            fingerprints[name] = self.schema.state_fingerprint(state).hex()
+        node = {"round": self.round, "applied": self.applied}
+        parts = {"schema": self.schema.to_plain(), "node": node, "fingerprints": fingerprints}
+        write_tensors(path, tensors, {name: json.dumps(part) for name, part in parts.items()})
 
     @classmethod
     def load(cls, path: str | Path, *, key: bytes | None = None) -> EdgeNode:
-        """The node in a file; it goes on living there. Raises ValueError if the file is damaged."""
+        """Return the node in a file; it goes on living there. Raises ValueError if the file is damaged."""
         tensors, metadata = read_tensors(path)
         schema = read_schema(path, metadata)
         try:
@@ -114,10 +112,10 @@ class EdgeNode:
 
 
 def deployed_in_run(folder: Path) -> np.ndarray | None:
-    """The weights of a run's sparse network, (I,) bool, by the message that deployed it; None: all weights."""
+    """Return the weights of a run's sparse network, (I,) bool, by the message that deployed it; None: all weights."""
     for path in sorted((folder / "updates").glob("round_*.dpu"))[:1]:
-        data = path.read_bytes()
-        if unpack_message(data)[0].deploys:
+        message = unpack_message(path.read_bytes())
+        if message.header.deploys:
             schema, initial = read_state(folder / "initial.safetensors")
-            return decode_update(data, schema, base=initial, initial=initial).deployed
+            return decode_message(message, Shared(schema, initial, initial)).deployed
     return None

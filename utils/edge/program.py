@@ -10,17 +10,21 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
+import numpy as np
+
 from utils.edge.node import EdgeNode, deployed_in_run
-from utils.edge.report import REPLAY_HEADER, describe, replay_row
+from utils.edge.report import REPLAY_HEADER, describe, describe_layers, replay_row
 from utils.edge.state_file import read_schema, read_state, read_tensors
-from utils.message.container import read_sign_key
-from utils.message.update import UpdateFormatError, layer_counts, unpack_message
+from utils.message.container import read_sign_key, unpack_message
+from utils.message.streams import UpdateFormatError
+from utils.message.update import Update, sent_by_layer
+from utils.schema import Schema
 from utils.system.streams import forgiving_streams
 from utils.system.terminal import columns
-
-__all__ = ["EdgeNode", "main"]
 
 
 class _Refused(Exception):
@@ -46,49 +50,44 @@ def apply(args: argparse.Namespace) -> None:
 
 def show(args: argparse.Namespace) -> None:
     """Print a readable account of each message."""
+    schema_in, deployed_in = cache(_schema_in), cache(_deployed_in)  # the messages of a run share them
     for path in args.messages:
-        data, run = path.read_bytes(), path.resolve().parent.parent
-        schema_file = args.node or run / "initial.safetensors"
+        run = path.resolve().parent.parent
+        file = args.node or run / "initial.safetensors"
+        layers = "  Weights by layer need the network: add --node NODE."
         try:
-            header, _ = unpack_message(data)
-            schema = counts = deployed = None
-            if args.node or schema_file.exists():
-                schema = read_schema(schema_file, read_tensors(schema_file)[1])
-                if header.sparse_network and not header.deploys:
-                    deployed = _deployed(schema_file, run)
-                counts = layer_counts(data, schema, deployed)
+            message = unpack_message(path.read_bytes())
+            if args.node or file.exists():
+                schema, header = schema_in(file), message.header
+                deployed = deployed_in(file, run) if header.sparse_network and not header.deploys else None
+                layers = describe_layers(schema, sent_by_layer(message, schema, deployed), deployed)
         except UpdateFormatError as error:
             raise _Refused(f"{path}: {error}") from None
-        print(f"{path}\n{describe(header, schema, counts, deployed)}\n")
-        if schema is None:
-            print("  Weights by layer need the network: add --node NODE.\n")
+        print(f"{path}\n{describe(message.header)}\n\n{layers}\n")
 
 
 def replay(args: argparse.Namespace) -> None:
     """Rebuild the node from a run's initial network and all its messages; every fingerprint is checked."""
     messages = sorted((args.run / "updates").glob("round_*.dpu"))
     node = EdgeNode(*read_state(args.run / "initial.safetensors"), key=_key(args))
-    rows = [REPLAY_HEADER]
-    for path in messages:
-        update = _receive(node, path)
-        rows.append(replay_row(path.name, update.header, update.selected.size))
+    rows = [REPLAY_HEADER, *(replay_row(path.name, _receive(node, path)) for path in messages)]
     print(columns(rows, "<>>><<"))
     total = sum(path.stat().st_size for path in messages)
-    print(
-        f"{len(messages)} messages, {total:,} bytes, all fingerprints right; now at {node.fingerprint.hex()}"
-    )
+    print(f"{len(messages)} messages, {total:,} bytes, all fingerprints right; now at {node.fingerprint.hex()}")
     if args.out is not None:
         node.save(args.out)
 
 
-def _deployed(node_file: Path, run: Path):
-    """The weights of the sparse network that a message is for: those of a node, or else of the message's run."""
-    if "node" in read_tensors(node_file)[1]:
-        return EdgeNode.load(node_file).deployed
-    return deployed_in_run(run)
+def _schema_in(file: Path) -> Schema:
+    return read_schema(file, read_tensors(file)[1])
 
 
-def _receive(node: EdgeNode, path: Path):
+def _deployed_in(file: Path, run: Path) -> np.ndarray | None:
+    """Return the weights of the sparse network that a message is for: a node's, or else those of the message's run."""
+    return EdgeNode.load(file).deployed if "node" in read_tensors(file)[1] else deployed_in_run(run)
+
+
+def _receive(node: EdgeNode, path: Path) -> Update:
     try:
         return node.receive(path.read_bytes())
     except UpdateFormatError as error:
@@ -105,30 +104,26 @@ class _Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m utils.edge", description="An edge node that update messages keep up to date."
-    )
+    """Return the program's parser: a command for each function above, which `function` names."""
+    parser = _Parser(prog="python -m utils.edge", description="An edge node that update messages keep up to date.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(function, **files):
+    def command(function: Callable, **files: tuple[bool, str]) -> argparse.ArgumentParser:
         sub = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__)
         sub.set_defaults(function=function)
         for flag, (required, help_) in files.items():
             sub.add_argument(f"--{flag}", type=Path, required=required, metavar="FILE", help=help_)
         return sub
 
+    initial = (True, "the initial network, which a run writes as initial.safetensors")
     sign_key = (False, "accept only messages that are signed with the key in this file")
-    command(
-        init,
-        initial=(True, "the initial network, which a run writes as initial.safetensors"),
-        out=(True, "the node file to make"),
-    )
-    sub = command(apply, node=(True, "the node file; replaced atomically"), sign_key=sign_key)
-    sub.add_argument("messages", type=Path, nargs="+", metavar="FILE.dpu")
-    sub = command(
-        show, node=(False, "a node, or initial.safetensors, of the same network; default: the run's own")
-    )
-    sub.add_argument("messages", type=Path, nargs="+", metavar="FILE.dpu")
+    network = (False, "a node, or initial.safetensors, of the same network; default: the run's own")
+    command(init, initial=initial, out=(True, "the node file to make"))
+    for sub in (
+        command(apply, node=(True, "the node file; replaced atomically"), sign_key=sign_key),
+        command(show, node=network),
+    ):
+        sub.add_argument("messages", type=Path, nargs="+", metavar="FILE.dpu")
     sub = command(replay, out=(False, "write the rebuilt node here"), sign_key=sign_key)
     sub.add_argument("run", type=Path, metavar="RUN_FOLDER")
     return parser
@@ -136,6 +131,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 @forgiving_streams()
 def main(argv: list[str] | None = None) -> int:
+    """Run one command; return the exit status: 0, or 2 with one line on stderr."""
     try:
         args = build_parser().parse_args(argv)
         args.function(args)

@@ -1,8 +1,9 @@
 """Network states as safetensors files, read and written with numpy and json alone.
 
-The format: u64 little-endian length of a JSON header, the header (for each tensor dtype, shape and data
-offsets; text under `__metadata__`), then the tensors' little-endian bytes. Any safetensors program reads
-these files.
+The format: u64 little-endian length of a JSON header, the header (for each tensor dtype, shape and data offsets; text
+under `__metadata__`), then the tensors' little-endian bytes. Any safetensors program reads these files. The library
+is not used: it writes metadata in another order each time, so that two equal nodes would have unequal files, it gives
+metadata back from a file alone, and a device would have to install it.
 """
 
 from __future__ import annotations
@@ -32,33 +33,32 @@ def write_tensors(path: str | Path, tensors: dict[str, np.ndarray], metadata: di
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Read float32 tensors by name, and the metadata. Raises ValueError if the file holds none."""
+    """Return the float32 tensors of a file by name, and its metadata. Raises ValueError if it is not such a file."""
     data = Path(path).read_bytes()
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length > min(len(data) - 8, _MAX_HEADER):
         raise ValueError(f"{path}: not a safetensors file, or a truncated one")
     try:
         header = json.loads(data[8 : 8 + length])
-        metadata = header.pop("__metadata__", {})
-        tensors, end = {}, 0
+        metadata, tensors = header.pop("__metadata__", {}), {}
         for name, info in header.items():
             start, end = info["data_offsets"]
             if info["dtype"] != "F32" or end - start != 4 * int(np.prod(info["shape"])) or start < 0:
                 raise ValueError(f"tensor {name!r}")
             values = np.frombuffer(data, dtype="<f4", count=(end - start) // 4, offset=8 + length + start)
-            tensors[name] = values.astype(np.float32).reshape(info["shape"])
+            tensors[name] = np.asarray(values, dtype=np.float32).reshape(info["shape"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: damaged safetensors file ({error})") from None
     return tensors, metadata
 
 
 def split_state(schema: Schema, state: np.ndarray, prefix: str = "") -> dict[str, np.ndarray]:
-    """The entries of a state vector by name."""
+    """Return the entries of a state vector by name."""
     return {prefix + entry.name: state[entry.part].reshape(entry.shape) for entry in schema.entries}
 
 
 def join_state(schema: Schema, tensors: dict[str, np.ndarray], prefix: str = "") -> np.ndarray:
-    """The state vector of named entries. Raises ValueError if one is missing or has another shape."""
+    """Return the state vector of named entries. Raises ValueError if one is missing or has another shape."""
     for entry in schema.entries:
         if prefix + entry.name not in tensors:
             raise ValueError(f"tensor {prefix + entry.name!r} is missing")
@@ -74,7 +74,7 @@ def write_state(path: str | Path, schema: Schema, state: np.ndarray) -> None:
 
 
 def read_state(path: str | Path) -> tuple[Schema, np.ndarray]:
-    """Read what `write_state` wrote."""
+    """Return what `write_state` wrote. Raises ValueError, naming the file, if it is damaged."""
     tensors, metadata = read_tensors(path)
     schema = read_schema(path, metadata)
     try:
@@ -84,7 +84,7 @@ def read_state(path: str | Path) -> tuple[Schema, np.ndarray]:
 
 
 def read_schema(path: str | Path, metadata: dict[str, str]) -> Schema:
-    """The schema in a file's metadata."""
+    """Return the schema in a file's metadata. Raises ValueError, naming the file, if it has none."""
     try:
         return Schema(json.loads(metadata["schema"]))
     except (KeyError, ValueError, TypeError):

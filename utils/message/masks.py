@@ -7,10 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def draw_mask(
-    layer_sizes: Sequence[int], updating_ratio: float, generator: np.random.RandomState
-) -> np.ndarray:
-    """RPU's mask: sorted int64 indices of round(k n_l) random weights of each layer l."""
+def draw_mask(layer_sizes: Sequence[int], updating_ratio: float, generator: np.random.RandomState) -> np.ndarray:
+    """Return RPU's mask: sorted int64 indices of round(k n_l) random weights of each layer l."""
     start, selected = 0, [np.zeros(0, dtype=np.int64)]
     for size in layer_sizes:
         count = round(updating_ratio * size)
@@ -22,7 +20,7 @@ def draw_mask(
 def random_mask(
     layer_sizes: Sequence[int], updating_ratio: float, seed: int, deployed: np.ndarray | None = None
 ) -> np.ndarray:
-    """RPU's mask, the same on server and edge: numpy's RandomState is frozen across versions (NEP 19).
+    """Return RPU's mask, the same on server and edge: numpy's RandomState is frozen across versions (NEP 19).
 
     deployed: draw among these weights alone, (I,) bool.
     """
@@ -34,6 +32,6 @@ def random_mask(
 
 
 def sizes_within(layer_sizes: Sequence[int], places: np.ndarray) -> list[int]:
-    """How many of the weights at ascending `places` are in each layer."""
+    """Return how many of the weights at ascending `places` are in each layer."""
     edges = np.searchsorted(places, np.cumsum([0, *layer_sizes]))
     return np.diff(edges).tolist()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from utils.message.streams import SymbolModel, UpdateFormatError
+from utils.message.streams import StreamWriter, SymbolModel, UpdateFormatError
 
 MAX_DELTA_CLASS = 20  # differences below 2^20 units in the last place may be coded as such
 _EXPONENTS = 255  # 255 itself stands for infinities and NaN, which no network holds
@@ -17,20 +17,22 @@ _MAGNITUDES = 9
 
 
 def contexts(groups: np.ndarray, old: np.ndarray) -> np.ndarray:
-    """Group times magnitude of the old value: its float32 exponent, from 2^-10 to 2^-2."""
+    """Return group times magnitude of the old value: its float32 exponent, from 2^-10 to 2^-2."""
     exponent = old.view(np.uint32).astype(np.int64) >> 23 & 255
     return groups * _MAGNITUDES + np.clip(exponent - 117, 0, _MAGNITUDES - 1)
 
 
 def num_groups(groups: np.ndarray) -> int:
+    """Return how many groups there are, the largest one that occurs being the last."""
     return int(groups.max(initial=0)) + 1
 
 
-def code_floats(coder, groups: np.ndarray, old: np.ndarray, new: np.ndarray | None) -> np.ndarray:
+def code_floats(coder: StreamWriter, groups: np.ndarray, old: np.ndarray, new: np.ndarray | None) -> np.ndarray:
     """float32 values, bit for bit.
 
-    A symbol says: unchanged; or a difference of so many bits to the old value, counted in representable
-    numbers; or a new sign (against the old one) and exponent. The remaining bits follow raw.
+    A symbol says: unchanged; or a difference of so many bits to the old value, counted in representable numbers; or a
+    new sign (against the old one) and exponent. The remaining bits follow raw: mantissas of trained weights have no
+    pattern that a model could find.
     """
     if not len(old):
         return np.zeros(0, dtype=np.float32)
@@ -46,9 +48,8 @@ def code_floats(coder, groups: np.ndarray, old: np.ndarray, new: np.ndarray | No
     if new is not None:
         offset = np.where(symbols > 2 * MAX_DELTA_CLASS, 2 * (MAX_DELTA_CLASS - max_class) + 2 * low, 0)
         symbols = symbols - offset
-        mantissa = np.where(
-            symbols > 2 * max_class, new_bits & 0x7FFFFF, np.abs(_ordered(new_bits) - _ordered(old_bits))
-        )
+        difference = np.abs(_ordered(new_bits) - _ordered(old_bits))
+        mantissa = np.where(symbols > 2 * max_class, new_bits & 0x7FFFFF, difference)
     alphabet = 1 + 2 * max_class + 2 * (high - low + 1)
     model = SymbolModel(alphabet, num_groups(groups), _MAGNITUDES)
     symbols = model.code(coder, contexts(groups, old), None if new is None else symbols)
@@ -66,7 +67,7 @@ def code_floats(coder, groups: np.ndarray, old: np.ndarray, new: np.ndarray | No
 
 
 def _ordered(bits: np.ndarray) -> np.ndarray:
-    """float32 bits -> integers in the order of the floats; -0.0 comes just below +0.0."""
+    """Return integers in the order of the floats of these bits; -0.0 comes just below +0.0."""
     return np.where(bits >> 31, (1 << 31) - 1 - bits, bits)
 
 
@@ -75,7 +76,10 @@ def _unordered(ordered: np.ndarray) -> np.ndarray:
 
 
 def _choose_symbols(old: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The encoder's choice: (max class, exponent range), and symbols as if these were 20 and 0.."""
+    """Return the encoder's choice: (max class, exponent range), and symbols as if these were 20 and 0..
+
+    It tries two: no differences at all, which suits large changes, and all that the format has.
+    """
     difference = _ordered(new) - _ordered(old)
     delta_class = np.frexp(np.abs(difference).astype(np.float64))[1]
     exponent, sign = new >> 23 & 255, (new ^ old) >> 31 & 1
@@ -95,7 +99,7 @@ def _choose_symbols(old: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def to_bfloat16(x: np.ndarray) -> np.ndarray:
-    """The upper 16 bits of float32, to nearest even; no subnormals, and no infinity by rounding up."""
+    """Return the upper 16 bits of float32, to nearest even; no subnormals, and no infinity by rounding up."""
     bits = x.view(np.uint32).astype(np.int64)
     rounded = bits + 0x7FFF + (bits >> 16 & 1) >> 16
     sign, magnitude = rounded & 0x8000, np.minimum(rounded & 0x7FFF, 0x7F7F)
@@ -103,10 +107,11 @@ def to_bfloat16(x: np.ndarray) -> np.ndarray:
 
 
 def from_bfloat16(half: np.ndarray) -> np.ndarray:
+    """Return the float32 values of bfloat16 numbers."""
     return (half << 16).astype(np.uint32).view(np.float32)
 
 
-def code_bfloat16(coder, groups: np.ndarray, old: np.ndarray, half: np.ndarray | None) -> np.ndarray:
+def code_bfloat16(coder: StreamWriter, groups: np.ndarray, old: np.ndarray, half: np.ndarray | None) -> np.ndarray:
     """bfloat16 numbers, as integers: zero, or exponent and sign against the old value's and 7 raw bits."""
     if not len(old):
         return np.zeros(0, dtype=np.int64)
@@ -128,7 +133,9 @@ def code_bfloat16(coder, groups: np.ndarray, old: np.ndarray, half: np.ndarray |
     return np.where(symbols > 0, sign << 15 | ((symbols - 1) // 2 + low) << 7 | mantissa, 0)
 
 
-def code_levels(coder, groups: np.ndarray, old: np.ndarray, levels: int, q: np.ndarray | None) -> np.ndarray:
+def code_levels(
+    coder: StreamWriter, groups: np.ndarray, old: np.ndarray, levels: int, q: np.ndarray | None
+) -> np.ndarray:
     """Quantised changes, -levels..levels; their sign is coded against the old value's."""
     sign = 1 - 2 * (old.view(np.uint32).astype(np.int64) >> 31)
     size = np.abs(np.arange(-levels, levels + 1))

@@ -1,29 +1,33 @@
 """Where the updated weights are: the positions section of a message.
 
-Per layer the encoder picks the cheapest of three ways: independent bits of the layer's density (a random
-mask has no better code), the context model with its default effect weights, or with effect weights of its
-own.
+Per layer the encoder picks the cheaper of two ways: independent bits of the layer's density (a random mask has no
+better code), or the context model with its default effect weights. A message may also bring effect weights of its
+own, which readers take and this encoder never chooses: see docs/update_format.md.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from utils.message.position_fit import code_length, fit_effect_weights
-from utils.message.position_model import DEFAULT_WEIGHTS, NUM_EFFECTS, Deployed, LayerState, geometries, mask_passes
-from utils.message.streams import SymbolModel, UpdateFormatError
+from utils.message.position_model import (
+    DEFAULT_WEIGHTS,
+    NUM_EFFECTS,
+    Geometry,
+    LayerState,
+    SparseLayer,
+    geometries,
+    mask_passes,
+)  # fmt: skip
+from utils.message.streams import StreamWriter, SymbolModel, UpdateFormatError, code_length
 from utils.schema import Schema
 
-PLAIN, DEFAULT, FITTED = range(3)
+_PLAIN, _DEFAULT, _BROUGHT = range(3)
 _COUNT_ALPHABET = 64  # twice the bit length of a count, plus whether the unselected are counted
-_EFFECT_BITS = 8
+_WEIGHT_BITS = 8
 
 
-def code_counts(coder, schema: Schema, counts: np.ndarray | None, deployed: np.ndarray | None = None) -> np.ndarray:
-    """How many weights of each layer are selected; of a sparse network's, `deployed` (I,) bool."""
-    sizes = np.array([layer.size for layer in schema.layers], dtype=np.int64)
-    if deployed is not None:
-        sizes = np.array([deployed[layer.part].sum() for layer in schema.layers], dtype=np.int64)
+def code_counts(coder: StreamWriter, sizes: np.ndarray, counts: np.ndarray | None) -> np.ndarray:
+    """Pass through how many weights of each layer are selected, of `sizes` that it has; return it, int64."""
     symbols = smaller = None
     if counts is not None:
         flipped = 2 * counts > sizes
@@ -40,102 +44,100 @@ def code_counts(coder, schema: Schema, counts: np.ndarray | None, deployed: np.n
 
 
 def code_mask(
-    coder, schema: Schema, changed: np.ndarray, mask: np.ndarray | None, deployed: np.ndarray | None = None
+    coder: StreamWriter,
+    schema: Schema,
+    changed: np.ndarray,
+    mask: np.ndarray | None,
+    deployed: np.ndarray | None = None,
 ) -> np.ndarray:
     """Pass a mask over all weights, (I,) bool, through `coder`; return it.
 
-    `changed` says which weights of the base state differ from the initial ones. Of a sparse network, `deployed`
-    says which weights are there: only these are coded, and no other may be in the mask.
+    changed   which weights of the base are not the initial ones
+    deployed  (I,) bool, the weights of a sparse network: only these are coded, and no other may be in the mask
     """
-    layers, shapes = schema.layers, geometries(schema)
-    there: list[Deployed | None] = [None] * len(layers)
-    if deployed is not None:
-        there = [Deployed(shape, deployed[layer.part]) for shape, layer in zip(shapes, layers, strict=True)]
-    sizes = [shape.size if own is None else own.size for shape, own in zip(shapes, there, strict=True)]
-    given = None if mask is None else [mask[layer.part] for layer in layers]
-    counts = None if given is None else np.array([part.sum() for part in given], dtype=np.int64)
-    counts = code_counts(coder, schema, counts, deployed)
-    walked = [i for i, size in enumerate(sizes) if 0 < counts[i] < size]
-    plans = None
-    if given is not None:
-        above = [None] + [_by_row(part, shape) for part, shape in zip(given, shapes, strict=True)]
-        plans = [_Plan(shapes[i], given[i], above[i], changed[layers[i].part], there[i]) for i in walked]
-    weights = dict(zip(walked, _code_effect_weights(coder, len(walked), plans), strict=True))
-    replays = iter(plans or ())
+    layers, sizes = schema.layers, schema.layer_sizes(deployed)
+    counts = code_counts(coder, sizes, None if mask is None else schema.layer_sizes(mask))
+    # All ways come before all masks, in one array: so the writer plans every layer before it codes the first.
+    walks, previous = [], None
+    for layer, geometry, size, count in zip(layers, geometries(schema), sizes, counts, strict=True):
+        sparse = None if deployed is None else SparseLayer(geometry, deployed[layer.part])
+        walks.append(_Walk(geometry, int(size), int(count), changed[layer.part], sparse))
+        if mask is not None:
+            walks[-1].plan(mask[layer.part], previous)
+            previous = walks[-1].by_row(mask[layer.part])
+    _code_ways(coder, [walk for walk in walks if walk.mixed], planned=mask is not None)
 
-    coded, previous = [np.zeros(0, dtype=bool)], None
-    for i, layer in enumerate(layers):
-        if i not in weights:
-            part = np.ones(layer.size, dtype=bool) if there[i] is None else there[i].mask
-            part = part & bool(counts[i])
-        elif plans is not None:
-            part = next(replays).replay(coder)
-        else:
-            state, flipped = _start(shapes[i], counts[i], previous, changed[layer.part], there[i])
-            part = _inverted(mask_passes(state, weights[i], coder, None), flipped, there[i])
-            if part.sum() != counts[i]:
-                raise UpdateFormatError(f"{part.sum()} weights are selected where {counts[i]} were announced")
-        previous = _by_row(part, shapes[i])
-        coded.append(part)
-    return np.concatenate(coded)
+    parts, previous = [np.zeros(0, dtype=bool)], None
+    for walk in walks:
+        parts.append(walk.replay(coder) if mask is not None else walk.read(coder, previous))
+        previous = walk.by_row(parts[-1])
+    return np.concatenate(parts)
 
 
-def _code_effect_weights(coder, num_layers: int, plans: list[_Plan] | None) -> list[np.ndarray]:
-    """How each layer with a mixed mask is coded, as effect weights; plain coding is that with no effects."""
-    methods = own = None
-    if plans is not None:
-        methods = np.array([plan.method for plan in plans], dtype=np.int64)
-        fitted = [plan.weights for plan in plans if plan.method == FITTED]
-        own = np.array(fitted, dtype=np.int64).reshape(-1) + 128
-    methods = SymbolModel(3).code(coder, np.zeros(num_layers, dtype=np.int64), methods)
-    own = coder.raw(np.full(NUM_EFFECTS * np.count_nonzero(methods == FITTED), _EFFECT_BITS), own)
-    fitted = iter(own.reshape(-1, NUM_EFFECTS) - 128)
-    fixed = {PLAIN: 0 * DEFAULT_WEIGHTS, DEFAULT: DEFAULT_WEIGHTS}
-    return [next(fitted) if method == FITTED else fixed[method] for method in methods.tolist()]
+class _Walk:
+    """A layer's mask on its way through a coder: its selected weights or, where these are the majority, the others.
 
+    The writer plans all layers first, with this object as the coder, and replays what was recorded into the stream.
+    """
 
-def _by_row(mask: np.ndarray, shape) -> np.ndarray:
-    return mask.reshape(shape.rows, -1).sum(axis=1)
+    def __init__(self, geometry: Geometry, size: int, count: int, changed: np.ndarray, sparse: SparseLayer | None):
+        self.mixed = 0 < count < size
+        self.way, self.effect_weights = _DEFAULT, DEFAULT_WEIGHTS
+        self._geometry, self._sparse, self._changed = geometry, sparse, changed
+        self._count, self._flipped = count, 2 * count > size
+        self._walked = size - count if self._flipped else count
+        self._mask: np.ndarray | None = None
+        self._recorded: list[tuple[np.ndarray, np.ndarray]] = []
 
-
-def _start(shape, count: int, previous, changed, deployed: Deployed | None) -> tuple[LayerState, bool]:
-    """Ready to walk over the selected weights or, where these are the majority, over the others."""
-    size = shape.size if deployed is None else deployed.size
-    flipped = bool(2 * count > size)
-    return LayerState(shape, int(size - count if flipped else count), previous, changed, deployed), flipped
-
-
-def _inverted(mask: np.ndarray, flipped: bool, deployed: Deployed | None) -> np.ndarray:
-    """The weights that are not in `mask`, if `flipped`; of a sparse network only those that are there."""
-    mask = mask ^ flipped
-    return mask if deployed is None else mask & deployed.mask
-
-
-class _Plan:
-    """The encoder's choice for one layer. Records the coding, so that it can be compared and then sent."""
-
-    def __init__(self, shape, mask: np.ndarray, previous, changed: np.ndarray, deployed: Deployed | None):
-        self.mask, self._recorded = mask, []
-        state, flipped = _start(shape, int(mask.sum()), previous, changed, deployed)
-        walked = _inverted(mask, flipped, deployed)
-        fitted, gain = fit_effect_weights(state, walked)
-        self.method = FITTED if gain > NUM_EFFECTS * _EFFECT_BITS + 2 else DEFAULT
-        self.weights = fitted if self.method == FITTED else DEFAULT_WEIGHTS
-        state, _ = _start(shape, int(mask.sum()), previous, changed, deployed)
-        mask_passes(state, self.weights, self, walked)
-        length = sum(code_length(logits, bits) for logits, bits in self._recorded)
-        length += NUM_EFFECTS * _EFFECT_BITS * (self.method == FITTED)
-        plain = code_length(np.array([state.level]), np.array([False])) * (state.size - state.count)
-        plain += code_length(np.array([state.level]), np.array([True])) * state.count
-        if length >= plain:
-            self.method = PLAIN
-            self._recorded = [(np.full(len(bits), state.level), bits) for _, bits in self._recorded]
+    def plan(self, mask: np.ndarray, previous: np.ndarray | None) -> None:
+        """Choose the cheaper way to code `mask`, which lies below a layer with `previous` selected weights by row."""
+        self._mask = mask
+        if not self.mixed:
+            return
+        state = self._state(previous)
+        mask_passes(state, DEFAULT_WEIGHTS, self, self._flip(mask))
+        plain = [(np.full(len(bits), state.level, dtype=np.int16), bits) for _, bits in self._recorded]
+        if sum(code_length(*p) for p in self._recorded) >= sum(code_length(*p) for p in plain):
+            self.way, self._recorded = _PLAIN, plain
 
     def bits(self, logits: np.ndarray, bits: np.ndarray) -> np.ndarray:
+        """Record what would go through a coder. Log odds are far from 2^15, and clipped below it when coded."""
         self._recorded.append((np.clip(logits, -(1 << 15), (1 << 15) - 1).astype(np.int16), bits))
         return bits
 
-    def replay(self, coder) -> np.ndarray:
+    def replay(self, coder: StreamWriter) -> np.ndarray:
+        """Code the planned mask; return it."""
         for logits, bits in self._recorded:
             coder.bits(logits.astype(np.int64), bits)
-        return self.mask
+        return self._mask
+
+    def read(self, coder: StreamWriter, previous: np.ndarray | None) -> np.ndarray:
+        """Return the mask that `coder` holds."""
+        if not self.mixed:
+            everything = np.ones(self._geometry.size, dtype=bool) if self._sparse is None else self._sparse.mask
+            return everything & (self._count > 0)
+        mask = self._flip(mask_passes(self._state(previous), self.effect_weights, coder, None))
+        if mask.sum() != self._count:
+            raise UpdateFormatError(f"{mask.sum()} weights are selected where {self._count} were announced")
+        return mask
+
+    def by_row(self, mask: np.ndarray) -> np.ndarray:
+        """Return how many weights of each row are in `mask`."""
+        return mask.reshape(self._geometry.rows, -1).sum(axis=1)
+
+    def _state(self, previous: np.ndarray | None) -> LayerState:
+        return LayerState(self._geometry, self._walked, previous, self._changed, self._sparse)
+
+    def _flip(self, mask: np.ndarray) -> np.ndarray:
+        mask = mask ^ self._flipped
+        return mask if self._sparse is None else mask & self._sparse.mask
+
+
+def _code_ways(coder: StreamWriter, walks: list[_Walk], planned: bool) -> None:
+    """Pass through how each layer with a mixed mask is coded, as effect weights; plain coding has no effects."""
+    ways = np.array([walk.way for walk in walks], dtype=np.int64) if planned else None
+    ways = SymbolModel(3).code(coder, np.zeros(len(walks), dtype=np.int64), ways)
+    brought = coder.raw(np.full(NUM_EFFECTS * np.count_nonzero(ways == _BROUGHT), _WEIGHT_BITS), None)
+    brought = iter(brought.reshape(-1, NUM_EFFECTS) - (1 << _WEIGHT_BITS - 1))
+    for walk, way in zip(walks, ways.tolist(), strict=True):
+        walk.effect_weights = next(brought) if way == _BROUGHT else DEFAULT_WEIGHTS * (way == _DEFAULT)

@@ -1,9 +1,9 @@
 """Streams of entropy-coded numbers, and the integer probability tables that encoder and decoder share.
 
-A `StreamWriter` and a `StreamReader` have the same methods; each returns the numbers that went through. So
-one function describes both directions: the writer is handed the numbers, the reader None. Probabilities are
-integers looked up in tables made with exactly rounded decimal arithmetic, hence the same on every machine.
-See docs/update_format.md.
+A `StreamWriter` and a `StreamReader` have the same methods; each returns the numbers that went through. So one
+function describes both directions: the writer is handed the numbers, the reader None. One wrong probability would turn
+all that follows into noise, so they are integers, looked up in tables that are made with exactly rounded decimal
+arithmetic and hence the same on every machine. See docs/update_format.md.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import constriction
 import numpy as np
 
 LOGIT_ONE = 256  # one unit of log2 odds
-LOGIT_MAX = 20 * LOGIT_ONE
+_LOGIT_MAX = 20 * LOGIT_ONE
 
 _range_coder = constriction.stream.queue
 _uniform = constriction.stream.model.Uniform()
@@ -26,12 +26,12 @@ class UpdateFormatError(ValueError):
 
 
 def _probability_table() -> np.ndarray:
-    """(2 * LOGIT_MAX + 1, 2) frequencies of 0 and 1, out of 2^24, by log2 odds in 1/256."""
+    """Return (2 * _LOGIT_MAX + 1, 2) frequencies of 0 and 1, out of 2^24, by log2 odds in 1/256."""
     exact = Context(prec=40)
     ln2 = exact.ln(Decimal(2))
     powers = [exact.exp(exact.multiply(ln2, Decimal(i) / LOGIT_ONE)) for i in range(LOGIT_ONE)]
     ones = []
-    for logit in range(LOGIT_MAX + 1):
+    for logit in range(_LOGIT_MAX + 1):
         odds = powers[logit % LOGIT_ONE] * 2 ** (logit // LOGIT_ONE)
         ones.append(int(exact.divide(odds * 2**24, 1 + odds).to_integral_value()))
     upper = np.array(ones)
@@ -40,7 +40,7 @@ def _probability_table() -> np.ndarray:
 
 
 def _log2_table() -> np.ndarray:
-    """round(256 * log2(1 + (i + 0.5) / 256)) for i in 0..255."""
+    """Return round(256 * log2(1 + (i + 0.5) / 256)) for i in 0..255."""
     exact = Context(prec=40)
     ln2 = exact.ln(Decimal(2))
     logs = [exact.ln(1 + (Decimal(i) + Decimal("0.5")) / 256) / ln2 for i in range(256)]
@@ -48,13 +48,19 @@ def _log2_table() -> np.ndarray:
 
 
 PROBABILITIES = _probability_table()
+_COSTS = -np.log2(PROBABILITIES / 2.0**24)
 _LOG2 = _log2_table()
 
 
 def log2_fixed(x: np.ndarray | int) -> np.ndarray:
-    """log2 of positive integers in 1/256, by table: no rounding that could differ between machines."""
+    """Return log2 of positive integers in 1/256, by table: no rounding that could differ between machines."""
     mantissa, exponent = np.frexp(np.asarray(x, dtype=np.float64))
     return LOGIT_ONE * (exponent.astype(np.int64) - 1) + _LOG2[(mantissa * 512).astype(np.int64) - 256]
+
+
+def code_length(logits: np.ndarray, bits: np.ndarray) -> float:
+    """Return how many bits it takes to code `bits`: for choices of the encoder, in floating point."""
+    return float(_COSTS[np.clip(logits, -_LOGIT_MAX, _LOGIT_MAX) + _LOGIT_MAX, bits.astype(np.intp)].sum())
 
 
 class StreamWriter:
@@ -69,11 +75,9 @@ class StreamWriter:
 
     def symbols(self, frequencies: np.ndarray, symbols: np.ndarray | None) -> np.ndarray:
         """Code numbers below A; `frequencies` is (len(symbols), A) float32, positive."""
-        return (
-            self._through(_categorical, frequencies, symbols)
-            if len(frequencies)
-            else np.zeros(0, dtype=np.int32)
-        )
+        if not len(frequencies):
+            return np.zeros(0, dtype=np.int32)
+        return self._through(_categorical, frequencies, symbols)
 
     def raw(self, widths: np.ndarray, values: np.ndarray | None) -> np.ndarray:
         """Code numbers of the given widths, 0 to 32 bits, as they are."""
@@ -93,14 +97,15 @@ class StreamWriter:
         return numbers
 
     def finish(self) -> bytes:
+        """Return the stream: the encoder's 32-bit words, little-endian."""
         return self._encoder.get_compressed().astype("<u4").tobytes()
 
 
 class StreamReader(StreamWriter):
     """Reads back what a StreamWriter wrote. Raises UpdateFormatError where the stream cannot be right.
 
-    It writes what it reads, too: a stream is right if, and only if, the same bytes come out. Nothing less
-    would tell that it ends early or late.
+    It writes what it reads, too: a stream is right if, and only if, the same bytes come out. Nothing less tells that it
+    ends early or late: a range decoder makes numbers of any bytes, and of zeros behind the last one.
     """
 
     def __init__(self, data: bytes, name: str):
@@ -118,24 +123,24 @@ class StreamReader(StreamWriter):
         return super()._through(model, parameters, numbers)
 
     def finish(self) -> None:
+        """Check that the stream ends here."""
         if super().finish() != self._data:
             raise UpdateFormatError(f"the {self._name} section ends early or late")
 
 
 def _bit_frequencies(logits: np.ndarray) -> np.ndarray:
-    return PROBABILITIES.take(logits + LOGIT_MAX, axis=0, mode="clip")
+    return PROBABILITIES.take(logits + _LOGIT_MAX, axis=0, mode="clip")
 
 
 class SymbolModel:
-    """Adaptive frequencies of numbers below `alphabet`, in contexts that borrow from their group and from
-    all.
+    """Adaptive frequencies of numbers below `alphabet`, in contexts that borrow from their group and from all.
 
-    A context is `group * subgroups + subgroup`. `classes`, a class for each number, tells which numbers are
-    likely to be as frequent as each other. Coding goes in blocks that grow by a half each: frequencies
-    stand still within a block, so that encoder and decoder work on whole arrays.
+    A context is `group * subgroups + subgroup`. `classes`, a class for each number, tells which numbers are likely to
+    be as frequent as each other. Coding goes in blocks that grow by a half each: frequencies stand still within a
+    block, so that encoder and decoder work on whole arrays.
     """
 
-    BORROW = 256  # a parent's frequencies count as 64 observations
+    BORROW = 256  # a parent's frequencies count as 64 observations, so that a rare context starts from its parent's
 
     def __init__(self, alphabet: int, groups: int = 1, subgroups: int = 1, classes: np.ndarray | None = None):
         self._counts = [np.zeros((n, alphabet), dtype=np.int64) for n in (1, groups, groups * subgroups)]
@@ -143,7 +148,7 @@ class SymbolModel:
         self._class_sizes = np.bincount(self._classes)
 
     def _frequencies(self) -> np.ndarray:
-        """(contexts, alphabet) positive integers; every step divides integers, rounding down."""
+        """Return (contexts, alphabet) positive integers; every step divides integers, rounding down."""
         seen, alphabet = self._counts[0][0], len(self._classes)
         in_class = np.zeros(len(self._class_sizes), dtype=np.int64)
         np.add.at(in_class, self._classes, seen)
@@ -165,9 +170,8 @@ class SymbolModel:
             given = None if symbols is None else symbols[block]
             seen = coder.symbols(self._frequencies()[context], given)
             for counts, row in zip(self._counts, (0 * context, context // subgroups, context), strict=True):
-                counts += np.bincount(row * counts.shape[1] + seen, minlength=counts.size).reshape(
-                    counts.shape
-                )
+                found = np.bincount(row * counts.shape[1] + seen, minlength=counts.size)
+                counts += found.reshape(counts.shape)
             coded.append(seen.astype(np.int64))
             start, size = start + size, min(size * 3 // 2, 1 << 15)
         return np.concatenate(coded)

@@ -1,8 +1,7 @@
 """The update message: what a server sends so that the edge node's network becomes its own.
 
-`encode_update` makes a message, `decode_update` checks and reads it, `apply_losses` tells the server,
-without coding anything, which network the edge will hold. Needs numpy and `constriction`, no torch. The
-byte format is in docs/update_format.md.
+`draft_update` chooses what to send and says what will come of it, `encode_update` makes the message, `decode_update`
+checks and reads it. The byte format is in docs/update_format.md.
 """
 
 from __future__ import annotations
@@ -12,22 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from utils.message.base import pruned
-from utils.message.body import code_state, differing, draft_update
-from utils.message.container import MODES, Header, checksum, pack_message, possible, unpack_message
+from utils.message.base import Shared
+from utils.message.body import Draft, code_state, differing
+from utils.message.container import Header, Message, pack_message, unpack_message
 from utils.message.masks import random_mask
 from utils.message.positions import code_counts, code_mask
 from utils.message.streams import StreamReader, StreamWriter, UpdateFormatError
-from utils.message.values import VALUE_BITS
-from utils.reinit import shrink_and_perturb
 from utils.schema import Schema
 
-__all__ = [
-    "MODES", "VALUE_BITS", "Header", "Schema", "Update", "UpdateFormatError",
-    "base_of", "decode_update", "encode_update", "edge_state", "layer_counts", "random_mask", "unpack_message",
-]  # fmt: skip
-
-_RANDOM_MASK = struct.Struct("<Id")
+_RANDOM_MASK = struct.Struct("<Id")  # seed and updating ratio
 
 
 @dataclass(frozen=True)
@@ -37,123 +29,70 @@ class Update:
     header: Header
     result: np.ndarray  # float32 (schema.size,)
     selected: np.ndarray  # sorted int64 indices of the weights whose values were sent
-    checksum: bytes
-    deployed: np.ndarray | None = None  # (I,) bool, the weights of a sparse network
+    deployed: np.ndarray | None  # (I,) bool, the weights of a sparse network; None: all
 
     @property
     def sizes(self) -> dict[str, int]:
+        """Bytes of the message by part."""
         return self.header.sizes
 
 
-def encode_update(
-    base: np.ndarray,
-    new: np.ndarray,
-    schema: Schema,
-    *,
-    mode: str,
-    round: int,
-    initial: np.ndarray,
-    value_bits: int = 32,
-    selected: np.ndarray | None = None,
-    mask_seed: int | None = None,
-    updating_ratio: float | None = None,
-    reinitialize: bool = False,
-    shrink_perturb: tuple[float, float] | None = None,
-    deployed: np.ndarray | None = None,
-    deploys: bool = False,
-    serve: bool = True,
-    sign_key: bytes | None = None,
-) -> bytes:
-    """Encode the step from `base` to `new`, both float32 (schema.size,).
+def encode_update(draft: Draft, *, round: int, serve: bool = True, sign_key: bytes | None = None) -> bytes:
+    """Return the message of an update.
 
-    mode: "sparse" (positions are coded; `selected` defaults to all weights that differ), "random" (the mask
-    of `random_mask(sizes, updating_ratio, mask_seed)`), "dense" (all weights) or "pruned" (the nonzero
-    weights of `new`).
-    initial: the state that the edge node was shipped with. reinitialize: the message builds on it, so base
-    is initial. shrink_perturb: it builds on `shrink_and_perturb` of the node's line with these factors, and
-    base is that.
-    deployed: (schema.num_weights,) bool, the weights of a sparse network; None: all. deploys: the message makes a
-    sparse network, mode is "pruned", and the weights `selected` (default: the nonzero ones) are deployed by it.
-    serve: whether the edge answers queries with the result; otherwise it goes to standby.
-    value_bits: 32 is lossless; see docs/update_format.md for 16, 8, 6, 5, 4.
-    Raises ValueError if `new` is not finite or differs from `base` where the mode says it must not.
+    serve     whether the edge answers queries with the result; otherwise it stands by
+    sign_key  signs the message
     """
-    initial = pruned(initial, deployed)
-    if reinitialize and differing(base, initial).any():
-        raise ValueError("a re-initialising update builds on the initial state, but base differs from it")
-    if shrink_perturb is not None and (reinitialize or not possible(shrink_perturb)):
-        raise ValueError(f"shrink and perturb {shrink_perturb}: from 0 to 1, and not on the initial state")
-    what = {"selected": selected, "mask_seed": mask_seed, "updating_ratio": updating_ratio}
-    what |= {"deployed": deployed, "deploys": deploys}
-    draft = draft_update(base, new, schema, mode=mode, value_bits=value_bits, **what)
+    shared, coding, start = draft.shared, draft.coding, draft.start
+    schema, w = shared.schema, shared.schema.num_weights
     positions = b""
-    if mode in ("sparse", "pruned"):
-        w = schema.num_weights
+    if coding.kind in ("sparse", "pruned"):
         mask = np.zeros(w, dtype=bool)
         mask[draft.selected] = True
         coder = StreamWriter()
-        code_mask(coder, schema, differing(base[:w], initial[:w]), mask, deployed)
+        code_mask(coder, schema, _changed(shared, start), mask, shared.deployed)
         positions = coder.finish()
-    elif mode == "random":
-        positions = _RANDOM_MASK.pack(mask_seed, updating_ratio)
-    values, rest = StreamWriter(), StreamWriter()
-    code_state(schema, mode, value_bits, base, draft.selected, values, rest, draft)
-    sections = positions, values.finish(), rest.finish()
+    elif coding.kind == "random":
+        positions = _RANDOM_MASK.pack(draft.mask_seed, coding.updating_ratio)
+    coders = StreamWriter(), StreamWriter()
+    code_state(schema, coding.kind, coding.value_bits, start, draft.selected, coders, draft)
+    sections = positions, *(coder.finish() for coder in coders)
     header = Header(
-        mode, value_bits, reinitialize, serve, sign_key is not None, round,
-        schema.fingerprint, schema.state_fingerprint(base), schema.state_fingerprint(draft.result),
-        *map(len, sections), shrink_perturb, deploys or deployed is not None,
+        coding.kind, coding.value_bits, draft.base, serve, sign_key is not None, round,
+        schema.fingerprint, schema.state_fingerprint(start), schema.state_fingerprint(draft.result),
+        *map(len, sections), coding.deploys or shared.deployed is not None,
     )  # fmt: skip
     return pack_message(header, sections, sign_key)
 
 
-def edge_state(base: np.ndarray, new: np.ndarray, schema: Schema, **what) -> np.ndarray:
-    """The state that the edge node will hold after `encode_update`, without coding anything.
+def decode_update(data: bytes, shared: Shared, key: bytes | None = None) -> Update:
+    """Read a message. Raises UpdateFormatError naming the reason unless everything is right, the result included.
 
-    Takes encode_update's mode, value_bits, selected, mask_seed, updating_ratio, deployed and deploys. Equals
-    `new`, bit for bit, when value_bits is 32. The server validates on it, and builds the next round on it.
+    key  if given, only a message that is signed with it is accepted
     """
-    return draft_update(base, new, schema, **what).result
+    return decode_message(unpack_message(data, key), shared)
 
 
-def decode_update(
-    data: bytes,
-    schema: Schema,
-    *,
-    base: np.ndarray,
-    initial: np.ndarray,
-    key: bytes | None = None,
-    deployed: np.ndarray | None = None,
-) -> Update:
-    """Read a message. `base` is the node's line; what the message builds on is made of it and of `initial`.
+def decode_message(message: Message, shared: Shared) -> Update:
+    """Read an unpacked message; see `decode_update`."""
+    header, (positions, values, rest) = message
+    schema, deployed = shared.schema, shared.deployed
+    _check_receiver(header, schema, deployed)
+    start = shared.state(header.base)
+    if header.base_fingerprint != schema.state_fingerprint(start):
+        origin = "initial weights" if header.base.reinitialize else "state; a message may be missing"
+        raise UpdateFormatError(f"builds on another base: the fingerprint is not that of this node's {origin}")
 
-    deployed: (schema.num_weights,) bool, the weights of the node's sparse network; None: all.
-
-    Raises UpdateFormatError naming the reason unless everything is right, the result's fingerprint included.
-    """
-    header, (positions, values, rest) = unpack_message(data, key)
-    if header.schema_fingerprint != schema.fingerprint:
-        raise UpdateFormatError("made for another network: the schema fingerprint differs")
-    _check_deployed(header, deployed)
-    initial = pruned(initial, deployed)
-    base = base_of(header, schema, base, initial)
-    if header.base_fingerprint != schema.state_fingerprint(base):
-        what = "initial weights" if header.reinitialize else "state; a message may be missing"
-        raise UpdateFormatError(f"builds on another base: the fingerprint is not that of this node's {what}")
-
-    if header.mode in ("sparse", "pruned"):
-        w, coder = schema.num_weights, StreamReader(positions, "positions")
-        mask = code_mask(coder, schema, differing(base[:w], initial[:w]), None, deployed)
+    if header.kind in ("sparse", "pruned"):
+        coder = StreamReader(positions, "positions")
+        selected = np.flatnonzero(code_mask(coder, schema, _changed(shared, start), None, deployed))
         coder.finish()
-        selected = np.flatnonzero(mask)
     else:
-        selected = _stated_mask(header.mode, positions, schema, deployed)
-    values_coder, rest_coder = StreamReader(values, "values"), StreamReader(rest, "rest")
-    result = code_state(
-        schema, header.mode, header.value_bits, base, selected, values_coder, rest_coder, None
-    )
-    values_coder.finish()
-    rest_coder.finish()
+        selected = _implied_weights(header.kind, positions, schema, deployed)
+    coders = StreamReader(values, "values"), StreamReader(rest, "rest")
+    result = code_state(schema, header.kind, header.value_bits, start, selected, coders)
+    for coder in coders:
+        coder.finish()
     if not np.isfinite(result).all():
         raise UpdateFormatError("holds values that are not finite")
     if schema.state_fingerprint(result) != header.result_fingerprint:
@@ -161,17 +100,27 @@ def decode_update(
     if header.deploys:
         deployed = np.zeros(schema.num_weights, dtype=bool)
         deployed[selected] = True
-    return Update(header, result, selected, checksum(data), deployed)
+    return Update(header, result, selected, deployed)
 
 
-def base_of(header: Header, schema: Schema, line: np.ndarray, initial: np.ndarray) -> np.ndarray:
-    """The state that a message is applied to, by a node that holds `line`; `initial` is `pruned` as the line is."""
-    if header.shrink_perturb is not None:
-        return shrink_and_perturb(line, initial, header.shrink_perturb, schema.num_buffers)
-    return initial if header.reinitialize else line
+def sent_by_layer(message: Message, schema: Schema, deployed: np.ndarray | None = None) -> np.ndarray:
+    """Return how many weights of each layer a message carries, int64.
+
+    Needs no base, but for a message to a sparse network its `deployed` weights, (I,) bool.
+    """
+    header, (positions, _, _) = message
+    _check_receiver(header, schema, deployed)
+    if header.kind in ("sparse", "pruned"):
+        return code_counts(StreamReader(positions, "positions"), schema.layer_sizes(deployed), None)
+    sent = np.zeros(schema.num_weights, dtype=bool)
+    sent[_implied_weights(header.kind, positions, schema, deployed)] = True
+    return schema.layer_sizes(sent)
 
 
-def _check_deployed(header: Header, deployed: np.ndarray | None) -> None:
+def _check_receiver(header: Header, schema: Schema, deployed: np.ndarray | None) -> None:
+    """Refuse a message for a network of another kind than this one."""
+    if header.schema_fingerprint != schema.fingerprint:
+        raise UpdateFormatError("made for another network: the schema fingerprint differs")
     if header.deploys and deployed is not None:
         raise UpdateFormatError("deploys a sparse network, but this node has one already")
     if header.sparse_network and not header.deploys and deployed is None:
@@ -180,28 +129,21 @@ def _check_deployed(header: Header, deployed: np.ndarray | None) -> None:
         raise UpdateFormatError("for a network with all its weights, but this node has a sparse one")
 
 
-def layer_counts(data: bytes, schema: Schema, deployed: np.ndarray | None = None) -> np.ndarray:
-    """How many weights of each layer a message carries; needs no base, but a sparse network's `deployed` weights."""
-    header, (positions, _, _) = unpack_message(data)
-    if header.schema_fingerprint != schema.fingerprint:
-        raise UpdateFormatError("made for another network: the schema fingerprint differs")
-    _check_deployed(header, deployed)
-    if header.mode in ("sparse", "pruned"):
-        return code_counts(StreamReader(positions, "positions"), schema, None, deployed)
-    selected = _stated_mask(header.mode, positions, schema, deployed)
-    edges = np.searchsorted(selected, [layer.start for layer in schema.layers] + [schema.num_weights])
-    return np.diff(edges)
+def _changed(shared: Shared, start: np.ndarray) -> np.ndarray:
+    """Return which weights of the base are not the initial ones: where they changed before, they change again."""
+    w = shared.schema.num_weights
+    return differing(start[:w], shared.initial_deployed[:w])
 
 
-def _stated_mask(mode: str, positions: bytes, schema: Schema, deployed: np.ndarray | None) -> np.ndarray:
-    """Selected weights where no positions are coded: random and dense mode."""
-    if mode == "dense":
+def _implied_weights(kind: str, positions: bytes, schema: Schema, deployed: np.ndarray | None) -> np.ndarray:
+    """Return the indices of the weights that a message carries without coding where they are: random and dense."""
+    if kind == "dense":
         if positions:
             raise UpdateFormatError("a dense update has no positions section")
-        return np.arange(schema.num_weights) if deployed is None else np.flatnonzero(deployed)
+        return schema.weight_indices(deployed)
     if len(positions) != _RANDOM_MASK.size:
         raise UpdateFormatError(f"a random mask is stated in {_RANDOM_MASK.size} bytes, not {len(positions)}")
     seed, ratio = _RANDOM_MASK.unpack(positions)
     if not 0 < ratio <= 1:
         raise UpdateFormatError(f"impossible updating ratio {ratio}")
-    return random_mask([layer.size for layer in schema.layers], ratio, seed, deployed)
+    return random_mask(schema.layer_sizes(), ratio, seed, deployed)

@@ -1,9 +1,10 @@
 """New values of weights, biases and BatchNorm entries, given the old ones: lossless, bfloat16, or quantised.
 
-`draft_values` makes the coded form on the server and says what it decodes to; `code_values` passes it
-through a coder. Below 32 bits the *change* is coded, so that a value that hardly moves costs little;
-statistics are the exception: a variance must not become zero or negative by rounding its change, so their
-bfloat16 is that of the value itself. See docs/update_format.md.
+`draft_values` makes the coded form on the server and says what it decodes to; `code_values` passes it through a coder.
+Below 32 bits the *change* is coded, so that a value that hardly moves costs little, and so that the loop is closed:
+what rounding left out of one update is part of the next one's change. Statistics are the exception: a variance must
+not become zero or negative by rounding its change, so their bfloat16 is that of the value itself. See
+docs/update_format.md.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from utils.message.numbers import code_bfloat16, code_floats, code_levels, from_bfloat16, to_bfloat16
-from utils.message.streams import UpdateFormatError
+from utils.message.streams import StreamWriter, UpdateFormatError
 
 VALUE_BITS = (32, 16, 8, 6, 5, 4)
 MIN_STATISTICS_BITS = 16
-_CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25)
-_STEP_BITS = 15
-_STEP_SAMPLE = 1 << 16
+_CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25)  # shares of the largest change; a few outliers may be cut
+_STEP_BITS = 15  # a bfloat16 without its sign
+_STEP_SAMPLE = 1 << 16  # changes of a tensor by which its step is chosen
 
 
 @dataclass
@@ -31,9 +32,6 @@ class Place:
     tensor: np.ndarray  # which layer or entry each belongs to: these share a quantisation step
     statistics: bool = False  # BatchNorm running mean and variance
 
-    def keep(self, kept: np.ndarray) -> Place:
-        return Place(self.old[kept], self.group[kept], self.tensor[kept], self.statistics)
-
 
 @dataclass
 class CodedValues:
@@ -43,11 +41,12 @@ class CodedValues:
     steps: np.ndarray | None = None
 
     def keep(self, kept: np.ndarray) -> CodedValues:
+        """Return those where `kept`, a mask, says so; each tensor keeps its step."""
         return CodedValues(self.numbers[kept], self.steps)
 
 
 def draft_values(bits: int, place: Place, new: np.ndarray) -> tuple[CodedValues, np.ndarray]:
-    """The coded form of `new`, and what it decodes to. Raises ValueError if a change overflows float32."""
+    """Return the coded form of `new`, and what it decodes to. Raises ValueError if a change overflows float32."""
     if bits == 32:
         return CodedValues(new), new
     with np.errstate(over="ignore"):
@@ -61,14 +60,14 @@ def draft_values(bits: int, place: Place, new: np.ndarray) -> tuple[CodedValues,
         steps = np.zeros(int(place.tensor.max(initial=-1)) + 1, dtype=np.int64)
         numbers = np.zeros(len(new), dtype=np.int64)
         for tensor in np.flatnonzero(np.bincount(place.tensor)):
-            own = place.tensor == tensor
-            steps[tensor] = choose_step(change[own], levels)
-            numbers[own] = quantise(change[own], steps[tensor], levels)
+            inside = place.tensor == tensor
+            steps[tensor] = choose_step(change[inside], levels)
+            numbers[inside] = quantise(change[inside], steps[tensor], levels)
         coded = CodedValues(numbers, steps)
     return coded, _decoded(bits, place, coded)
 
 
-def code_values(coder, bits: int, place: Place, coded: CodedValues | None) -> np.ndarray:
+def code_values(coder: StreamWriter, bits: int, place: Place, coded: CodedValues | None) -> np.ndarray:
     """Pass values through `coder`; return what they decode to."""
     numbers = None if coded is None else coded.numbers
     if bits == 32:
@@ -77,9 +76,8 @@ def code_values(coder, bits: int, place: Place, coded: CodedValues | None) -> np
         return _decoded(bits, place, CodedValues(code_bfloat16(coder, place.group, place.old, numbers)))
     present = np.flatnonzero(np.bincount(place.tensor))
     steps = np.zeros(int(place.tensor.max(initial=-1)) + 1, dtype=np.int64)
-    steps[present] = coder.raw(
-        np.full(len(present), _STEP_BITS), None if coded is None else coded.steps[present]
-    )
+    given = None if coded is None else coded.steps[present]
+    steps[present] = coder.raw(np.full(len(present), _STEP_BITS), given)
     if (steps >= 0x7F80).any():
         raise UpdateFormatError("a quantisation step is not finite")
     numbers = code_levels(coder, place.group, place.old, _levels(bits), numbers)
@@ -87,24 +85,23 @@ def code_values(coder, bits: int, place: Place, coded: CodedValues | None) -> np
 
 
 def choose_step(change: np.ndarray, levels: int) -> int:
-    """The bfloat16 step that quantises a tensor's change to -levels..levels with the least squared error."""
+    """Return the bfloat16 step that quantises a tensor's change to -levels..levels with the least squared error."""
     largest = float(np.abs(change).max(initial=0))
     change = change[:: 1 + len(change) // _STEP_SAMPLE]
     candidates = to_bfloat16(np.array(_CLIPS, dtype=np.float32) * np.float32(largest / levels))
-    errors = [
-        np.sum((quantise(change, step, levels) * _as_float(step) - change) ** 2.0) for step in candidates
-    ]
+    errors = [np.sum((quantise(change, step, levels) * _as_float(step) - change) ** 2.0) for step in candidates]
     return int(candidates[int(np.argmin(errors))])
 
 
 def quantise(change: np.ndarray, step: int, levels: int) -> np.ndarray:
-    """Nearest multiples of a bfloat16 step, at most `levels`; all zero when the step is."""
+    """Return the nearest multiples of a bfloat16 step, -levels..levels; all zero when the step is."""
     if step == 0:
         return np.zeros(len(change), dtype=np.int64)
     return np.clip(np.rint(change / np.float64(_as_float(step))), -levels, levels).astype(np.int64)
 
 
 def _decoded(bits: int, place: Place, coded: CodedValues) -> np.ndarray:
+    """Return what both sides make of coded values; in float32, each operation rounded by itself."""
     if bits == 16:
         values = from_bfloat16(coded.numbers)
         return values if place.statistics else place.old + values

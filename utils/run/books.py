@@ -70,7 +70,7 @@ class Books:
                 "num_weights": flat.num_weights,
                 "num_rest": flat.num_rest,
                 "num_buffers": flat.num_buffers,
-                **({} if edge.weights is None else {"num_deployed": edge.weights.numel()}),
+                **({} if edge.weights is None else {"num_deployed": int(edge.weights.sum())}),
                 "line_sha256": sha256(edge.line),
                 "served_sha256": sha256(edge.served),
                 "fingerprints": self.config["fingerprints"],

@@ -6,13 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from utils import reinit
-from utils.message import base
 from utils.modes import MODES
 from utils.run.settings import Settings
 from utils.system.errors import UsageError
 from utils.training.recipes import DEFAULTS
 
 IMAGE_SIZE = 224  # of streamed images
+# How a network comes to the edge, in round 0: "partial", by an update of the initial network like all others (the
+# paper's multi-round experiment), or "full", by all weights (its single-round experiment has one more round). A sparse
+# deployment trains all weights, keeps the largest, sets the others to zero, and trains on; from then on the network
+# consists of the weights that were kept, whatever values they take.
+DEPLOYMENTS = ("partial", "full")
 MOST_WORKERS = 16  # by default; more than a GPU can use, or a disk serve
 
 
@@ -29,7 +33,7 @@ def settle(flags: dict[str, Any]) -> Settings:
     default_lamda = 0.5 if settings["mode"] == "dpu" else None
     settings["lamda"] = default_lamda if settings.get("lamda") is None else settings["lamda"]
     try:
-        settings.update(base.choose(flags))
+        settings.update(choose_deployment(flags))
         start_again = reinit.choose(flags)
     except ValueError as error:
         raise UsageError(str(error)) from error
@@ -100,6 +104,29 @@ def _default_workers() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     processes = os.environ.get("LOCAL_WORLD_SIZE", "")  # of this run on this machine, as torchrun says
     return max(1, min(MOST_WORKERS, cores // (int(processes) if processes.isdecimal() else 1)))
+
+
+def choose_deployment(flags: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings `deploy` (where the script has it) and `deploy_sparsity` that a command's `flags` mean.
+
+    Raises ValueError, in one line, for flags that contradict each other or that the mode ignores.
+    """
+    sparsity, how = flags["deploy_sparsity"], flags.get("deploy")
+    if sparsity and flags["mode"] == "pruning":
+        chosen = "--mode pruning, which chooses its own nonzero weights in every round"
+        raise ValueError(f"--deploy_sparsity is not for {chosen}: leave it out")
+    if sparsity and how == "partial":
+        whole = "a sparse network is trained and sent as a whole"
+        raise ValueError(f"--deploy is partial, but --deploy_sparsity is {sparsity:g}, and {whole}: leave one out")
+    settings = {"deploy_sparsity": sparsity}
+    if "deploy" in flags:
+        settings["deploy"] = how or ("full" if sparsity else "partial")
+    return settings
+
+
+def num_deployed(num_weights: int, sparsity: float) -> int:
+    """Return how many weights a network keeps of which `int(sparsity * I)` are pruned."""
+    return num_weights - int(sparsity * num_weights)
 
 
 def check_folder(name: str, path: Path) -> None:

@@ -10,8 +10,8 @@ import torch
 
 from data.datasets import Dataset, EvaluationSplit
 from utils.flat import FlatParameters
-from utils.message.base import num_deployed
 from utils.rounds import Plan
+from utils.run.checks import num_deployed
 from utils.run.settings import Settings
 from utils.training.device import describe_device
 
@@ -35,7 +35,7 @@ def make_config(
         **({"deployment_recipe": vars(plan.deployment.recipe)} if plan.deployment else {}),
         "num_rounds": plan.num_rounds,
         "fingerprints": fingerprints,
-        "layers": [list(entry[:3]) for entry in flat.entries],
+        "layers": flat.schema.to_plain(),
         "device": describe_device(device) + (f", {processes} processes" if processes > 1 else ""),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "platform": platform.platform(),

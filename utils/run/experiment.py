@@ -18,7 +18,6 @@ from utils.run.lock import claimed
 from utils.run.plan import first_network, make_batches, make_plan, network_maker
 from utils.run.results import round_row
 from utils.run.settings import Settings
-from utils.schema import Schema
 from utils.system.progress import Bars, watched_check
 from utils.training.device import denormals, set_up_device
 from utils.training.distributed import Group, join
@@ -55,7 +54,7 @@ def run_experiment(settings: Settings, command: list[str]) -> RunResult:
         if state is not None:
             train, validation, test = make_batches(settings, dataset, run.split, device)
             trainer = Trainer(flat, train, settings.seed, validation, test, settings.precision == "bf16", group=group)
-            link = Link(Schema(config["layers"]), plan.initial, run.folder if group.is_rank0 else None, sign_key)
+            link = Link(flat.schema, plan.initial, run.folder if group.is_rank0 else None, sign_key)
             edge, interrupted = unpack(state) if state else (EdgeCopy(plan.initial, plan.initial), None)
             books.begin(about, edge, interrupted, link)
             bars = Bars(plan.num_rounds, edge.next_round, shown)

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from utils.message.base import WAYS
 from utils.modes import DPU, FU, RPU, modes_of
 from utils.reinit import PARAMETERS, STRATEGIES
 from utils.run import argument_types as types
-from utils.run.checks import settle
+from utils.run.checks import DEPLOYMENTS, settle
 from utils.run.settings import Settings
 from utils.system.errors import UsageError
 from utils.system.processes import is_rank0
@@ -147,7 +146,7 @@ _FLAGS = (
          metavar="X", scripts=(DPU, RPU), before=(None,)),
     Flag("deploy", "method", str,
          "round 0: a partial update of the initial network, or all weights (default: partial, when sparse full)",
-         choices=WAYS, scripts=(DPU, RPU), before=("partial",)),
+         choices=DEPLOYMENTS, scripts=(DPU, RPU), before=("partial",)),
     Flag("deploy_sparsity", "method", types.below_one,
          "share of the weights that round 0 prunes, the smallest ones; they stay zero, and k counts the others", 0.0,
          "X", before=(0.0,)),

@@ -14,12 +14,12 @@ from data.seeding import derive_seed
 from data.streaming.batches import StreamedBatches, reading_pool
 from models import build_model
 from utils.flat import FlatParameters
-from utils.message.base import num_deployed
 from utils.methods import full_update, partial_update, random_update
 from utils.modes import MODES
 from utils.reinit import Reinit
 from utils.rewinding import epochs_of_steps, num_selected, rewinding_sizes
 from utils.rounds import Plan, Way
+from utils.run.checks import num_deployed
 from utils.run.settings import Settings
 from utils.system.errors import UsageError
 from utils.training.recipes import Recipe, recipe_for

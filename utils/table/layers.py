@@ -65,7 +65,10 @@ def _parse(text: str, num_rounds: int) -> LayerCounts:
 
 def _decode(record: Record) -> LayerCounts:
     from utils.edge.node import deployed_in_run  # with numpy, which tables do without
-    from utils.message.update import Schema, UpdateFormatError, layer_counts, unpack_message
+    from utils.message.container import unpack_message
+    from utils.message.streams import UpdateFormatError
+    from utils.message.update import sent_by_layer
+    from utils.schema import Schema
 
     try:
         schema = Schema(record.config["layers"])
@@ -73,9 +76,9 @@ def _decode(record: Record) -> LayerCounts:
         for row in record.rows:
             counts = [0] * len(layers)
             if row["sent"]:
-                data = _message(record.folder, row["round"])
-                made = unpack_message(data)[0].deploys
-                counts = layer_counts(data, schema, None if made else deployed).tolist()
+                message = unpack_message(_message(record.folder, row["round"]))
+                made = message.header.deploys
+                counts = sent_by_layer(message, schema, None if made else deployed).tolist()
             updated.append(counts)
     except (OSError, KeyError, TypeError, ValueError, UpdateFormatError) as error:
         raise NotUsable(f"{record.name} has no {FILE}, and its messages cannot be read ({error})") from error

@@ -130,13 +130,11 @@ class WeightGradients:
         self._gathered: list[slice] = []  # parts of `selected` whose gradients autograd leaves in flat.weight_grad
         modules = {f"{name}.weight": module for name, module in flat.model.named_modules()}
         start = 0
-        for entry in flat.entries:
-            if entry.kind != "weight":
-                continue
+        for layer in flat.schema.layers:
             end = start
             if selected is not None:
-                end = int(torch.searchsorted(selected, entry.offset + entry.size))
-            self._place(entry, modules.get(entry.name), slice(start, end))
+                end = int(torch.searchsorted(selected, layer.part.stop))
+            self._place(layer, modules.get(layer.name), slice(start, end))
             start = end
 
     def direct(self) -> AbstractContextManager[None]:
@@ -152,16 +150,16 @@ class WeightGradients:
         for part in parts:
             torch.index_select(self._flat.weight_grad, 0, self._selected[part], out=self._compact[part])
 
-    def _place(self, entry, module: nn.Module | None, part: slice) -> None:
+    def _place(self, layer, module: nn.Module | None, part: slice) -> None:
         count = part.stop - part.start
         linear = type(module) is nn.Linear
-        if self._selected is not None and linear and count < SAMPLED_BELOW * entry.size:
-            index = self._selected[part] - entry.offset
-            where = index // entry.shape[1], index % entry.shape[1]
+        if self._selected is not None and linear and count < SAMPLED_BELOW * layer.size:
+            index = self._selected[part] - layer.start
+            where = index // layer.shape[1], index % layer.shape[1]
             self._linear[module] = self._compact[part], where
             return
         if linear:
-            place = self._flat.weight_grad[entry.offset : entry.offset + entry.size].view(entry.shape)
+            place = self._flat.weight_grad[layer.part].view(layer.shape)
             self._linear[module] = place, None
         if self._gathered and self._gathered[-1].stop == part.start:
             part = slice(self._gathered.pop().start, part.stop)

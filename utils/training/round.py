@@ -5,7 +5,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -15,6 +15,9 @@ from utils.training.loop import Trainer
 from utils.training.optim import FlatOptimizer
 from utils.training.recipes import Recipe
 from utils.training.sample_gradients import SampleGradients
+
+if TYPE_CHECKING:
+    from utils.link import Outgoing
 
 # The two steps of a round; each names a random stream of its own. Iterative rewinding has more steps between them.
 FULL_UPDATING, SPARSE_FINE_TUNING = 1, 2
@@ -34,7 +37,7 @@ class RoundTraining:
     """Trains the network from its start point on the samples of one round and keeps the best candidate.
 
     on_epoch         called after each epoch with this object, to save its `state`
-    as_received      what the edge would hold if the network were sent now; None: just that network (lossless)
+    outgoing         the round's message, which says what the edge would hold if a network were sent now; None: just it
     saved            the `state` of an interrupted round, to go on from it
 
     .selected        (S,) the weights that may change; None: all
@@ -50,13 +53,13 @@ class RoundTraining:
         start: StartPoint,
         bars: Bars,
         on_epoch: Callable[["RoundTraining"], None],
-        as_received: Callable[["RoundTraining"], Tensor] | None = None,
+        outgoing: "Outgoing | None" = None,
         saved: dict[str, Any] | None = None,
     ):
         self.trainer, self.flat, self.recipe = trainer, trainer.flat, recipe
         self.number, self.samples, self.start = start.number, start.samples, start.network
         self.candidates = self.selected = start.candidates
-        self.bars, self.on_epoch, self.as_received = bars, on_epoch, as_received
+        self.bars, self.on_epoch, self.outgoing = bars, on_epoch, outgoing
         self.mask_seed: int | None = None
         self.full_val_acc: float | None = None
         self.rewound_val_acc: float | None = None
@@ -131,10 +134,10 @@ class RoundTraining:
 
     def validate_as_received(self) -> float:
         """Return the validation accuracy of what the edge would hold if the network were sent now."""
-        if self.as_received is None or not self._finite():
+        if self.outgoing is None or self.outgoing.lossless or not self._finite():
             return self.validate()
         network = self.flat.snapshot()
-        self.flat.load(self.as_received(self))
+        self.flat.load(self.outgoing.candidate(network, self.selected, self.mask_seed).network)
         val_acc = self.validate()
         self.flat.load(network)
         return val_acc

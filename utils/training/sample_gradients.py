@@ -91,13 +91,12 @@ class SampleGradients:
         """Within, a backward pass through a layer adds its samples' squared weight gradients to `total`."""
         modules = {f"{name}.weight": module for name, module in self.flat.model.named_modules()}
         hooks = []
-        for entry in self.flat.entries:
-            if entry.kind == "weight":
-                module = modules.get(entry.name)
-                if type(module) not in _SQUARES:
-                    raise ValueError(f"{entry.name}: gradients of single samples are there for Linear and Conv2d")
-                place = total[entry.offset : entry.offset + entry.size].view(entry.shape)
-                hooks.append(module.register_forward_hook(_adder(_SQUARES[type(module)], place)))
+        for layer in self.flat.schema.layers:
+            module = modules.get(layer.name)
+            if type(module) not in _SQUARES:
+                raise ValueError(f"{layer.name}: gradients of single samples are there for Linear and Conv2d")
+            place = total[layer.part].view(layer.shape)
+            hooks.append(module.register_forward_hook(_adder(_SQUARES[type(module)], place)))
         try:
             yield
         finally:
