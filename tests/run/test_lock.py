@@ -6,17 +6,16 @@ import os
 
 import pytest
 
-from utils.run.lock import claimed
-from utils.run.options import UsageError
-from utils.run.results import RunFolder
+from utils.run.folder import RunFolder
+from utils.system.errors import UsageError
 from utils.system.files import replacing
 
 
 def test_a_busy_folder_is_refused(tmp_path):
     folder = RunFolder(tmp_path / "run")
-    with claimed(folder, overwrite=False):
+    with folder.claimed(overwrite=False):
         with pytest.raises(UsageError, match=f"--output_dir: another process runs this in {folder.path}: wait for it"):
-            with claimed(folder, overwrite=True):
+            with folder.claimed(overwrite=True):
                 pass
 
 
@@ -26,7 +25,7 @@ def test_a_file_system_without_locks_serves(tmp_path, monkeypatch):
 
     monkeypatch.setattr(fcntl, "flock", fail)
     reached = []
-    with pytest.warns(UserWarning, match="cannot be locked here"), claimed(RunFolder(tmp_path / "run"), False):
+    with pytest.warns(UserWarning, match="cannot be locked here"), RunFolder(tmp_path / "run").claimed(False):
         reached.append(1)
     assert reached == [1]
 
@@ -36,7 +35,7 @@ def test_a_planted_lock_leads_nowhere(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".lock").symlink_to(tmp_path / "victim")
     with pytest.raises(UsageError, match="run cannot be written .Too many levels of symbolic links.: name another"):
-        with claimed(RunFolder(tmp_path / "run"), True):
+        with RunFolder(tmp_path / "run").claimed(True):
             pass
     assert (tmp_path / "victim").read_text() == "mine"
 
@@ -50,5 +49,5 @@ def test_what_a_killed_run_was_writing_goes(tmp_path, monkeypatch):
                 file.write(b"half")
                 raise KeyboardInterrupt
     assert len(os.listdir(tmp_path)) == 2 and len(os.listdir(tmp_path / "updates")) == 1
-    with claimed(RunFolder(tmp_path), overwrite=False):
+    with RunFolder(tmp_path).claimed(overwrite=False):
         assert sorted(os.listdir(tmp_path)) == [".lock", "updates"] and not os.listdir(tmp_path / "updates")

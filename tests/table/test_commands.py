@@ -24,7 +24,7 @@ def test_the_rows_of_the_paper_word_for_word():
         f"python multiround_dpu.py --mode dpu --updating_ratio 0.005 --lamda 0.5 {common}",
         f"python multiround_dpu.py --mode gcpu --without_reinit --updating_ratio 0.005 {common}",
         f"python multiround_rpu.py --mode rpu --updating_ratio 0.005 {common}",
-        f"python multiround_fu.py --mode pruning --pruning_ratio 0.005 {common}",
+        f"python multiround_fu.py --mode pruning --pruning_ratio 0.005 --rewind_fixing_ratio 0.8 {common}",
         f"python multiround_fu.py --mode same_init {common}",
     ]
 

@@ -14,7 +14,6 @@ from utils.run.checkpoint import state_from_bytes, state_to_bytes
 from utils.run.config import headline, make_config
 from utils.run.folder import RunFolder, RunResult
 from utils.run.identity import identify, read_dataset, read_key
-from utils.run.lock import claimed
 from utils.run.plan import first_network, make_batches, make_plan, network_maker
 from utils.run.results import round_row
 from utils.run.settings import Settings
@@ -48,7 +47,7 @@ def run_experiment(settings: Settings, command: list[str]) -> RunResult:
     about = headline(dataset, run.split, settings, flat, plan, config["device"], run.folder)
 
     folder = RunFolder(run.folder)
-    with claimed(folder, settings.overwrite) if group.is_rank0 else nullcontext():
+    with folder.claimed(settings.overwrite) if group.is_rank0 else nullcontext():
         books = Books(folder, config) if group.is_rank0 else NoBooks()
         state = _where_to_begin(group, books, device)
         if state is not None:

@@ -4,14 +4,16 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from utils.run.results import COLUMNS, TOP5_COLUMNS
-from utils.system.errors import UserError
-from utils.system.files import write_atomic
+from utils.system.errors import UsageError, UserError
+from utils.system.files import remove_leftovers, write_atomic
+from utils.system.locks import BusyError, locked
 
 LOCK = ".lock"
 
@@ -44,12 +46,38 @@ class RunFolder:
     def finished(self) -> bool:
         return self.summary.exists()
 
+    @contextmanager
+    def claimed(self, overwrite: bool) -> Iterator[None]:
+        """Make the folder this process's own while the block runs; with `overwrite` what is in it goes first.
+
+        Raises UsageError if another process has it, or it cannot be written.
+        """
+        with ExitStack() as stack:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(self.path / LOCK))
+            except BusyError as error:
+                raise UsageError(f"--output_dir: another process runs this in {self.path}: wait for it") from error
+            except OSError as error:
+                reason = f"{self.path} cannot be written ({error.strerror})"
+                raise UsageError(f"--output_dir: {reason}: name another") from error
+            remove_leftovers(self.path)
+            if overwrite:
+                self.clear()
+            yield
+
     def clear(self) -> None:
-        """Delete every file of the run, but for the lock."""
-        for path in self.path.iterdir():
-            if path.is_dir():
+        """Delete every file of the run, but for the lock.
+
+        In an order in which a kill at any moment leaves a folder that can go on: without the summary the run is not
+        finished, its checkpoints still fit the messages; without checkpoints it begins anew.
+        """
+        first = [self.summary.name, "checkpoint", "checkpoint_new", "checkpoint_previous"]
+        entries = [path for path in self.path.iterdir() if path.name != LOCK]
+        for path in sorted(entries, key=lambda path: first.index(path.name) if path.name in first else len(first)):
+            if path.is_dir() and not path.is_symlink():  # what a link leads to is not the run's
                 shutil.rmtree(path)
-            elif path.name != LOCK:
+            else:
                 path.unlink()
 
     def write_config(self, config: dict[str, Any]) -> None:

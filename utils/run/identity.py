@@ -12,7 +12,7 @@ from data.arrival import Arrival
 from data.datasets import Dataset, EvaluationSplit, Streaming, default_validation_size, load_dataset, split_validation
 from utils.message.container import read_sign_key
 from utils.run.checks import check_sizes
-from utils.run.options import FLAGS
+from utils.run.flags import FLAGS
 from utils.run.plan import count_rounds, recipe_of
 from utils.run.settings import Settings
 from utils.system.errors import UsageError

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from utils.run.options import ALIASES, FLAGS
+from utils.run.flags import ALIASES, FLAGS
 from utils.system.files import write_atomic
 from utils.table.commands import flag_of, split_flags
 from utils.table.layers import FILE, as_csv, read_layer_counts

@@ -3,7 +3,7 @@
 from functools import cache
 
 from utils.modes import MODES
-from utils.run.options import FLAGS
+from utils.run.flags import FLAGS
 from utils.table import paper
 from utils.table.commands import parser_of
 from utils.table.records import Record

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from utils.flat import sha256
 from utils.system.errors import UsageError, UserError
+from utils.system.processes import launched_as
 
 # How long one process may keep the others waiting, as rank 0 does while it writes. By gloo a dead one is noticed at
 # once; NCCL does not notice, there torchrun stops the others.
@@ -62,6 +63,13 @@ class Group:
         _answered(lambda: dist.broadcast_object_list(values, src=0, group=self._plain, device=torch.device("cpu")))
         return values[0]
 
+    def gather(self, value: Any) -> list[Any]:
+        """Return the plain `value` of every process, by rank, in every process."""
+        values = [value] * self.size
+        if self.size > 1:
+            _answered(lambda: dist.all_gather_object(values, value, group=self._plain))
+        return values
+
     def assert_same(self, name: str, tensor: Tensor) -> None:
         """Raise ProcessLostError if `tensor` is not the same, bit for bit, in every process."""
         if self.size == 1:
@@ -82,7 +90,7 @@ def join(device_name: str) -> tuple[Group, str]:
 
     Without torchrun that is a group of one, and the device as it was named.
     """
-    size = int(os.environ.get("WORLD_SIZE", 1))
+    _, size = launched_as()
     if size == 1:
         return Group(), device_name
     if device_name not in ("auto", "cpu", "cuda"):
