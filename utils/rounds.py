@@ -175,8 +175,9 @@ def evaluate_new(edge: EdgeCopy, trainer: Trainer, on_batch: Callable[[], None])
 
 
 def pack(edge: EdgeCopy, training: RoundTraining | None = None) -> dict[str, Any]:
-    """Return everything that a resumed run needs: tensors and plain values."""
-    return {"edge": dict(vars(edge)), "training": None if training is None else training.state}
+    """Return everything that a resumed run needs beside the rows: tensors and plain values."""
+    held = {name: value for name, value in vars(edge).items() if name != "rows"}  # which rounds.csv has
+    return {"edge": held, "training": None if training is None else training.state}
 
 
 def unpack(state: dict[str, Any]) -> tuple[EdgeCopy, dict[str, Any] | None]:

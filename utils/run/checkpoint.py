@@ -17,7 +17,7 @@ from utils.system.errors import UserError
 from utils.system.files import replacing, sync_folder
 
 _DIGEST_BYTES = 32
-FORMAT = 1  # of the saved state; another version's checkpoint is refused
+FORMAT = 2  # of the saved state; another version's checkpoint is refused
 
 
 class CheckpointError(UserError):

@@ -1,8 +1,11 @@
 """The files of a run's folder: each is whole or not there. Needs torch only to write the model."""
 
 import csv
+import hashlib
 import io
 import json
+import math
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,6 +15,7 @@ from typing import Any
 
 from utils.run.results import COLUMNS, TOP5_COLUMNS
 from utils.system.errors import UsageError, UserError
+from utils.system.figures import save_figure
 from utils.system.files import remove_leftovers, write_atomic
 from utils.system.locks import BusyError, locked
 
@@ -83,22 +87,64 @@ class RunFolder:
     def write_config(self, config: dict[str, Any]) -> None:
         write_atomic(self.config, json.dumps(config, indent=2) + "\n")
 
+    def read_config(self) -> dict[str, Any] | None:
+        """Return config.json, or None if it is lost or damaged."""
+        try:
+            config = json.loads(self.config.read_text())
+            return config if isinstance(config["settings"], dict) and isinstance(config["title"], str) else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
     def write_rounds(self, rows: list[dict[str, Any]]) -> None:
         """Write all rounds so far; a resumed run thereby drops what was never saved."""
         text = io.StringIO()
-        top5 = [name for name in TOP5_COLUMNS if any(name in row for row in rows)]
-        writer = csv.DictWriter(text, [*COLUMNS, *top5], restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: _as_text(name, value) for name, value in row.items()} for row in rows)
+        csv.writer(text, lineterminator="\n").writerow(_columns(rows))
+        text.writelines(map(_line, rows))
         write_atomic(self.rounds, text.getvalue())
 
+    def append_round(self, row: dict[str, Any]) -> None:
+        """Add a round to those written, at the cost of this one alone."""
+        if row["round"] == 0:  # the first row says which columns there are
+            self.write_rounds([row])
+            return
+        with open(self.rounds, "a", newline="") as file:
+            file.write(_line(row))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def read_rounds(self) -> list[dict[str, Any]]:
+        """Return the rows of rounds.csv. Raises ResultsError if they do not read back."""
+        return _read(self.rounds, _parse_rounds)
+
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Write summary.json, the last file of a run: where it is, the run is finished."""
-        write_atomic(self.summary, json.dumps(summary, indent=2) + "\n")
+        """Write summary.json with the checksums of the other files; where it is, the run is finished."""
+        files = [self.rounds, self.model, self.path / "initial.safetensors", *self.path.glob("updates/*.dpu")]
+        digests = {path.relative_to(self.path).as_posix(): _digest(path) for path in sorted(files) if path.is_file()}
+        write_atomic(self.summary, json.dumps({**summary, "files": digests}, indent=2) + "\n")
 
     def read(self) -> RunResult:
-        """Return the finished run in this folder. Raises ResultsError if its files do not read back."""
-        return RunResult(self.path, _read(self.rounds, _parse_rounds), _read(self.summary, json.loads))
+        """Return the finished run in this folder. Raises ResultsError if rows and summary are not those of one run."""
+        rows, summary = self.read_rounds(), _read(self.summary, json.loads)
+        try:
+            sent = sum(row["message_bytes"] for row in rows)
+            kept = len(rows) == summary["rounds"] and sent == summary["message_bytes"]
+            mean = sum(row["served_test_acc"] for row in rows) / len(rows)
+            kept = kept and math.isclose(mean, summary["average_served_test_acc"], abs_tol=2e-6)
+            digest = summary.get("files", {}).get(self.rounds.name)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ResultsError(f"{self.summary} lacks {error}: start anew with --overwrite") from error
+        if not kept or (digest is not None and digest != _digest(self.rounds)):
+            raise ResultsError(f"{self.rounds} was changed since the run finished: start anew with --overwrite")
+        return RunResult(self.path, rows, summary)
+
+    def check_files(self, summary: dict[str, Any]) -> None:
+        """Raise ResultsError if a file of the finished run is missing or changed. Older runs promise no files."""
+        for name, digest in summary.get("files", {}).items():
+            path = self.path / name
+            if not path.is_file():
+                raise ResultsError(f"{path} is missing: start anew with --overwrite")
+            if _digest(path) != digest:
+                raise ResultsError(f"{path} was changed since the run finished: start anew with --overwrite")
 
     def write_model(self, state_dict: dict[str, Any]) -> None:
         """Write the served network as a state dict that `torch.load(..., weights_only=True)` reads."""
@@ -108,11 +154,28 @@ class RunFolder:
         torch.save({name: tensor.detach().cpu().clone() for name, tensor in state_dict.items()}, data)
         write_atomic(self.model, data.getvalue())
 
-    def write_plot(self, rows: list[dict[str, Any]], title: str) -> None:
-        """Draw test accuracy against the number of samples: of the line and as served."""
-        image = io.BytesIO()
-        _accuracy_figure(rows, title).savefig(image, format="png", dpi=150)
-        write_atomic(self.plot, image.getvalue())
+    def draw(self, rows: list[dict[str, Any]], title: str) -> str | None:
+        """Draw accuracy.png if it is not there; returns in one line why it cannot be."""
+        return None if self.plot.exists() else save_figure(self.plot, lambda: _accuracy_figure(rows, title))
+
+
+def _digest(path: Path) -> str:
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+
+
+def digest_of(rows: list[dict[str, Any]]) -> str:
+    """Return what tells these rows of rounds.csv from any others."""
+    return hashlib.blake2b("".join(map(_line, rows)).encode(), digest_size=16).hexdigest()
+
+
+def _columns(rows: list[dict[str, Any]]) -> list[str]:
+    return [*COLUMNS, *(name for name in TOP5_COLUMNS if any(name in row for row in rows))]
+
+
+def _line(row: dict[str, Any]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(_as_text(name, row.get(name)) for name in _columns([row]))
+    return text.getvalue()
 
 
 def _as_text(name: str, value: Any) -> str:

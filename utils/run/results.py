@@ -38,7 +38,7 @@ def round_row(done: "Round", edge: "EdgeCopy") -> dict[str, Any]:
     top5 = dict(zip(TOP5_COLUMNS, (edge.line_top5, edge.served_top5))) if edge.served_top5 is not None else {}
     nothing = dict.fromkeys(("message_bytes", "index_bytes", "value_bytes", "rest_bytes", "header_bytes"), 0)
     num_weights = training.flat.num_weights if training.candidates is None else training.candidates.numel()
-    return {
+    row = {
         "round": done.number,
         "num_samples": done.num_samples,
         "reinitialized": int(done.reinitialized),
@@ -55,6 +55,11 @@ def round_row(done: "Round", edge: "EdgeCopy") -> dict[str, Any]:
         "formula_bytes": formula_bytes(done.way.updating_ratio, num_weights) if done.delivery else 0,
         "seconds": training.seconds,
         **top5,
+    }
+    # As rounds.csv has them, so that a run that is resumed has the same rows.
+    return {
+        name: round(value, 3 if name == "seconds" else 6) if isinstance(value, float) else value
+        for name, value in row.items()
     }
 
 

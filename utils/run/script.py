@@ -1,12 +1,13 @@
 """What the three scripts share: from their arguments to a finished run, and every error as one line."""
 
+import signal
 import sys
 import warnings
 from typing import TYPE_CHECKING
 
 from utils.run.options import build_parser, parse
 from utils.system.errors import UserError
-from utils.system.processes import is_rank0
+from utils.system.processes import StopAsked, is_rank0
 from utils.system.streams import forgiving_streams
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ def run(prog: str, description: str, argv: list[str] | None) -> "RunResult":
             parser.error(f"{error}{error.advice}")
         except OSError as error:
             parser.error(f"{error.filename or 'a file'} cannot be used ({error.strerror or error})")
+        except StopAsked as asked:
+            name = signal.Signals(asked.number).name
+            parser.exit(128 + asked.number, f"\nstopped by {name}: a checkpoint is saved, the same command goes on\n")
         except KeyboardInterrupt:
             how = "the same command without --overwrite" if settings.overwrite else "the same command"
             parser.exit(130, f"\ninterrupted: {how} goes on from the last checkpoint, if there is one yet\n")

@@ -46,6 +46,11 @@ class RoundTraining:
     .start_val_acc, .full_val_acc, .rewound_val_acc   validation accuracies, None where a method has none
     """
 
+    FIELDS = frozenset(
+        "number step epoch vector optimizer local selected best best_val_acc start_val_acc full_val_acc "
+        "rewound_val_acc seconds".split()
+    )  # of a `state`
+
     def __init__(
         self,
         trainer: Trainer,
