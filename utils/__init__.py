@@ -18,6 +18,6 @@ end of the link).
 
 Imports run one way: scripts and table -> run -> rounds -> methods, link -> training -> contribution, flat -> schema;
 link -> edge -> message -> schema. `data` imports system alone, `models` and system nothing of the project, and nobody
-imports a script or a table. message, edge, schema, modes, reinit, rewinding, and in run options and checks do without
-torch. tests/test_imports.py holds these rules.
+imports a script or a table. message, edge, schema, modes, reinit, rewinding, and in run flags, options and checks do
+without torch. tests/test_imports.py holds these rules.
 """
