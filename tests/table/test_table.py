@@ -39,6 +39,11 @@ def table_of(capsys, *argv):
     return capsys.readouterr().out
 
 
+def notes_of(capsys, *argv):
+    """The lines of a table, those that were wrapped in one again."""
+    return table_of(capsys, *argv).replace("\n  ", " ").splitlines()
+
+
 def rows_of(capsys, *argv):
     """The CSV form, a dict a row."""
     return list(csv.DictReader(io.StringIO(table_of(capsys, "--format", "csv", *argv))))
@@ -47,13 +52,18 @@ def rows_of(capsys, *argv):
 def test_table_by_hand(two_seeds, capsys):
     # Differences -15 and -10: mean -12.5, standard deviation 5 / sqrt(2) = 3.54; served 62.5 and 70.
     # Ratios of bytes 0.05 and 0.2, by the formula 0.1 and 0.4.
-    assert table_of(capsys, two_seeds).splitlines()[:7] == [
+    assert table_of(capsys, two_seeds).splitlines()[:12] == [
         "mnist, mlp 512-512: 1,000 samples, 1,000 more each round, 2 rounds",
         "",
-        "method      k  epochs  n  to FU, points  paper     served, %     bytes / FU   formula / FU",
-        "------  -----  ------  -  -------------  -----  ------------  -------------  -------------",
-        "DPU     0.005  2 x 30  2  -12.50 ± 3.54  -0.17  66.25 ± 5.30  0.125 ± 0.106  0.250 ± 0.212",
-        "FU          1      60  2                        78.75 ± 1.77              1              1",
+        "method      k  epochs  n  to FU, points  paper     served, %",
+        "------  -----  ------  -  -------------  -----  ------------",
+        "DPU     0.005  2 x 30  2  -12.50 ± 3.54  -0.17  66.25 ± 5.30",
+        "FU          1      60  2                        78.75 ± 1.77",
+        "",
+        "method     bytes / FU   formula / FU",
+        "------  -------------  -------------",
+        "DPU     0.125 ± 0.106  0.250 ± 0.212",
+        "FU                  1              1",
         "",
     ]
 
@@ -90,9 +100,7 @@ def test_rounds_view_by_hand(two_seeds, capsys):
 def test_deleting_a_run_changes_n_and_says_so(two_seeds, capsys, lost, notes):
     (folder,) = two_seeds.glob(lost)
     shutil.rmtree(folder)
-    text = table_of(capsys, two_seeds)
-    for note in notes:
-        assert note in text.splitlines()
+    assert set(notes) <= set(notes_of(capsys, two_seeds))
     dpu = rows_of(capsys, two_seeds)[0]
     assert (dpu["n"], dpu["difference_std"]) == ("1", "")
     assert dpu["difference_mean"] == ("-15" if lost == "dpu-2*" else "-10")
@@ -107,6 +115,12 @@ DIFFERENT = [
     ({"hidden_sizes": [24]}, "other model (mlp 512-512 against mlp 24)"),
     ({"model": "vgg"}, "other model (mlp 512-512 against vgg)"),
     ({"num_epochs": 30}, "other epochs a round (60 against 30)"),
+    ({"augment": True}, "other augmentation (False against True)"),
+    ({"train_batch_size": 64}, "other batch size (128 against 64)"),
+    ({"lr": 0.01}, "other learning rate (0.005 against 0.01)"),
+    ({"precision": "bf16"}, "other precision (fp32 against bf16)"),
+    ({"deploy_sparsity": 0.5}, "other sparsity of the deployed network (0.0 against 0.5)"),
+    ({"deploy_epochs": 150}, "other epochs of the deployment (None against 150)"),
 ]
 
 
@@ -114,8 +128,7 @@ DIFFERENT = [
 def test_runs_of_different_data_model_sizes_or_epochs_are_no_pair(tmp_path, capsys, other, reason):
     make_run(tmp_path, "dpu", 1, [0.5, 0.5])
     full = make_run(tmp_path, "same_init", 1, [0.5, 0.5], **other)
-    text = table_of(capsys, tmp_path)
-    assert f"DPU: no pair: seed 1: not paired with {full.name}: {reason}" in text.splitlines()
+    assert f"DPU: no pair: seed 1: not paired with {full.name}: {reason}" in notes_of(capsys, tmp_path)
     dpu = next(row for row in rows_of(capsys, tmp_path) if row["method"] == "DPU")
     assert dpu["difference_mean"] == dpu["bytes_ratio_mean"] == "" and dpu["served_mean"] == "50"
 
@@ -123,13 +136,13 @@ def test_runs_of_different_data_model_sizes_or_epochs_are_no_pair(tmp_path, caps
 def test_other_order_of_arrival_or_rounds_is_no_pair(tmp_path, capsys):
     make_run(tmp_path, "dpu", 1, [0.5, 0.5])
     full = make_run(tmp_path, "same_init", 1, [0.5])
-    assert "other number of rounds (2 against 1)" in table_of(capsys, tmp_path)
+    assert "other number of rounds (2 against 1)" in "".join(notes_of(capsys, tmp_path))
     shutil.rmtree(full)
     full = make_run(tmp_path, "same_init", 1, [0.5, 0.5])
     summary = json.loads((full / "summary.json").read_text())
     summary["fingerprints"]["arrival"] = "another"
     (full / "summary.json").write_text(json.dumps(summary))
-    assert "other order of arrival (a1 against another)" in table_of(capsys, tmp_path)
+    assert "other order of arrival (a1 against another)" in "".join(notes_of(capsys, tmp_path))
 
 
 def test_epochs_are_the_same_in_total_or_by_the_recipe(tmp_path, capsys):
@@ -169,14 +182,25 @@ def test_rows_are_named_by_what_is_not_the_default(tmp_path, capsys):
 
 
 def test_published_figures_stand_only_beside_their_setting(tmp_path, capsys):
-    make_run(tmp_path, "dpu", 1, [0.5], dataset="digits", dataset_size_subseq=5000)
-    make_run(tmp_path, "dpu", 1, [0.5], dataset="digits", dataset_size_subseq=5000, updating_ratio=0.01)
-    make_run(tmp_path, "gcpu", 1, [0.5], dataset="digits", dataset_size_subseq=5000, num_epochs=5)
-    make_run(tmp_path, "rpu", 1, [0.5], dataset="digits", dataset_size_subseq=5000)
+    make_run(tmp_path, "dpu", 1, [0.5], dataset_size_subseq=5000)
+    make_run(tmp_path, "dpu", 1, [0.5], dataset_size_subseq=5000, updating_ratio=0.01)
+    make_run(tmp_path, "dpu", 1, [0.5], dataset_size_subseq=5000, lamda=0.25)
+    make_run(tmp_path, "gcpu", 1, [0.5], dataset_size_subseq=5000, num_epochs=5)
+    make_run(tmp_path, "rpu", 1, [0.5], dataset_size_subseq=5000)
     rows = {(row["method"], row["k"]): row["published"] for row in rows_of(capsys, tmp_path)}
-    assert rows == {("DPU", "0.005"): "-0.17", ("DPU", "0.01"): "", ("GCPU", "0.005"): "", ("RPU", "0.005"): "-4.04"}
-    note = "data mnist there, digits here, samples 1000/1000 there, 1000/5000 here"
-    assert note in table_of(capsys, tmp_path)
+    assert rows == {
+        ("DPU", "0.005"): "-0.17", ("DPU", "0.01"): "", ("DPU, lamda 0.25", "0.005"): "", ("GCPU", "0.005"): "",
+        ("RPU", "0.005"): "-4.04",
+    }  # fmt: skip
+    (note,) = [line for line in notes_of(capsys, tmp_path) if line.startswith("paper: ")]
+    assert "lambda 0.5" in note and "not known: sample sizes, rounds, seeds, layers of the MLP" in note
+
+
+@pytest.mark.parametrize("other", [{"dataset": "digits"}, {"model": "vgg", "width": 0.25}, {"model": "mobilenetv1"}])
+def test_without_the_paper_s_setting_there_is_no_column_for_it(tmp_path, capsys, other):
+    make_run(tmp_path, "dpu", 1, [0.5], **other)
+    assert "paper" not in table_of(capsys, tmp_path)
+    assert "paper" not in table_of(capsys, "--format", "markdown", tmp_path)
 
 
 def test_what_cannot_be_used_is_left_out_with_the_reason(two_seeds, capsys):
@@ -192,7 +216,7 @@ def test_what_cannot_be_used_is_left_out_with_the_reason(two_seeds, capsys):
     (odd / "config.json").write_text("[]")
     again = make_run(two_seeds, "dpu", 2, [0.6, 0.8], threads=7)
     (two_seeds / "logs").mkdir()
-    lines = [line.removeprefix("left out: ") for line in table_of(capsys, two_seeds).splitlines() if "left out" in line]
+    lines = [line.removeprefix("left out: ") for line in notes_of(capsys, two_seeds) if "left out" in line]
     reasons = dict(line.split(": ", 1) for line in lines)
     assert set(reasons) == {folder.name for folder in (cut, broken, short, nameless, odd, again)}
     assert reasons[cut.name] == "not finished: 2 of 2 rounds"

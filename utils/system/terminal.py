@@ -51,3 +51,8 @@ def printable(text: str) -> str:
     Names of foreign files would otherwise move a terminal's cursor, colour it or forge lines.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def inert(text: str) -> str:
+    """Return a name as a cell of a CSV file that no spreadsheet takes for a formula, nor runs."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
