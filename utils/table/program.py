@@ -105,9 +105,9 @@ def _collate(parser: argparse.ArgumentParser, argv: list[str]) -> None:
 
 def _sweep(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     pieces = split_flags(argv)
-    own = {action.dest for action in parser._actions}
-    args = parser.parse_args([word for piece in pieces if flag_of(piece) in own for word in piece])
-    rest = [piece for piece in pieces if flag_of(piece) not in own]
+    tables = {action.dest for action in parser._actions}  # argparse has no other way to ask
+    args = parser.parse_args([word for piece in pieces if flag_of(piece) in tables for word in piece])
+    rest = [piece for piece in pieces if flag_of(piece) not in tables]
     if args.folders or (args.run and args.ablate):
         parser.error("give one of run folders, --run and --ablate")
     if args.run and args.mode:
