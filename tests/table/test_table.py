@@ -155,6 +155,52 @@ def test_epochs_are_the_same_in_total_or_by_the_recipe(tmp_path, capsys):
     assert "no pair" not in table_of(capsys, tmp_path)
 
 
+@pytest.mark.parametrize("mode, settings, epochs", [
+    ("dpu", {}, ("2 x 30", 60)),
+    ("rpu", {}, ("60", 60)),
+    ("dpu", {"rewind_fixing_ratio": 0.8}, ("5 x 30", 150)),  # of 90 weights 18, 4, 1 and none are left
+    ("pruning", {"updating_ratio": 0.1}, ("3 x 30", 90)),  # of 90 weights 18 and 9 are left
+    ("pruning", {"updating_ratio": 0.1, "rewind_fixing_ratio": 1.0}, ("2 x 30", 60)),
+    ("dpu", {"rewind_fixing_ratio": 0.8, "total_epochs": 60, "num_epochs": 12}, ("5 x 12", 60)),
+    ("dpu", {"rewind_fixing_ratio": 0.8, "total_epochs": 61, "num_epochs": 12}, ("61 in 5", 61)),
+    ("rpu", {"total_epochs": 61}, ("61", 61)),
+])  # fmt: skip
+def test_epochs_are_those_of_every_step(tmp_path, capsys, mode, settings, epochs):
+    make_run(tmp_path, mode, 1, [0.5], **settings)
+    (row,) = rows_of(capsys, tmp_path)
+    assert row["epochs"] == str(epochs[1])
+    assert f"  {epochs[0]}  1  " in table_of(capsys, tmp_path)
+
+
+def test_pruning_is_in_steps_and_one_shot_is_another_row(tmp_path, capsys):
+    make_run(tmp_path, "same_init", 1, [0.5])
+    for fixing_ratio in (0.8, 1.0, 0.5):
+        make_run(tmp_path, "pruning", 1, [0.5], rewind_fixing_ratio=fixing_ratio)
+    rows = rows_of(capsys, tmp_path)
+    assert [(row["method"], row["published"], row["difference_mean"]) for row in rows] == [
+        ("Pruning", "-1.45", "0"), ("Pruning, one-shot", "", "0"), ("Pruning, rewind_fixing_ratio 0.5", "", "0"),
+        ("FU", "", "0"),
+    ]  # fmt: skip
+
+
+def test_precision_is_in_the_title_and_messages_may_differ(tmp_path, capsys):
+    make_run(tmp_path, "dpu", 1, [0.5], precision="bf16", value_bits=4)
+    make_run(tmp_path, "same_init", 1, [0.75], precision="bf16")
+    assert table_of(capsys, tmp_path).startswith("mnist, mlp 512-512, bf16: 1,000 samples")
+    assert [row["method"] for row in rows_of(capsys, tmp_path)] == ["DPU, value_bits 4", "FU"]
+    assert rows_of(capsys, tmp_path)[0]["difference_mean"] == "-25"
+
+
+def test_rows_say_which_commits_made_them(tmp_path, capsys):
+    make_run(tmp_path, "dpu", 1, [0.5], commits=("a" * 40, "b" * 40 + "+changes"))
+    make_run(tmp_path, "same_init", 1, [0.5], commits=("a" * 40,))
+    make_run(tmp_path, "rpu", 1, [0.5], commits=("a" * 40,))
+    assert "DPU: made by 2 commits: aaaaaaaaaa, bbbbbbbbbb+" in notes_of(capsys, tmp_path)
+    make_run(tmp_path, "rpu", 2, [0.5], commits=("c" * 40,))
+    make_run(tmp_path, "same_init", 2, [0.5], commits=("a" * 40,))
+    assert "RPU: made by 2 commits: aaaaaaaaaa, cccccccccc" in notes_of(capsys, tmp_path)
+
+
 def test_of_several_full_runs_the_likeliest_is_the_pair(tmp_path, capsys):
     make_run(tmp_path, "dpu", 1, [0.5], value_bits=6)
     make_run(tmp_path, "same_init", 1, [0.6])
@@ -245,6 +291,49 @@ def test_full_updating_that_never_sends_gives_no_ratio(tmp_path, capsys):
     make_run(tmp_path, "same_init", 1, [0.5], [0])
     assert "nan" not in table_of(capsys, tmp_path)
     assert rows_of(capsys, tmp_path)[0]["bytes_ratio_mean"] == ""
+
+
+def test_lone_seeds_and_ratios_to_nothing(tmp_path, capsys):
+    for seed in (1, 2):
+        make_run(tmp_path, "dpu", seed, [0.5, 0.6], [100, 100])
+        make_run(tmp_path, "same_init", seed, [0.5, 0.6], [0, 0] if seed == 1 else [100, 0])
+    make_run(tmp_path, "rpu", 3, [0.5, 0.6])
+    text = table_of(capsys, tmp_path, "--rounds")
+    assert "nan" not in text.lower()
+    rows = {row["method"]: row for row in rows_of(capsys, tmp_path)}
+    assert rows["DPU"]["n"] == "2" and rows["DPU"]["bytes_ratio_mean"] == "" and rows["DPU"]["difference_mean"] == "0"
+    assert rows["RPU"]["n"] == "1" and rows["RPU"]["difference_mean"] == rows["RPU"]["served_std"] == ""
+
+
+def test_a_deviation_of_nothing_has_no_decimals_and_one_seed_none(tmp_path, capsys):
+    for seed in (1, 2):
+        make_run(tmp_path, "dpu", seed, [0.5])
+        make_run(tmp_path, "same_init", seed, [0.75])
+    assert "-25.00 ± 0  " in table_of(capsys, tmp_path) and "± 0.0" not in table_of(capsys, tmp_path)
+    shutil.rmtree(next(tmp_path.glob("dpu-2*")))
+    (line,) = [line for line in table_of(capsys, tmp_path).splitlines() if line.startswith("DPU ") and "2 x" in line]
+    assert "±" not in line
+
+
+def test_everything_fits_80_columns(tmp_path, capsys):
+    for seed in (1, 2, 3):
+        for number, mode in enumerate(("dpu", "gcpu", "lcpu", "rpu", "magnitude", "fisher", "pruning", "same_init")):
+            make_run(tmp_path, mode, seed, [0.5 + seed / 70, 0.6 + number / 100], [1000 * seed, 2000])
+    odd = {"value_bits": 4, "reinit_strategy": "shrink_perturb", "shrink": 0.5, "perturb": 0.25}
+    make_run(tmp_path, "dpu", 1, [0.5, 0.6], commits=tuple("abcdefghijk"), **odd)
+    (make_run(tmp_path, "rpu", 9, [0.5, 0.6]) / "summary.json").write_text("{}")
+    text = table_of(capsys, tmp_path, "--rounds")
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.count("DPU, perturb 0.25, reinit_strategy") == 2 and text.count("shrink_perturb, shrink 0.5, value_bits 4") >= 2
+    assert "11 commits" in text and "left out: rpu-9" in text
+
+
+def test_names_are_quoted_where_they_would_act(tmp_path, capsys):
+    make_run(tmp_path, "dpu", 1, [0.5], dataset='=HYPERLINK("x")|<b>', reinit_every="a\x1b[2J")
+    (row,) = rows_of(capsys, tmp_path)
+    assert row["data"] == """'=HYPERLINK("x")|<b>""" and row["method"] == r"DPU, reinit_every a\x1b[2J"
+    markdown = table_of(capsys, "--format", "markdown", tmp_path)
+    assert r"\|&lt;b>" in markdown and "\x1b" not in markdown
 
 
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=9))

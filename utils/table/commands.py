@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from utils.modes import DPU, FU, FULL_UPDATING, MODES, RPU, modes_of
-from utils.run.options import ALIASES, FLAGS, Flag, build_parser, parse
+from utils.run.flags import ALIASES, FLAGS, Flag
+from utils.run.options import build_parser, parse
 from utils.run.settings import Settings
 from utils.system.errors import UsageError
 from utils.table import paper

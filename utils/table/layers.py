@@ -4,10 +4,14 @@ import csv
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from utils.system.files import read_regular
 from utils.system.terminal import printable
 from utils.table.records import NotUsable, Record
+
+if TYPE_CHECKING:
+    from utils.schema import Schema
 
 FILE = "layers.csv"
 _HEADER = ("round", "layer", "weights", "updated")
@@ -65,7 +69,7 @@ def _parse(text: str, num_rounds: int) -> LayerCounts:
 
 
 def _decode(record: Record) -> LayerCounts:
-    from utils.message.update import Schema  # with numpy, which tables do without
+    from utils.schema import Schema  # with numpy, which tables do without
 
     schema = Schema(record.config["layers"])
     if schema.num_weights > _MOST_WEIGHTS:
@@ -74,18 +78,19 @@ def _decode(record: Record) -> LayerCounts:
     return LayerCounts(list(names), list(sizes), list(_decoded(record, schema)))
 
 
-def _decoded(record: Record, schema) -> Iterator[list[int]]:
+def _decoded(record: Record, schema: "Schema") -> Iterator[list[int]]:
     """Give the counts round by round."""
     from utils.edge.node import deployed_in_run
-    from utils.message.update import layer_counts, unpack_message
+    from utils.message.container import unpack_message
+    from utils.message.update import sent_by_layer
 
     most, deployed = 8 * schema.size + (1 << 20), None
     for row in record.rows:
         if not row["sent"]:
             yield [0] * len(schema.layers)
             continue
-        data = read_regular(record.folder / "updates" / f"round_{row['round']:03d}.dpu", most)
-        yield layer_counts(data, schema, deployed).tolist()
-        if unpack_message(data)[0].deploys:
+        message = unpack_message(read_regular(record.folder / "updates" / f"round_{row['round']:03d}.dpu", most))
+        yield sent_by_layer(message, schema, deployed).tolist()
+        if message.header.deploys:
             read_regular(record.folder / "initial.safetensors", most)  # no pipe, and no gigabytes
             deployed = deployed_in_run(record.folder)

@@ -4,15 +4,13 @@ from functools import cache
 from typing import Any
 
 from utils.modes import MODES
-from utils.run.options import FLAGS
+from utils.run.flags import FLAGS
 from utils.system.terminal import printable
 from utils.table import paper
 from utils.table.commands import parser_of
 from utils.table.records import Record
 from utils.training.recipes import DEFAULTS
 
-# `reinitialize` says the same; partial deployment is what the parser fills in.
-_IMPLIED = {"reinit_strategy": ("doubling", "never"), "deploy": ("partial",)}
 _NOT_AS_FLAGS = {"reinitialize", "signed", "rewind_fixing_ratio"}  # they have words of their own, or none
 
 
@@ -32,11 +30,12 @@ def row_name(record: Record) -> str:
         "augment": record.dataset in ("cifar10", "cifar100") or settings.get("stream", False),
     }
     for name in sorted(settings.keys() - _NOT_AS_FLAGS):
-        if name in FLAGS and not FLAGS[name].names_rows:
+        flag = FLAGS.get(name)
+        if flag and not flag.names_rows:
             continue
         if name == "deploy" and settings.get("deploy_sparsity"):
             continue  # which is always full
-        if settings[name] != usual.get(name) and settings[name] not in _IMPLIED.get(name, ()):
+        if settings[name] != usual.get(name) and settings[name] not in (flag.before if flag else ()):
             parts.append(printable(f"{name} {_as_written(settings[name])}"))
     return ", ".join(parts)
 

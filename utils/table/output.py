@@ -8,11 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from utils.run.options import ALIASES, FLAGS
+from utils.run.flags import ALIASES, FLAGS
 from utils.system.errors import UsageError
 from utils.system.figures import save_figure
 from utils.system.files import write_atomic
-from utils.system.pipes import show
 from utils.table.collate import Row, collate
 from utils.table.commands import flag_of, split_flags
 from utils.table.layers import FILE, as_csv, read_layer_counts
@@ -32,10 +31,10 @@ def present(args: Namespace, records: Sequence[Record], left_out: Sequence[str])
     if args.format == "csv":  # which has no place for them
         _note(f"left out: {line}" for line in left_out)
     rendered = partial(render, groups, left_out)
-    show(rendered(args.format))
+    print(rendered(args.format))
     if args.rounds:
         for group in groups:
-            show(f"\n{render_rounds(group)}")
+            print(f"\n{render_rounds(group)}")
     if args.export:
         _export_all(records, args.export)
     if args.out:
@@ -48,7 +47,7 @@ def present(args: Namespace, records: Sequence[Record], left_out: Sequence[str])
 def present_sweep(args: Namespace, flag: str, rows: Sequence[Row], notes: Sequence[str]) -> None:
     """Print the table of a sweep, and write it with its plot into --out."""
     rendered = partial(render_sweep, flag, rows, notes)
-    show(rendered(args.format))
+    print(rendered(args.format))
     _write_tables(args.out, rendered)
     path = args.out / "ablation.png"
     problem = save_figure(path, lambda: sweep_figure(flag, rows, sweep_title(flag, rows)))

@@ -12,7 +12,7 @@ from pathlib import Path
 from utils.run.checks import check_folder
 from utils.run.options import Parser
 from utils.system.errors import UsageError
-from utils.system.pipes import escape_what_cannot_be_encoded, reader_left
+from utils.system.streams import forgiving_streams
 from utils.system.terminal import printable
 from utils.table import paper
 from utils.table.commands import ablation_commands, flag_of, paper_commands, split_flags
@@ -56,21 +56,16 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@forgiving_streams()
 def main(argv: Sequence[str] | None = None) -> None:
     """Make the table that `argv` asks for; exits with status 2 for bad input, with 1 if a run failed."""
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser()
-    escape_what_cannot_be_encoded()
     try:
         if not {"-h", "--help"} & set(argv) and any(word.split("=")[0] in ("--run", "--ablate") for word in argv):
             _sweep(parser, argv)
         else:
             _collate(parser, argv)
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        reader_left()
-        sys.exit(1)
     except (UsageError, NotUsable) as error:
         parser.error(str(error))
     except OSError as error:

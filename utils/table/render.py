@@ -75,7 +75,8 @@ def render_rounds(group: Group) -> str:
         ["formula kB", "", *(f"{row.sent('formula_bytes').mean / 1000:,.1f}" for row in rows)],
     ]
     title = _notes([f"served test accuracy, %, mean over seeds: {describe_group(group)}"], "text")
-    return f"{title}\n\n{aligned(['round', 'samples', *row_labels(rows)], lines, footer, width=_WIDTH)}"
+    names = ["\n".join(textwrap.wrap(label, 20, break_on_hyphens=False)) for label in row_labels(rows)]
+    return f"{title}\n\n{aligned(['round', 'samples', *names], lines, footer, width=_WIDTH)}"
 
 
 def describe_group(group: Group) -> str:
