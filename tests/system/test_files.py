@@ -12,7 +12,7 @@ import torch
 
 from tests.script_runs import ROOT
 from utils.system import files
-from utils.system.files import remove_leftovers, replacing, sync_folder, write_atomic
+from utils.system.files import read_regular, remove_leftovers, replacing, sync_folder, write_atomic
 
 
 def test_what_was_written_stands_there_alone(tmp_path):
@@ -112,6 +112,21 @@ def test_what_is_no_file_is_not_replaced(tmp_path):
         with pytest.raises(OSError, match="not a regular file"):
             write_atomic(tmp_path / name, "new")
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode) and sorted(os.listdir(tmp_path)) == ["folder", "pipe"]
+
+
+def test_reading_what_somebody_else_made_ends(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("twelve bytes")
+    (tmp_path / "link").symlink_to("a.txt")
+    assert read_regular(path, 12) == read_regular(tmp_path / "link", 12) == b"twelve bytes"
+    with pytest.raises(ValueError, match="a.txt has more than 11 bytes"):
+        read_regular(path, 11)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    (tmp_path / "itself").symlink_to("itself")
+    for name, error in (("pipe", ValueError), ("device", ValueError), ("itself", OSError), ("", OSError), ("no", OSError)):
+        with pytest.raises(error):
+            read_regular(tmp_path / name, 12)
 
 
 # Failures

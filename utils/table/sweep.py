@@ -35,8 +35,8 @@ def list_commands(commands: Sequence[Command]) -> None:
         print(*commands, sep="\n")
         return
     missing = missing_among(jobs)
-    there = len({job.folder for job in jobs})
-    print(f"{there} runs, {there - len(missing)} of them finished", file=sys.stderr)
+    total = len({job.folder for job in jobs})
+    print(f"{total} runs, {total - len(missing)} of them finished", file=sys.stderr)
     for job in missing:
         print(job.command)
 
