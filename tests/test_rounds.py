@@ -204,7 +204,7 @@ def test_packed_state_holds_plain_values_and_comes_back(monkeypatch, tmp_path):
     torch.save(pack(edge), tmp_path / "state")
     again, interrupted = unpack(torch.load(tmp_path / "state", weights_only=True))
     assert interrupted is None
-    assert again.rows == edge.rows and again.next_round == 2
+    assert again.rows == [] and again.next_round == 2, "the rows are in rounds.csv"
     assert sha256(again.line) == sha256(edge.line)
 
 

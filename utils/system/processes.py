@@ -25,7 +25,7 @@ def launched_as() -> tuple[int, int]:
 
     Job scripts export RANK or WORLD_SIZE for purposes of their own, so all of torchrun's variables have to be there.
     """
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "MASTER_ADDR")
     values = [os.environ.get(name, "") for name in names]
     if not all(values) or not all(value.isdecimal() for value in values[:4]):
         return 0, 1
