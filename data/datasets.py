@@ -116,8 +116,9 @@ def load_dataset(
     if path.suffix == ".npz":
         return _checked(read_npz(path), None, path.stem, str(path))
     problem = "neither an .npz file nor a folder" if os.path.exists(path) else "no such data set or folder"
-    raise DatasetError(f"{name}: {problem}; give {', '.join(NAMES)}, an .npz file, "
-                       "or a folder with train/ and test/ or val/")
+    raise DatasetError(
+        f"{name}: {problem}; give {', '.join(NAMES)}, an .npz file, or a folder with train/ and test/ or val/"
+    )
 
 
 def channel_statistics(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -150,15 +151,27 @@ def split_validation(dataset: Dataset, size: int, seed: int) -> EvaluationSplit:
     """
     num_test = len(dataset.test_labels)
     if dataset.val_images is not None:
-        return EvaluationSplit(dataset.val_images, dataset.val_labels, dataset.test_images,
-                               dataset.test_labels, _fingerprint_of(np.arange(0), np.arange(num_test)))
+        return EvaluationSplit(
+            dataset.val_images,
+            dataset.val_labels,
+            dataset.test_images,
+            dataset.test_labels,
+            _fingerprint_of(np.arange(0), np.arange(num_test)),
+        )
     if not 1 <= size < num_test:
-        raise DatasetError(f"validation size {size}: must be 1 to {num_test - 1}, as {dataset.name} has "
-                           f"{num_test} test samples and some must remain for testing")
+        raise DatasetError(
+            f"validation size {size}: must be 1 to {num_test - 1}, as {dataset.name} has "
+            f"{num_test} test samples and some must remain for testing"
+        )
     order = frozen_generator(seed, "validation split").permutation(num_test)
     val, test = np.sort(order[:size]), np.sort(order[size:])
-    return EvaluationSplit(dataset.test_images[val], dataset.test_labels[val], dataset.test_images[test],
-                           dataset.test_labels[test], _fingerprint_of(val, test))
+    return EvaluationSplit(
+        dataset.test_images[val],
+        dataset.test_labels[val],
+        dataset.test_images[test],
+        dataset.test_labels[test],
+        _fingerprint_of(val, test),
+    )
 
 
 def _fingerprint_of(val: np.ndarray, test: np.ndarray) -> str:
@@ -167,8 +180,9 @@ def _fingerprint_of(val: np.ndarray, test: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _checked(arrays: dict[str, np.ndarray], classes: list[str] | None, name: str, source: str,
-             streaming: Streaming | None = None) -> Dataset:
+def _checked(
+    arrays: dict[str, np.ndarray], classes: list[str] | None, name: str, source: str, streaming: Streaming | None = None
+) -> Dataset:
     """Return the Dataset of arrays in MedMNIST's layout; no `classes` stand for max training label + 1."""
     tensors = {}
     for split in ("train", "val", "test"):
@@ -181,11 +195,15 @@ def _checked(arrays: dict[str, np.ndarray], classes: list[str] | None, name: str
         if classes is None:
             classes = [str(label) for label in range(int(labels.max()) + 1)]
         if labels.max() >= len(classes):
-            raise DatasetError(f"{source}: {split}_labels holds {labels.max()}, outside the {len(classes)} "
-                               f"classes 0 to {len(classes) - 1}; correct the labels")
+            raise DatasetError(
+                f"{source}: {split}_labels holds {labels.max()}, outside the {len(classes)} "
+                f"classes 0 to {len(classes) - 1}; correct the labels"
+            )
         if streaming is None and images.shape[1:] != tensors.get("train_images", images).shape[1:]:
-            raise DatasetError(f"{source}: {split}_images are {tuple(images.shape[1:])} (C,H,W), but "
-                               f"train_images {tuple(tensors['train_images'].shape[1:])}; make all one shape")
+            raise DatasetError(
+                f"{source}: {split}_images are {tuple(images.shape[1:])} (C,H,W), but "
+                f"train_images {tuple(tensors['train_images'].shape[1:])}; make all one shape"
+            )
         tensors[f"{split}_images"], tensors[f"{split}_labels"] = images, labels
     if len(classes) < 2:
         raise DatasetError(f"{source}: train_labels hold one class; there must be 2 or more to tell apart")
@@ -218,8 +236,7 @@ def _checked_labels(labels: np.ndarray, num_images: int, what: str) -> torch.Ten
     if labels.ndim == 2 and labels.shape[1] > 1:
         raise DatasetError(f"{what} have {labels.shape[1]} columns (multi-label); one class each is needed")
     if labels.shape not in ((num_images,), (num_images, 1)):
-        raise DatasetError(f"{what} have shape {labels.shape} for {num_images} images; "
-                           "they must be (N,) or (N,1)")
+        raise DatasetError(f"{what} have shape {labels.shape} for {num_images} images; they must be (N,) or (N,1)")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= MAX_CLASSES:
         raise DatasetError(f"{what} hold {low if low < 0 else high}; they must be 0 to {MAX_CLASSES - 1}")

@@ -22,8 +22,18 @@ OPTIONAL = ("val_images", "val_labels")
 DOWNLOAD_TIMEOUT = 30  # seconds without an answer; without it a filtered network looks like a hang
 
 PUBLISHED_CLASSES = {  # in the order of the published labels, so that an .npz needs no torchvision
-    "mnist": ["0 - zero", "1 - one", "2 - two", "3 - three", "4 - four",
-              "5 - five", "6 - six", "7 - seven", "8 - eight", "9 - nine"],
+    "mnist": [
+        "0 - zero",
+        "1 - one",
+        "2 - two",
+        "3 - three",
+        "4 - four",
+        "5 - five",
+        "6 - six",
+        "7 - seven",
+        "8 - eight",
+        "9 - nine",
+    ],
     "cifar10": "airplane automobile bird cat deer dog frog horse ship truck".split(),
     "cifar100": """
         apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly
@@ -81,8 +91,10 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     missing += [key for key in OPTIONAL if key not in arrays and any(other in arrays for other in OPTIONAL)]
     missing += [key for key, array in arrays.items() if not isinstance(array, np.ndarray)]
     if missing:
-        raise DatasetError(f"{path}: lacks {', '.join(missing)} (it has {found}); "
-                           f"it must hold {', '.join(REQUIRED)} and may hold {', '.join(OPTIONAL)}")
+        raise DatasetError(
+            f"{path}: lacks {', '.join(missing)} (it has {found}); "
+            f"it must hold {', '.join(REQUIRED)} and may hold {', '.join(OPTIONAL)}"
+        )
     return arrays
 
 
@@ -107,8 +119,12 @@ def read_published(name: str, root: Path, download: bool = True) -> dict[str, np
             train, test = (reader(str(root), train=split, download=download) for split in (True, False))
     finally:
         socket.setdefaulttimeout(timeout)
-    return dict(train_images=np.asarray(train.data), train_labels=np.asarray(train.targets),
-                test_images=np.asarray(test.data), test_labels=np.asarray(test.targets))
+    return dict(
+        train_images=np.asarray(train.data),
+        train_labels=np.asarray(train.targets),
+        test_images=np.asarray(test.data),
+        test_labels=np.asarray(test.targets),
+    )
 
 
 def read_digits() -> dict[str, np.ndarray]:
@@ -132,8 +148,12 @@ def read_digits() -> dict[str, np.ndarray]:
             pixels, labels = load_digits(return_X_y=True)
     images = np.rint(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)
     is_test = np.arange(len(images)) % 3 == 2
-    return dict(train_images=images[~is_test], train_labels=labels[~is_test],
-                test_images=images[is_test], test_labels=labels[is_test])
+    return dict(
+        train_images=images[~is_test],
+        train_labels=labels[~is_test],
+        test_images=images[is_test],
+        test_labels=labels[is_test],
+    )
 
 
 def split_folders(path: Path, splits: Sequence[str] = ("train", "test", "val")) -> dict[str, Path]:
@@ -144,8 +164,10 @@ def split_folders(path: Path, splits: Sequence[str] = ("train", "test", "val")) 
     folders = {split: path / split for split in splits if os.path.isdir(path / split)}
     if "train" not in folders or len(folders) == 1:
         either = " or ".join(f"{split}/" for split in splits if split != "train")
-        raise DatasetError(f"{path}: has no train/ with a {either} beside it; put images in "
-                           f"train/<class>/ and in {either.replace('/', '/<class>/')}")
+        raise DatasetError(
+            f"{path}: has no train/ with a {either} beside it; put images in "
+            f"train/<class>/ and in {either.replace('/', '/<class>/')}"
+        )
     if "test" not in folders:
         folders["test"] = folders.pop("val")
     return folders
@@ -169,8 +191,10 @@ def read_folder(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
             listings[split] = ImageFolder(str(folder))
         differing = set(listings[split].classes) ^ set(listings["train"].classes)
         if differing:
-            raise DatasetError(f"{folder}: its class folders are not those of {folders['train']} "
-                               f"({', '.join(sorted(differing))}); make them the same")
+            raise DatasetError(
+                f"{folder}: its class folders are not those of {folders['train']} "
+                f"({', '.join(sorted(differing))}); make them the same"
+            )
 
     first_file = first_size = None
     all_grey = True
@@ -182,8 +206,10 @@ def read_folder(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
             size = image.size
         first_file, first_size = first_file or file, first_size or size
         if size != first_size:
-            raise DatasetError(f"{file}: {size[0]}x{size[1]} pixels, but {first_file} has "
-                               f"{first_size[0]}x{first_size[1]}; make all images one size, or give --stream")
+            raise DatasetError(
+                f"{file}: {size[0]}x{size[1]} pixels, but {first_file} has "
+                f"{first_size[0]}x{first_size[1]}; make all images one size, or give --stream"
+            )
 
     width, height = first_size
     arrays = {}

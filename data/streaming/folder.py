@@ -89,14 +89,17 @@ def _labels(root: Path, files: FileList, folders: dict, classes: Sequence[bytes]
             names = validation_classes(root, paths)
             unknown = sorted(set(names) - set(classes))
             if unknown:
-                raise DatasetError(f"{folder}: holds images of class {os.fsdecode(unknown[0])}, for which train/ has "
-                                   "no folder; add it, or remove those images")
+                raise DatasetError(
+                    f"{folder}: holds images of class {os.fsdecode(unknown[0])}, for which train/ has "
+                    "no folder; add it, or remove those images"
+                )
         else:
             differing = sorted(found ^ set(classes))
             if differing:
                 shown = ", ".join(map(os.fsdecode, differing[:5])) + (", ..." if len(differing) > 5 else "")
-                raise DatasetError(f"{folder}: its class folders are not those of {folders['train']} ({shown}); "
-                                   "make them the same")
+                raise DatasetError(
+                    f"{folder}: its class folders are not those of {folders['train']} ({shown}); make them the same"
+                )
             names = [path.split(b"/", 2)[1] for path in paths]
             empty = sorted(found - set(names))
             if empty:
