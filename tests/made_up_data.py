@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from data.datasets import DatasetError, load_dataset
+from data.datasets import load_dataset
+from data.errors import DatasetError
 
 
 def made_up_arrays(**changes):

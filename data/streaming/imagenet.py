@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.sources import DatasetError, answering
+from data.errors import DatasetError, answering
 
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 _GROUND_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from data.datasets import DatasetError, channel_statistics, default_validation_size, load_dataset, split_validation
+from data.datasets import channel_statistics, default_validation_size, load_dataset, split_validation
+from data.errors import DatasetError
 from tests.made_up_data import made_up_arrays, refusal, write_npz
 
 ROOT = Path(__file__).resolve().parents[2]

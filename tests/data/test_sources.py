@@ -16,7 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.datasets import NAMES, load_dataset
-from data.sources import PUBLISHED_CLASSES, DatasetError, read_digits, read_npz
+from data.errors import DatasetError
+from data.published import PUBLISHED_CLASSES
+from data.sources import read_digits, read_npz
 from tests.made_up_data import made_up_arrays, refusal, write_npz
 
 

@@ -12,8 +12,8 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from data.datasets import load_dataset, split_validation
+from data.errors import DatasetError
 from data.seeding import torch_generator
-from data.sources import DatasetError
 from data.streaming import folder as streamed
 from data.streaming.batches import Reader, StreamedBatches, reading_pool
 from data.streaming.file_list import CACHE
