@@ -24,8 +24,10 @@ class Arrival:
             raise ValueError(f"{num_train} training samples: at least 1 is needed")
         for what, size in (("first round's", size_init), ("later rounds'", size_subseq)):
             if not 1 <= size <= num_train:
-                raise ValueError(f"the {what} number of new samples is {size}: must be 1 to {num_train}, "
-                                 "the number of training samples")
+                raise ValueError(
+                    f"the {what} number of new samples is {size}: must be 1 to {num_train}, "
+                    "the number of training samples"
+                )
         self.num_train = num_train
         self.size_init = size_init
         self.size_subseq = size_subseq

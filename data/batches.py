@@ -31,9 +31,17 @@ class BatchSource:
 
     streamed = False  # True: batches come from files, so no CUDA graph can hold a step
 
-    def __init__(self, labels: torch.Tensor, mean: torch.Tensor, std: torch.Tensor, batch_size: int,
-                 augment: bool = False, device: torch.device | str = "cpu", smallest_batch: int = 1,
-                 channels_last: bool = False) -> None:
+    def __init__(
+        self,
+        labels: torch.Tensor,
+        mean: torch.Tensor,
+        std: torch.Tensor,
+        batch_size: int,
+        augment: bool = False,
+        device: torch.device | str = "cpu",
+        smallest_batch: int = 1,
+        channels_last: bool = False,
+    ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch size {batch_size}: must be at least 1")
         self.device = torch.device(device)
@@ -83,8 +91,7 @@ class Batches(BatchSource):
         if images.dtype != torch.uint8 or images.dim() != 4:
             raise ValueError(f"images are {images.dtype} {tuple(images.shape)}: must be uint8 (N,C,H,W)")
         if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-            raise ValueError(f"labels are {labels.dtype} {tuple(labels.shape)}: "
-                             f"must be int64 ({len(images)},)")
+            raise ValueError(f"labels are {labels.dtype} {tuple(labels.shape)}: must be int64 ({len(images)},)")
         super().__init__(labels, *more, **options)
         self.images = images.to(self.device).contiguous()
 
@@ -130,8 +137,7 @@ def draw_augmentation(num_samples: int, generator: torch.Generator) -> torch.Ten
     return torch.cat([crops, flips])
 
 
-def crop_and_flip(images: torch.Tensor, top: torch.Tensor, left: torch.Tensor,
-                  flip: torch.Tensor) -> torch.Tensor:
+def crop_and_flip(images: torch.Tensor, top: torch.Tensor, left: torch.Tensor, flip: torch.Tensor) -> torch.Tensor:
     """Zero-pad each image of (B,C,H,W), cut H x W at its `top`, `left`, and mirror it where `flip` is 1.
 
     `top`, `left` and `flip` are int64 (B,), on the device of the images; mirrored is left to right.

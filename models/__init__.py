@@ -75,8 +75,7 @@ def _check(name: str, input_shape: Sequence[int], num_classes: int) -> None:
     shape = "x".join(str(size) for size in input_shape)
     if len(input_shape) != 3 or min(input_shape) < 1:
         raise ValueError(
-            f"model {name}: input of shape {shape or '()'}: "
-            "it takes (channels, height, width), each at least 1"
+            f"model {name}: input of shape {shape or '()'}: it takes (channels, height, width), each at least 1"
         )
     if min(input_shape[1:]) < _SMALLEST_INPUT[name]:
         others = [other for other, smallest in _SMALLEST_INPUT.items() if smallest <= min(input_shape[1:])]

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from data.batches import Batch, BatchSource
-from data.sources import DatasetError
+from data.errors import DatasetError
 from data.streaming.image_files import ImageFiles, decode, reason
 from data.streaming.workers import Pool
 

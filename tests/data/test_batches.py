@@ -46,12 +46,21 @@ def test_crop_and_flip_by_hand():
     image = torch.tensor([[1, 2], [3, 4]], dtype=torch.uint8).expand(4, 1, 2, 2)
     top, left, flip = torch.tensor([[4, 4, 3, 0], [4, 4, 5, 8], [0, 1, 0, 1]])
     assert crop_and_flip(image, top, left, flip).squeeze(1).tolist() == [
-        [[1, 2], [3, 4]], [[2, 1], [4, 3]], [[0, 0], [2, 0]], [[0, 0], [0, 0]]]
+        [[1, 2], [3, 4]],
+        [[2, 1], [4, 3]],
+        [[0, 0], [2, 0]],
+        [[0, 0], [0, 0]],
+    ]
 
 
 @settings(deadline=None, max_examples=40)
-@given(count=st.integers(1, 9), channels=st.integers(1, 4), height=st.integers(1, 12),
-       width=st.integers(1, 12), seed=st.integers(0, 10**6))
+@given(
+    count=st.integers(1, 9),
+    channels=st.integers(1, 4),
+    height=st.integers(1, 12),
+    width=st.integers(1, 12),
+    seed=st.integers(0, 10**6),
+)
 def test_crop_and_flip_equals_the_plain_one(count, channels, height, width, seed):
     images = random_images(count, channels, height, width, seed)
     draws = draw_augmentation(count, torch_generator(seed, "draws"))
@@ -154,13 +163,16 @@ def test_a_caller_may_change_its_batch():
     assert torch.equal(batches.images, random_images(50))
 
 
-@pytest.mark.parametrize("images, labels, batch_size, reason", [
-    (torch.zeros(2, 1, 3, 3), torch.zeros(2, dtype=torch.int64), 1, "must be uint8"),
-    (torch.zeros(2, 3, 3, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64), 1, "must be uint8"),
-    (torch.zeros(2, 1, 3, 3, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64), 1, "must be int64"),
-    (torch.zeros(2, 1, 3, 3, dtype=torch.uint8), torch.zeros(2), 1, "must be int64"),
-    (torch.zeros(2, 1, 3, 3, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64), 0, "batch size 0"),
-])
+@pytest.mark.parametrize(
+    "images, labels, batch_size, reason",
+    [
+        (torch.zeros(2, 1, 3, 3), torch.zeros(2, dtype=torch.int64), 1, "must be uint8"),
+        (torch.zeros(2, 3, 3, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64), 1, "must be uint8"),
+        (torch.zeros(2, 1, 3, 3, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64), 1, "must be int64"),
+        (torch.zeros(2, 1, 3, 3, dtype=torch.uint8), torch.zeros(2), 1, "must be int64"),
+        (torch.zeros(2, 1, 3, 3, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64), 0, "batch size 0"),
+    ],
+)
 def test_wrong_input_is_refused(images, labels, batch_size, reason):
     with pytest.raises(ValueError, match=reason):
         Batches(images, labels, MEAN, STD, batch_size)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import multiround_dpu
 from data.datasets import load_dataset
-from tests.script_runs import ROOT, without_time
+from tests.script_runs import ROOT, SMALL, without_time
 from utils.edge import EdgeNode
 from utils.edge.state_file import read_state
 from utils.system.errors import UsageError

@@ -34,6 +34,8 @@ def run(prog: str, description: str, argv: list[str] | None) -> "RunResult":
             parser.error(f"{error}{error.advice}")
         except OSError as error:
             parser.error(f"{error.filename or 'a file'} cannot be used ({error.strerror or error})")
+        except MemoryError:
+            parser.error("this machine's memory does not suffice: take fewer or smaller images, or --stream")
         except StopAsked as asked:
             name = signal.Signals(asked.number).name
             parser.exit(128 + asked.number, f"\nstopped by {name}: a checkpoint is saved, the same command goes on\n")

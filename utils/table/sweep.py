@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.sources import DatasetError
+from data.errors import DatasetError
 from utils.system.errors import UsageError
 from utils.table.collate import Row, make_row, notes_on
 from utils.table.commands import Command

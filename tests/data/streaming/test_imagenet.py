@@ -223,7 +223,18 @@ def test_width_of_one_is_the_network_of_1000_classes_and_changes_no_name(trees, 
     assert sum(p.numel() for p in model.parameters()) == 4_231_976
     for other in ("resnet56", "mlp"):
         build_model(other, (3, 224, 224), 1000)
-    pictures = ["--dataset", "imagenet", "--dataset_dir", str(trees["flat"]), "--model", "mobilenetv1", "--image_size", "32"]
-    names = [name_of(multiround_dpu, [*pictures, *more], monkeypatch)
-             for more in ([], ["--width", "1"], ["--num_workers", "3"], ["--width", "0.5"], ["--image_size", "40"])]
+    pictures = [
+        "--dataset",
+        "imagenet",
+        "--dataset_dir",
+        str(trees["flat"]),
+        "--model",
+        "mobilenetv1",
+        "--image_size",
+        "32",
+    ]
+    names = [
+        name_of(multiround_dpu, [*pictures, *more], monkeypatch)
+        for more in ([], ["--width", "1"], ["--num_workers", "3"], ["--width", "0.5"], ["--image_size", "40"])
+    ]
     assert names[0] == names[1] == names[2] and len({*names}) == 3

@@ -12,8 +12,8 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from data.datasets import load_dataset, split_validation
+from data.errors import DatasetError
 from data.seeding import torch_generator
-from data.sources import DatasetError
 from data.streaming import folder as streamed
 from data.streaming.batches import Reader, StreamedBatches, reading_pool
 from data.streaming.file_list import CACHE
@@ -103,7 +103,9 @@ def test_any_folder_streams_with_the_files_and_labels_of_image_folder(trees, tmp
     root = shutil.copytree(trees["classes"], tmp_path / "pets")
     (root / "val").rename(root / "test")
     (root / "train" / WNIDS[1] / "more").mkdir()
-    shutil.copy(root / "train" / WNIDS[0] / os.listdir(root / "train" / WNIDS[0])[0], root / "train" / WNIDS[1] / "more")
+    shutil.copy(
+        root / "train" / WNIDS[0] / os.listdir(root / "train" / WNIDS[0])[0], root / "train" / WNIDS[1] / "more"
+    )
     (root / "train" / WNIDS[1] / "notes.txt").write_text("no image")
     Image.new("RGB", (9, 9)).save(root / "train" / "loose.png")
     dataset = load("unused", name=root)
@@ -142,17 +144,22 @@ def edit(damage, *words):
     return pytest.param(damage, words, id=words[0])
 
 
-@pytest.mark.parametrize("damage, words", [
-    edit(lambda root: (root / DEVKIT).unlink(), "no such file, and val/ has no class folders", DEVKIT),
-    edit(lambda root: (root / DEVKIT).write_bytes(b"junk"), "cannot be read", "get it again"),
-    edit(lambda root: write_devkit(root, [449, 3]), "has labels for images 1 to 2"),
-    edit(lambda root: write_devkit(root, [4000] * 20), "has no class 4000"),
-    edit(lambda root: write_devkit(root, [7] * 20), "holds images of class n90000007"),
-    edit(lambda root: next((root / "val").iterdir()).rename(root / "val" / "cat.JPEG"), "cat.JPEG: not called ILSVRC"),
-    edit(lambda root: (root / "val").rename(root / "exam"), "has no train/ with a val/ beside it"),
-    edit(lambda root: (root / "val" / "n1").mkdir(), "val: its class folders are not those of"),
-    edit(lambda root: (root / "train" / "n1").mkdir(), "n1: holds no images"),
-])
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        edit(lambda root: (root / DEVKIT).unlink(), "no such file, and val/ has no class folders", DEVKIT),
+        edit(lambda root: (root / DEVKIT).write_bytes(b"junk"), "cannot be read", "get it again"),
+        edit(lambda root: write_devkit(root, [449, 3]), "has labels for images 1 to 2"),
+        edit(lambda root: write_devkit(root, [4000] * 20), "has no class 4000"),
+        edit(lambda root: write_devkit(root, [7] * 20), "holds images of class n90000007"),
+        edit(
+            lambda root: next((root / "val").iterdir()).rename(root / "val" / "cat.JPEG"), "cat.JPEG: not called ILSVRC"
+        ),
+        edit(lambda root: (root / "val").rename(root / "exam"), "has no train/ with a val/ beside it"),
+        edit(lambda root: (root / "val" / "n1").mkdir(), "val: its class folders are not those of"),
+        edit(lambda root: (root / "train" / "n1").mkdir(), "n1: holds no images"),
+    ],
+)
 def test_a_tree_that_does_not_serve_is_refused(tree, damage, words):
     damage(tree)
     message = refusal(tree)
@@ -295,8 +302,13 @@ def test_a_batch_is_the_same_whoever_reads_it(trees):
 
 
 @settings(deadline=None, max_examples=15)
-@given(count=st.integers(1, 24), batch_size=st.integers(2, 9), smallest=st.integers(1, 2), augment=st.booleans(),
-       seed=st.integers(0, 10**6))
+@given(
+    count=st.integers(1, 24),
+    batch_size=st.integers(2, 9),
+    smallest=st.integers(1, 2),
+    augment=st.booleans(),
+    seed=st.integers(0, 10**6),
+)
 def test_an_epoch_holds_every_sample_once_by_the_rule_of_batches(trees, count, batch_size, smallest, augment, seed):
     batches = make_batches(trees, reading_pool(8, 0, CPU), augment=augment, smallest_batch=smallest)
     batches.batch_size = batch_size
@@ -336,13 +348,17 @@ def test_augmentation_moves_and_mirrors(tmp_path):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_file_that_breaks_later_is_named(tree, workers):
     dataset = load(tree)
-    batches = StreamedBatches(dataset.train_images, dataset.train_labels, dataset.mean, dataset.std, 4,
-                              pool=reading_pool(20, workers, CPU))
+    batches = StreamedBatches(
+        dataset.train_images, dataset.train_labels, dataset.mean, dataset.std, 4, pool=reading_pool(20, workers, CPU)
+    )
     gone = dataset.train_images.path(9)
     os.unlink(gone)
     with pytest.raises(DatasetError) as refused:
         list(batches.in_order())
-    assert str(refused.value) == f"{gone}: cannot be read (No such file or directory); replace it, then the same command goes on"
+    assert (
+        str(refused.value)
+        == f"{gone}: cannot be read (No such file or directory); replace it, then the same command goes on"
+    )
 
 
 def die(request):
