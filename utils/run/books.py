@@ -8,14 +8,14 @@ import torch
 
 from utils.flat import FlatParameters, sha256
 from utils.link import Link
-from utils.rounds import EdgeCopy, pack, unpack
+from utils.rounds import EdgeCopy
 from utils.run.checkpoint import CheckpointError, Checkpoints
 from utils.run.folder import ResultsError, RunFolder, RunResult, digest_of
 from utils.run.results import describe_round, describe_run, summarize
 from utils.schema import Schema
 from utils.system.processes import StopRequest
 from utils.system.progress import Bars
-from utils.training.round import RoundTraining
+from utils.training.round import STATE, RoundTraining
 
 
 class Books:
@@ -142,12 +142,23 @@ class NoBooks:
     def close(self, *_) -> None: ...
 
 
+def pack(edge: EdgeCopy, training: RoundTraining | None = None) -> dict[str, Any]:
+    """Return everything that a resumed run needs beside the rows: tensors and plain values."""
+    held = {name: value for name, value in vars(edge).items() if name != "rows"}  # which rounds.csv has
+    return {"edge": held, "training": None if training is None else training.state}
+
+
+def unpack(state: dict[str, Any]) -> tuple[EdgeCopy, dict[str, Any] | None]:
+    """Return the edge copy and the interrupted round in a `pack`ed state."""
+    return EdgeCopy(**state["edge"]), state["training"]
+
+
 def _fits(state: dict[str, Any], num_values: int) -> bool:
     """Return whether a checkpoint's state has every field, and networks of the right size."""
     try:
         edge, training = unpack(state)
         networks = [edge.line, edge.served, *([training["vector"]] if training else [])]
-        whole = training is None or RoundTraining.FIELDS <= training.keys()
+        whole = training is None or STATE <= training.keys()
         return whole and isinstance(edge.next_round, int) and all(n.shape == (num_values,) for n in networks)
     except (AttributeError, KeyError, TypeError):
         return False

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from utils.link import Link
-from utils.rounds import EdgeCopy, run_rounds, unpack
-from utils.run.books import Books, NoBooks
+from utils.rounds import EdgeCopy, run_rounds
+from utils.run.books import Books, NoBooks, unpack
 from utils.run.checkpoint import state_from_bytes, state_to_bytes
 from utils.run.config import describe_start, headline, make_config
 from utils.run.folder import RunFolder, RunResult

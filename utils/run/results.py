@@ -52,7 +52,7 @@ def round_row(done: "Round", edge: "EdgeCopy") -> dict[str, Any]:
         "updated_weights": done.delivery.num_weights if done.delivery else 0,
         "sent": int(done.delivery is not None),
         **(done.delivery.sizes if done.delivery else nothing),
-        "formula_bytes": formula_bytes(done.way.updating_ratio, num_weights) if done.delivery else 0,
+        "formula_bytes": formula_bytes(done.way.coding.updating_ratio, num_weights) if done.delivery else 0,
         "seconds": training.seconds,
         **top5,
     }
