@@ -4,18 +4,21 @@ No traceback, no wait without end, no escape sequence on the terminal, no other 
 """
 
 import csv
+import errno
 import io
 import json
 import os
 import random
 import shutil
 import signal
+import subprocess
 
 import pytest
 
 from tests.made_up_runs import make_run
 from utils.table.layers import LayerCounts, as_csv
 from utils.table.program import main
+from utils.table.records import find_run_folders
 
 NAMES = {"dpu": "DPU", "rpu": "RPU", "gcpu": "GCPU", "same_init": "FU"}
 JUNK = [
@@ -175,6 +178,49 @@ def test_damage_costs_the_damaged_run_at_most(runs, tmp_path, capsys, seed):
         assert not any(line.startswith("left out: all") for line in out.splitlines())
         assert snapshot(work) == before
         shutil.rmtree(work)
+
+
+def test_folders_that_cannot_be_listed_are_named(runs, tmp_path, capsys, monkeypatch):
+    (runs / "locked").mkdir()
+    main([str(runs)])
+    expected = capsys.readouterr().out
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.path.basename(path) == "locked":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    main([str(runs)])
+    out = capsys.readouterr().out
+    assert out.startswith(expected.rstrip("\n"))
+    note = f"left out: {runs}/locked: this folder cannot be listed (Permission denied)"
+    assert note in out.replace("\n  ", " ")
+    with pytest.raises(SystemExit):
+        main([str(runs / "locked")])
+    assert "locked: cannot be listed (Permission denied)" in capsys.readouterr().err
+
+
+def test_links_are_followed_to_run_folders_alone(runs, tmp_path):
+    first, *others = sorted(runs.iterdir())
+    places = tmp_path / "places"
+    places.mkdir()
+    (places / "linked").symlink_to(first)
+    (places / "twice").symlink_to(first)
+    (places / "elsewhere").symlink_to("/")
+    (places / "up").symlink_to("..")
+    (places / "itself").symlink_to("itself")
+    (places / "deep").mkdir()
+    (places / "deep" / "up").symlink_to(places)
+    assert [path.resolve() for path in find_run_folders([str(places)])] == [first]
+    assert len(find_run_folders([str(places), str(runs)])) == 1 + len(others)
+    deep = places
+    for _ in range(1200):  # more than Python's stack has frames
+        deep = deep / "d"
+        deep.mkdir()
+    assert len(find_run_folders([str(places)])) == 1
+    subprocess.run(["rm", "-rf", places], check=True)  # which Python's own way could not
 
 
 @pytest.mark.slow

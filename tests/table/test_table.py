@@ -324,7 +324,7 @@ def test_everything_fits_80_columns(tmp_path, capsys):
     (make_run(tmp_path, "rpu", 9, [0.5, 0.6]) / "summary.json").write_text("{}")
     text = table_of(capsys, tmp_path, "--rounds")
     assert max(map(len, text.splitlines())) <= 80
-    assert text.count("DPU, perturb 0.25, reinit_strategy") == 2 and text.count("shrink_perturb, shrink 0.5, value_bits 4") >= 2
+    assert text.count("\nshrink_perturb, shrink 0.5, value_bits 4") >= 2, "the end of the name, in both tables"
     assert "11 commits" in text and "left out: rpu-9" in text
 
 
