@@ -4,18 +4,22 @@ No traceback, no wait without end, no escape sequence on the terminal, no other 
 """
 
 import csv
+import errno
 import io
 import json
 import os
 import random
 import shutil
 import signal
+import subprocess
+from contextlib import contextmanager
 
 import pytest
 
 from tests.made_up_runs import make_run
-from utils.table.layers import LayerCounts, as_csv
+from utils.table.layers import LayerCounts, as_csv, read_layer_counts
 from utils.table.program import main
+from utils.table.records import NotUsable, find_run_folders, read_record
 
 NAMES = {"dpu": "DPU", "rpu": "RPU", "gcpu": "GCPU", "same_init": "FU"}
 JUNK = [
@@ -130,8 +134,9 @@ def rows_of(text):
     return {row["method"]: row for row in csv.DictReader(io.StringIO(text))}
 
 
-def within(seconds, *argv):
-    """Run the program; a hang becomes an error."""
+@contextmanager
+def limited(seconds):
+    """A hang becomes an error."""
 
     def too_long(*_):
         raise TimeoutError(f"still at work after {seconds} seconds")
@@ -139,10 +144,15 @@ def within(seconds, *argv):
     before = signal.signal(signal.SIGALRM, too_long)
     signal.alarm(seconds)
     try:
-        main([str(word) for word in argv])
+        yield
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+
+
+def within(seconds, *argv):
+    with limited(seconds):
+        main([str(word) for word in argv])
 
 
 def snapshot(folder):
@@ -177,6 +187,49 @@ def test_damage_costs_the_damaged_run_at_most(runs, tmp_path, capsys, seed):
         shutil.rmtree(work)
 
 
+def test_folders_that_cannot_be_listed_are_named(runs, tmp_path, capsys, monkeypatch):
+    (runs / "locked").mkdir()
+    main([str(runs)])
+    expected = capsys.readouterr().out
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.path.basename(path) == "locked":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    main([str(runs)])
+    out = capsys.readouterr().out
+    assert out.startswith(expected.rstrip("\n"))
+    note = f"left out: {runs}/locked: this folder cannot be listed (Permission denied)"
+    assert note in out.replace("\n  ", " ")
+    with pytest.raises(SystemExit):
+        main([str(runs / "locked")])
+    assert "locked: cannot be listed (Permission denied)" in capsys.readouterr().err
+
+
+def test_links_are_followed_to_run_folders_alone(runs, tmp_path):
+    first, *others = sorted(runs.iterdir())
+    places = tmp_path / "places"
+    places.mkdir()
+    (places / "linked").symlink_to(first)
+    (places / "twice").symlink_to(first)
+    (places / "elsewhere").symlink_to("/")
+    (places / "up").symlink_to("..")
+    (places / "itself").symlink_to("itself")
+    (places / "deep").mkdir()
+    (places / "deep" / "up").symlink_to(places)
+    assert [path.resolve() for path in find_run_folders([str(places)])] == [first]
+    assert len(find_run_folders([str(places), str(runs)])) == 1 + len(others)
+    deep = places
+    for _ in range(1200):  # more than Python's stack has frames
+        deep = deep / "d"
+        deep.mkdir()
+    assert len(find_run_folders([str(places)])) == 1
+    subprocess.run(["rm", "-rf", places], check=True)  # which Python's own way could not
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_damage_ends_no_plot_and_no_export(runs, tmp_path, capsys, seed):
@@ -195,3 +248,28 @@ def test_damage_ends_no_plot_and_no_export(runs, tmp_path, capsys, seed):
         within(20, tmp_path / "export")
         for folder in (work, tmp_path / "out", tmp_path / "export"):
             shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dpu", "sparse", "rpu"])
+def test_damaged_messages_cost_their_run_the_counts_of_layers(results, tmp_path, name):
+    rng = random.Random(name)
+    complete = read_layer_counts(read_record(results[name].folder))
+    refused = 0
+    for _ in range(60):
+        work = tmp_path / "work"
+        shutil.copytree(results[name].folder, work)
+        messages = sorted((work / "updates").iterdir())
+        file = rng.choice([work / "config.json", work / "initial.safetensors", *messages])
+        how = damage_json if file.name == "config.json" else rng.choice([damage_bytes, replace_file])
+        how(file, rng)
+        try:
+            with limited(20):
+                counts = read_layer_counts(read_record(work))
+        except NotUsable as reason:
+            refused += 1
+            assert str(reason).isprintable()
+        else:
+            assert counts.updated == complete.updated
+        shutil.rmtree(work)
+    assert refused > 20

@@ -266,7 +266,7 @@ def test_what_cannot_be_used_is_left_out_with_the_reason(two_seeds, capsys):
     reasons = dict(line.split(": ", 1) for line in lines)
     assert set(reasons) == {folder.name for folder in (cut, broken, short, nameless, odd, again)}
     assert reasons[cut.name] == "not finished: 2 of 2 rounds"
-    assert reasons[short.name] == "its files do not serve (rounds.csv has 1 of 2 rounds)"
+    assert reasons[short.name] == "rounds.csv was changed since the run finished"
     assert reasons[nameless.name] == "it has no config.json, so its settings are not known"
     assert reasons[again.name].startswith("the same method and seed as dpu-2")
 
@@ -324,7 +324,7 @@ def test_everything_fits_80_columns(tmp_path, capsys):
     (make_run(tmp_path, "rpu", 9, [0.5, 0.6]) / "summary.json").write_text("{}")
     text = table_of(capsys, tmp_path, "--rounds")
     assert max(map(len, text.splitlines())) <= 80
-    assert text.count("DPU, perturb 0.25, reinit_strategy") == 2 and text.count("shrink_perturb, shrink 0.5, value_bits 4") >= 2
+    assert text.count("\nshrink_perturb, shrink 0.5, value_bits 4") >= 2, "the end of the name, in both tables"
     assert "11 commits" in text and "left out: rpu-9" in text
 
 

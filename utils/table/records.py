@@ -163,7 +163,7 @@ def read_record(folder: Path) -> Record:
     except FileNotFoundError:
         raise NotUsable("it has no config.json, so its settings are not known") from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise NotUsable(f"config.json cannot be read ({error})") from error
+        raise NotUsable(f"config.json cannot be read ({_reason(error)})") from error
     if not run.finished:
         raise NotUsable(f"not finished: {rounds_done(folder)} of {total if is_whole(total) else '?'} rounds")
     try:
@@ -172,10 +172,18 @@ def read_record(folder: Path) -> Record:
         result = run.read()
         check_run(config, result.rows, result.summary)
     except ResultsError as error:
-        raise NotUsable(f"{error.__cause__} in {folder}") from error
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise NotUsable(f"its files do not serve ({error})") from error
+        reason = str(error).removesuffix(": start anew with --overwrite")
+        raise NotUsable(reason.replace(f"{folder}{os.sep}", "")) from error
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise NotUsable(f"its files do not serve ({_reason(error)})") from error
     return Record(folder, config, result.rows, result.summary)
+
+
+def _reason(error: Exception) -> str:
+    """Return what an error says, without the folder, which stands before it."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{os.path.basename(error.filename)}: {error.strerror}"
+    return str(error)
 
 
 def read_bytes(path: Path) -> bytes:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from utils.system.terminal import aligned, inert, printable
 from utils.table import paper
 from utils.table.collate import Group, Row, Stat, row_labels
+from utils.table.names import row_name
 from utils.table.pairing import describe_model
 from utils.table.records import Record
 
@@ -48,7 +49,7 @@ def render_sweep(flag: str, rows: Sequence[Row], notes: Sequence[str], form: str
 def sweep_title(flag: str, rows: Sequence[Row]) -> str:
     """Return in words what a sweep varies and what all its runs share."""
     runs = [row.runs[0] for row in rows]
-    names = {paper.row_name(run) for run in runs}
+    names = {row_name(run) for run in runs}
     facts = [
         {name.split(",")[0] for name in names} if len(names) > 1 else names,
         {f"k {run.settings['updating_ratio']:g}" for run in runs},
