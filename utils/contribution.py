@@ -105,7 +105,7 @@ def combined_contribution(global_c: Tensor, local_c: Tensor, lamda: float) -> Te
     terms = [term for term in terms if term[2] > 0]
     combined = torch.zeros_like(global_c)
     for name, term, share in terms:
-        total = term.sum(dtype=_sum_dtype(term)).item()
+        total = term.sum(dtype=torch.float32 if term.device.type == "mps" else torch.float64).item()  # MPS has no other
         if math.isfinite(total) and total > 0:
             combined.add_(term, alpha=share / total)
         elif len(terms) > 1:
@@ -113,10 +113,6 @@ def combined_contribution(global_c: Tensor, local_c: Tensor, lamda: float) -> Te
         else:
             combined.add_(term)
     return combined
-
-
-def _sum_dtype(term: Tensor) -> torch.dtype:
-    return torch.float32 if term.device.type == "mps" else torch.float64  # MPS has no float64
 
 
 @dataclass(frozen=True)
