@@ -109,6 +109,7 @@ def check_run(config: dict[str, Any], rows: list[dict[str, Any]], summary: dict[
     _demand(_or_none(_text), config.get("git_commit"), "git_commit")
     for start in config.get("starts") or []:
         _demand(_or_none(_text), start.get("git_commit"), "git_commit")
+        _demand(_list(_text), start.get("command", []), "command")
     for name in ("num_weights", "num_rest", "num_buffers", "num_deployed"):
         _demand(_or_none(_count), summary.get(name), name)
     if settings.get("rewind_fixing_ratio", 1) != 1:  # then they decide on the number of steps

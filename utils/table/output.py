@@ -76,8 +76,14 @@ def without_paths(config: dict[str, Any]) -> dict[str, Any]:
     """Return a config.json that does not tell where files lay; of a data set's path its name stays."""
     settings = {name: value for name, value in config["settings"].items() if name not in _PLACES}
     settings["dataset"] = Path(settings["dataset"]).name
-    kept = {name: value for name, value in config.items() if name not in _MACHINE}
-    return {**kept, "settings": settings, "command": _command(config.get("command", []))}
+    starts = [_start_without_paths(start) for start in config.get("starts") or []]
+    return {**_start_without_paths(config), "settings": settings, **({"starts": starts} if starts else {})}
+
+
+def _start_without_paths(start: dict[str, Any]) -> dict[str, Any]:
+    """Return what is recorded of a start of a run, or the whole config.json, without what tells of this machine."""
+    kept = {name: value for name, value in start.items() if name not in _MACHINE}
+    return {**kept, "command": _command(start.get("command", []))}
 
 
 def _command(words: list[str]) -> list[str]:
