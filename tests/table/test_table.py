@@ -266,7 +266,7 @@ def test_what_cannot_be_used_is_left_out_with_the_reason(two_seeds, capsys):
     reasons = dict(line.split(": ", 1) for line in lines)
     assert set(reasons) == {folder.name for folder in (cut, broken, short, nameless, odd, again)}
     assert reasons[cut.name] == "not finished: 2 of 2 rounds"
-    assert reasons[short.name] == "rounds.csv was changed since the run finished"
+    assert reasons[short.name] == "rounds.csv has 1 of 2 rounds"
     assert reasons[nameless.name] == "it has no config.json, so its settings are not known"
     assert reasons[again.name].startswith("the same method and seed as dpu-2")
 

@@ -127,7 +127,10 @@ class RunFolder:
         rows, summary = self.read_rounds(), _read(self.summary, json.loads)
         try:
             sent = sum(row["message_bytes"] for row in rows)
-            kept = len(rows) == summary["rounds"] and sent == summary["message_bytes"]
+            if len(rows) != summary["rounds"]:
+                reason = f"has {len(rows)} of {summary['rounds']} rounds"
+                raise ResultsError(f"{self.rounds} {reason}: start anew with --overwrite")
+            kept = sent == summary["message_bytes"]
             mean = sum(row["served_test_acc"] for row in rows) / len(rows)
             kept = kept and math.isclose(mean, summary["average_served_test_acc"], abs_tol=2e-6)
             digest = summary.get("files", {}).get(self.rounds.name)
