@@ -32,9 +32,7 @@ def aligned(
     """
     align = align or ">" * len(header)
     heads = [cell.split("\n") for cell in header]
-    height = max(map(len, heads))
-    head = list(zip(*([""] * (height - len(parts)) + parts for parts in heads)))
-    sizes = [max(map(len, column)) for column in zip(*head, *lines, *footer, strict=True)]
+    sizes = [max(map(len, column)) for column in zip(*_bottom(heads), *lines, *footer, strict=True)]
     parts, used = [[0]], sizes[0]
     for i, size in list(enumerate(sizes))[1:]:
         used += 2 + size
@@ -43,10 +41,18 @@ def aligned(
             used = sizes[0] + 2 + size
         parts[-1].append(i)
     rule = ["-" * size for size in sizes]
-    everything = [*head, rule, *lines, *([rule] if footer else []), *footer]
-    tables = [[[row[i] for i in part] for row in everything] for part in parts]
-    sides = ["".join(align[i] for i in part) for part in parts]
-    return "\n\n".join(columns(table, side, indent="") for table, side in zip(tables, sides))
+    body = [rule, *lines, *([rule] if footer else []), *footer]
+    tables = []
+    for part in parts:
+        rows = [*_bottom([heads[i] for i in part]), *([row[i] for i in part] for row in body)]
+        tables.append(columns(rows, "".join(align[i] for i in part), indent=""))
+    return "\n\n".join(tables)
+
+
+def _bottom(heads: Sequence[list[str]]) -> list[tuple[str, ...]]:
+    """Return the lines of a header whose cells have several, the last ones level."""
+    height = max(map(len, heads))
+    return list(zip(*([""] * (height - len(cell)) + cell for cell in heads)))
 
 
 def printable(text: str) -> str:

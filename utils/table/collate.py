@@ -142,7 +142,7 @@ def notes_on(rows: Sequence[Row]) -> list[str]:
             lacking[f"{counted}: {'; '.join(reasons)}"].append(label)
         commits = set().union(*(run.commits for run in [*row.counted, *(pair.full for pair in row.pairs)]))
         if len(commits) > 1:
-            mixing[f"made by {len(commits)} commits: {', '.join(sorted(map(_short, commits)))}"].append(label)
+            mixing[f"made by several commits: {', '.join(sorted(map(_short, commits)))}"].append(label)
     return [
         f"{'all rows' if 1 < len(rows) == len(labels) else ' / '.join(labels)}: {note}"
         for note, labels in [*lacking.items(), *mixing.items()]

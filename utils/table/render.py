@@ -133,13 +133,14 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]], form: str) -> s
         rule = ["---", *["---:"] * (len(header) - 1)]
         lines = [header, rule, *([_escaped(cell) for cell in row] for row in rows)]
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    cut = header.index("bytes / FU")  # where the table is divided if it is too wide
+    sizes = [max(map(len, column)) + 2 for column in columns]
     lines = []
     for name, *cells in rows:  # a long name takes several lines
-        first, *more = textwrap.wrap(name, 40, break_on_hyphens=False) or [""]
+        first, *more = textwrap.wrap(name, max(20, _WIDTH - sum(sizes[1:cut])), break_on_hyphens=False) or [""]
         lines += [[first, *cells], *([part, *[""] * len(cells)] for part in more)]
-    if sum(max(map(len, column)) + 2 for column in zip(header, *lines)) - 2 <= _WIDTH:
+    if sum(sizes) - 2 <= _WIDTH:
         return _aligned(header, lines)
-    cut = header.index("bytes / FU")
     accuracies, costs = [0, *range(1, cut)], [0, *range(cut, len(header))]
     return "\n\n".join(
         _aligned([header[i] for i in part], [[line[i] for i in part] for line in lines]) for part in (accuracies, costs)
