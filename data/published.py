@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
 from pathlib import Path
@@ -15,6 +16,8 @@ import numpy as np
 from data.errors import answering
 from utils.system.files import replacing
 
+_ASIDE = ".download-"
+_DAY = 86_400  # seconds
 _TIMEOUT = 30  # seconds without an answer; without it a filtered network looks like a hang
 
 PUBLISHED_CLASSES = {  # in the order of the published labels, so that an .npz needs no torchvision
@@ -66,7 +69,10 @@ def _download(reader: type, root: Path, folder: Path) -> None:
     unpacking for a whole one.
     """
     root.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".download-", dir=root, ignore_cleanup_errors=True) as aside:
+    for left in root.glob(f"{_ASIDE}*"):  # by a run that was killed: nothing downloads for so long
+        if time.time() - left.stat().st_mtime > _DAY:
+            shutil.rmtree(left, ignore_errors=True)
+    with TemporaryDirectory(prefix=_ASIDE, dir=root, ignore_cleanup_errors=True) as aside:
         if folder.is_dir():  # files that the user put there need not come over the network
             shutil.copytree(folder, aside / folder.relative_to(root))
         archive = root / getattr(reader, "filename", "")

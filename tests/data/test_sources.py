@@ -93,7 +93,7 @@ def write_cifar(root, monkeypatch, name):
     reader = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[name]
     label_key = "labels" if name == "cifar10" else "fine_labels"
     folder = root / reader.base_folder
-    folder.mkdir()
+    folder.mkdir(parents=True)
     images = np.random.RandomState(0).randint(0, 256, (12, 3, 32, 32)).astype(np.uint8)
     parts = np.array_split(np.arange(12), len(reader.train_list) + 1)
     for (file, _), part in zip(reader.train_list + reader.test_list, parts, strict=True):
