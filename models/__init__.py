@@ -13,7 +13,9 @@ and every message would carry it for nothing.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,15 +25,37 @@ from models.mobilenet import MobileNetV1
 from models.resnet import ResNet
 from models.vgg import VGG
 
-MODEL_NAMES = ("mlp", "vgg", "resnet56", "mobilenetv1")
 
-# The smallest height and width that leave every layer something to do, and the layers that ask for it.
-_SMALLEST_INPUT = {"mlp": 1, "vgg": 8, "resnet56": 8, "mobilenetv1": 17}
-_WHY_SMALLEST = {
-    "vgg": "three 2x2 poolings have to leave a pixel",
-    "resnet56": "two halvings have to leave 2x2 pixels",
-    "mobilenetv1": "each of five halvings has to find two pixels",
+@dataclass(frozen=True)
+class Model:
+    """A network: what makes it, and the smallest height and width that leave every layer something to do.
+
+    build  (input shape, number of classes, the other arguments of `build_model` by name) -> network
+    """
+
+    build: Callable[[Sequence[int], int, dict[str, Any]], nn.Module]
+    smallest: int = 1
+    reason: str = ""  # why not smaller
+
+
+MODELS = {
+    "mlp": Model(lambda shape, classes, more: MLP(math.prod(shape), classes, more["hidden_sizes"], more["batch_norm"])),
+    "vgg": Model(
+        lambda shape, classes, more: VGG(shape, classes, more["width"]), 8, "three 2x2 poolings have to leave a pixel"
+    ),
+    "resnet56": Model(
+        lambda shape, classes, more: ResNet(shape[0], classes, 56, more["width"]),
+        8,
+        "two halvings have to leave 2x2 pixels",
+    ),
+    "mobilenetv1": Model(
+        lambda shape, classes, more: MobileNetV1(shape[0], classes, more["width"]),
+        17,
+        "each of five halvings has to find two pixels",
+    ),
 }
+MODEL_NAMES = tuple(MODELS)
+
 # Here the first fully connected layer has 134 million weights already, and it grows with the area.
 _LARGEST_VGG_INPUT = 128
 
@@ -54,17 +78,11 @@ def build_model(
     Raises ValueError, in one line, for an unknown name or a size that the model cannot work with.
     """
     _check(name, input_shape, num_classes)
-    channels = input_shape[0]
+    more = {"hidden_sizes": hidden_sizes, "batch_norm": batch_norm, "width": width}
     # torch.manual_seed would reseed the GPUs, too, which fork_rng(devices=[]) does not put back.
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)
-        if name == "mlp":
-            return MLP(math.prod(input_shape), num_classes, hidden_sizes, batch_norm)
-        if name == "vgg":
-            return VGG(input_shape, num_classes, width)
-        if name == "resnet56":
-            return ResNet(channels, num_classes, 56, width)
-        return MobileNetV1(channels, num_classes, width)
+        return MODELS[name].build(input_shape, num_classes, more)
 
 
 def _check(name: str, input_shape: Sequence[int], num_classes: int) -> None:
@@ -77,11 +95,12 @@ def _check(name: str, input_shape: Sequence[int], num_classes: int) -> None:
         raise ValueError(
             f"model {name}: input of shape {shape or '()'}: it takes (channels, height, width), each at least 1"
         )
-    if min(input_shape[1:]) < _SMALLEST_INPUT[name]:
-        others = [other for other, smallest in _SMALLEST_INPUT.items() if smallest <= min(input_shape[1:])]
+    smallest = MODELS[name].smallest
+    if min(input_shape[1:]) < smallest:
+        others = [other for other, model in MODELS.items() if model.smallest <= min(input_shape[1:])]
         raise ValueError(
-            f"model {name}: input {shape} is too small: {_WHY_SMALLEST[name]}, so height and width must be "
-            f"at least {_SMALLEST_INPUT[name]}; enlarge the images or choose {' or '.join(others)}"
+            f"model {name}: input {shape} is too small: {MODELS[name].reason}, so height and width must be "
+            f"at least {smallest}; enlarge the images or choose {' or '.join(others)}"
         )
     if name == "vgg" and max(input_shape[1:]) > _LARGEST_VGG_INPUT:
         raise ValueError(

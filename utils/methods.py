@@ -22,7 +22,7 @@ def partial_update(
     work: RoundTraining, mode: Mode, updating_ratio: float | Fraction,
     lamda: float | None = None, fixing_ratio: float = 1.0, total_epochs: int | None = None,
 ) -> None:  # fmt: skip
-    """Update the `int(k*I)` weights that the mode's criterion scores highest (Algorithm 1 of the paper).
+    """Update the `int(k*I)` weights that the mode's criterion scores highest.
 
     In a sparse network only the deployed weights take part, and I is their number. In pruning the other weights
     become zero instead of returning to the start point.

@@ -24,9 +24,9 @@ def binary_entropy(p: float) -> float:
 
 
 def formula_bytes(updating_ratio: float, num_weights: int) -> int:
-    """Return the paper's analytic cost of one update, `(32*k*I + H(k)*I) / 8` bytes, rounded.
+    """Return the usual analytic cost of one update, `(32*k*I + H(k)*I) / 8` bytes, rounded.
 
-    32 bits for each updated weight and the entropy H(k), in bits, of the mask for every weight; weights only.
+    Papers on partial updating count so; the source of this paper's figures could not be read. 32 bits for each updated weight and the entropy H(k), in bits, of the mask for every weight; weights only.
     """
     k = updating_ratio
     return round((32 * k + binary_entropy(k)) * num_weights / 8)
@@ -67,7 +67,7 @@ def summarize(rows: list[dict[str, Any]], num_weights: int, num_values: int) -> 
     """Return the averages over all rounds, the last round and the totals.
 
     num_values  all values of the network: weights, the rest and buffers. Full updating would send each of them,
-                or by the paper's formula each weight, with 32 bits in every round.
+                or by the usual formula each weight, with 32 bits in every round.
     """
 
     def mean(name: str) -> float:
@@ -147,7 +147,7 @@ def describe_run(result: "RunResult") -> str:
             f"updates sent            in {s['rounds_sent']} of {s['rounds']} rounds",
             f"bytes sent, all counted {s['message_bytes']:,}: "
             f"{s['ratio_to_full_updating']:.4f} of sending the whole network in every round",
-            f"by the paper's formula  {s['formula_bytes']:,}: "
+            f"by the usual formula    {s['formula_bytes']:,}: "
             f"{s['formula_ratio_to_full_updating']:.4f} (weights and their mask only)",
             f"run folder              {result.folder}",
             "                        rounds.csv, summary.json, config.json, accuracy.png, model.pt, updates/",
