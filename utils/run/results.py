@@ -26,7 +26,8 @@ def binary_entropy(p: float) -> float:
 def formula_bytes(updating_ratio: float, num_weights: int) -> int:
     """Return the usual analytic cost of one update, `(32*k*I + H(k)*I) / 8` bytes, rounded.
 
-    Papers on partial updating count so; the source of this paper's figures could not be read. 32 bits for each updated weight and the entropy H(k), in bits, of the mask for every weight; weights only.
+    32 bits for each updated weight and the entropy H(k), in bits, of the mask for every weight; weights only. Papers on
+    partial updating count so; the source of this paper's figures could not be read.
     """
     k = updating_ratio
     return round((32 * k + binary_entropy(k)) * num_weights / 8)
