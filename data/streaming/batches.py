@@ -78,10 +78,6 @@ class StreamedBatches(BatchSource):
         seeds = torch.randint(2**63 - 1, (1, len(indices)), generator=generator) if self.augment else None
         return order, seeds
 
-    def batch(self, chosen: Tensor, draws: Tensor | None = None) -> Batch:
-        """Return the samples `chosen` (B,), augmented by the seeds `draws` (1,B): x float32 (B,3,S,S), y int64."""
-        return next(self.along(chosen, draws, [slice(None)]))
-
     def along(self, order: Tensor, draws: Tensor | None, parts: Sequence[slice]) -> Iterator[Batch]:
         """Iterate over `parts` of an epoch that `draw` has drawn."""
         return self._read((order[part], None if draws is None else draws[0, part]) for part in parts)
