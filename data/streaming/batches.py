@@ -41,6 +41,8 @@ class Reader:
                 path = files.path(place)
                 try:
                     image = decode(path)
+                except MemoryError:  # no fault of the file
+                    raise
                 except Exception as error:
                     return f"{path}: cannot be read ({reason(error)})"
                 images.append(self._plain(image) if seeds is None else self._augmented(image, int(seeds[place])))
