@@ -20,9 +20,9 @@ class BatchSource:
     labels       int64 (N,)
     mean, std    (C,), in units of [0, 1]
     batch_size   samples a batch; the last, smaller batch is kept
-    smallest_batch  in `epoch`, a last batch below this size joins the one before it: 2 where a network has
-                 BatchNorm, which cannot train on a single sample
-    augment      change samples at random in `epoch`
+    smallest_batch  a last batch of an epoch below this size joins the one before it: 2 where a network has BatchNorm,
+                 which cannot train on a single sample
+    augment      change samples at random in an epoch
     device       where batches are wanted
     channels_last  lay x out with the channels of a pixel together, which convolutions take faster; for networks
                  that begin with one
@@ -69,11 +69,6 @@ class BatchSource:
             starts.pop()
         return [slice(start, end) for start, end in zip(starts, [*starts[1:], num_samples])]
 
-    def epoch(self, indices: torch.Tensor, generator: torch.Generator) -> Iterator[Batch]:
-        """Iterate over the batches of an epoch over the samples `indices`; draws at the call, not while iterating."""
-        order, draws = self.draw(indices, generator)
-        return self.along(order, draws, self.parts(len(order)))
-
     def _normalised(self, images: torch.Tensor) -> torch.Tensor:
         # In place on the float copy: on the CPU four times as fast as torch.addcmul, which broadcasts slowly.
         return images.to(torch.float32, memory_format=self._layout).mul_(self._scale).add_(self._shift)
@@ -82,8 +77,8 @@ class BatchSource:
 class Batches(BatchSource):
     """Images and labels on a device, and ways to go through them.
 
-    images       uint8 (N,C,H,W); moved to the device once, not copied where they are there already
-    augment      zero-pad, random crop and random horizontal flip, per sample, in `epoch`
+    images       uint8 (N,C,H,W); moved to the device once, not copied if they are on it already
+    augment      zero-pad, random crop and random horizontal flip, per sample, in an epoch
     The others are those of `BatchSource`. Raises ValueError for a wrong dtype or shape.
     """
 

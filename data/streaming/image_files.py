@@ -62,6 +62,8 @@ def why_broken(path: str) -> str | None:
     """Return why a file does not decode, in a few words; None if it does."""
     try:
         decode(path)
+    except MemoryError:  # no fault of the file
+        raise
     except Exception as error:  # what a foreign file makes its reader raise has no list
         return reason(error)
     return None

@@ -2,6 +2,7 @@
 
 import errno
 import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -50,6 +51,7 @@ class Pool:
             raise
         except Exception as error:
             if isinstance(error, OSError) and error.errno in _OUT_OF:
+                _drop_half_started(error)
                 raise DatasetError(f"--num_workers: {error.strerror} for another loader process; give fewer") from error
             if "worker" not in str(error):
                 raise
@@ -58,6 +60,13 @@ class Pool:
             raise DatasetError(
                 f"--num_workers: a loader process ended ({reason}); give fewer, or 0 to read without such processes"
             ) from error
+
+
+def _drop_half_started(error: OSError) -> None:
+    """Let go of the loader that could not start all workers; as it goes, torch would print an error of its own."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    error.with_traceback(None)
+    sys.unraisablehook = hook
 
 
 class _Requests:

@@ -3,6 +3,8 @@
 import errno
 import io
 import os
+import subprocess
+import sys
 import zipfile
 import zlib
 
@@ -17,6 +19,7 @@ from data.streaming.folder import Streaming
 from data.streaming.image_files import decode
 from data.streaming.workers import Pool
 from tests.made_up_data import made_up_arrays, refusal, write_npz
+from tests.script_runs import ROOT
 
 
 def write_npz_bomb(path, gigabytes):
@@ -187,6 +190,29 @@ def test_a_worker_that_cannot_be_started_is_the_fault_of_no_file(number, monkeyp
     monkeypatch.setattr(os, "fork", no_fork)
     with pytest.raises(DatasetError, match=f"--num_workers: {os.strerror(number)} for another loader process; give"):
         list(Pool(fail, 2).map([7]))
+
+
+def test_half_of_the_workers_leave_one_line_alone():
+    """Torch's loader, half started, would print a traceback when it is dropped."""
+    code = (
+        "import errno, os\nfrom data.streaming.workers import Pool\n"
+        "fork, calls = os.fork, []\n"
+        "def forks_twice():\n    calls.append(1)\n    if len(calls) > 2: raise OSError(errno.ENOMEM, 'No memory')\n"
+        "    return fork()\n"
+        "os.fork = forks_twice\n"
+        "try:\n    list(Pool(print, 3).map([1]))\nexcept ValueError as error:\n    print(error)\n"
+    )
+    ended = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (ended.stdout, ended.stderr) == ("--num_workers: No memory for another loader process; give fewer\n", "")
+
+
+def test_a_lack_of_memory_makes_no_image_broken(pictures, monkeypatch):
+    def no_memory(path):
+        raise MemoryError
+
+    monkeypatch.setattr("data.streaming.image_files.decode", no_memory)
+    with pytest.raises(DatasetError, match="too large to hold in memory"):
+        load_dataset(pictures, streaming=Streaming(image_size=8, skip_broken=True))
 
 
 def test_published_npz_are_well_within_the_limit():
