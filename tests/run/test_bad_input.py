@@ -209,7 +209,7 @@ FLAGS = [
     ("dpu", "--precision tf32", "--precision is tf32, which needs CUDA, but the device is cpu: use fp32"),
     ("dpu", "--dataset cifar11", "cifar11: no such data set or folder; give mnist"),
     ("dpu", "--dataset ''", "has no train/ with a test/ or val/ beside it"),
-    ("dpu", "--dataset 'two\nlines'", "two lines: no such data set or folder"),
+    ("dpu", "--dataset 'two\nlines'", r"two\nlines: no such data set or folder"),
     ("dpu", f"--dataset {'a' * 300}", "aaa: no such data set or folder"),
 ]
 
