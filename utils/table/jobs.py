@@ -175,7 +175,7 @@ class Progress:
 
 def _start(job: Job) -> subprocess.Popen:
     job.log.parent.mkdir(parents=True, exist_ok=True)
-    with open(job.log, "a") as log:
+    with open(job.log, "a", encoding="utf-8", errors="surrogateescape") as log:
         log.write(f"$ {job.command}\n")
         log.flush()
         return subprocess.Popen(
