@@ -68,6 +68,11 @@ def flag_of(piece: Sequence[str]) -> str:
     return piece[0].split("=")[0].removeprefix("--")
 
 
+def value_of(piece: Sequence[str]) -> str:
+    """Return the last value of a piece of `split_flags`."""
+    return piece[0].partition("=")[2] or piece[-1]
+
+
 def paper_commands(model: str, seeds: Sequence[int], rest: list[list[str]], on_cpu: bool) -> list[Command]:
     """Return the calls that make the paper's table for `model`, with the flags `rest` for each.
 
@@ -160,7 +165,7 @@ def _scaled(pieces: list[list[str]], mode: str, model: str) -> list[list[str]]:
     scaled = []
     for piece in pieces:
         if flag_of(piece) == "num_epochs":
-            number = piece[0].partition("=")[2] or piece[-1]
+            number = value_of(piece)
             piece = ["--num_epochs", str(int(number) * one // two)] if number.isdecimal() else piece
         scaled.append(piece)
     return scaled
@@ -170,7 +175,7 @@ def _model(pieces: list[list[str]], script: str) -> str:
     model = parser_of(script).get_default("model")
     for piece in pieces:
         if flag_of(piece) == "model":
-            model = piece[0].partition("=")[2] or piece[-1]
+            model = value_of(piece)
     return model if model in DEFAULTS else "mlp"  # the script refuses others
 
 

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,7 +15,7 @@ from tqdm import tqdm
 
 from utils.modes import MODES
 from utils.rewinding import rewinding_sizes
-from utils.system.processes import end_with_parent
+from utils.system.processes import end_with_parent, stop_request
 from utils.system.terminal import printable
 from utils.table.commands import Command
 from utils.training.recipes import DEFAULTS
@@ -79,44 +78,37 @@ class Failure:
         return f"{self.job.name} failed ({ended}): {_last_line(self.job.log)} (log: {self.job.log})"
 
 
-class Interrupted(Exception):
-    """The user wants to stop; `number` is the signal."""
-
-    def __init__(self, number: int):
-        super().__init__(number)
-        self.number = number
-
-
 def run_all(jobs: Sequence[Job], missing: Sequence[Job], num_parallel: int, quiet: bool) -> list[Failure]:
     """Run what is `missing` among `jobs`, `num_parallel` at a time, and return what failed.
 
-    On SIGINT, SIGTERM or SIGHUP all runs are ended, and Interrupted is raised once they have ended: the same
-    call goes on from their last checkpoints.
+    On Ctrl-C, or another signal that asks to stop, all runs are ended, and StopAsked is raised once they have ended:
+    the same call goes on from their last checkpoints.
     """
     waiting, running, failures = list(missing), {}, []
     progress = Progress(jobs, missing, num_parallel, quiet)
-    with _signals() as received:
+    with stop_request() as request:
         try:
-            while (waiting or running) and not received:
+            while (waiting or running) and request.number is None:
                 while waiting and len(running) < num_parallel:
                     job = waiting.pop(0)
                     running[_start(job)] = job
                 time.sleep(_POLL)
-                for process, job in list(running.items()):
-                    if process.poll() is None:
-                        continue
-                    del running[process]
+                ended = [process for process in running if process.poll() is not None]
+                progress.look([running[process] for process in ended])
+                for process in ended:
+                    job = running.pop(process)
                     if process.returncode != 0 or not job.finished:
                         failures.append(Failure(job, process.returncode))
                         progress.say(str(failures[-1]))
                     elif not quiet:
                         progress.say(f"finished: {job.name}")
                 progress.show(len(running), len(waiting))
+        except KeyboardInterrupt:
+            request.number = signal.SIGINT
         finally:
             _stop(list(running))
             progress.close()
-    if received:
-        raise Interrupted(received[0])
+    request.check()
     return failures
 
 
@@ -141,15 +133,19 @@ class Progress:
     def rounds_done(self) -> int:
         return sum(map(len, self._seconds.values()))
 
-    def show(self, num_running: int, num_waiting: int) -> None:
-        """Look how far the runs are, and draw that."""
+    def look(self, ended: Sequence[Job]) -> None:
+        """Look how far the runs are; those that have just `ended` once more."""
         if self._bar.disable:
             return
         before = self.rounds_done
-        self._seconds.update({job.folder: job.seconds() for job in self._jobs if not job.finished})
+        self._seconds |= {job.folder: job.seconds() for job in self._jobs if not job.finished or job in ended}
         if self.rounds_done != before:
             self._estimate()
-        left = "?" if self._left is None else _clock(self._left - (time.monotonic() - self._since))
+
+    def show(self, num_running: int, num_waiting: int) -> None:
+        """Draw the bar."""
+        passed = time.monotonic() - self._since
+        left = "?" if self._left is None else tqdm.format_interval(max(0, self._left - passed))
         self._bar.n = self.rounds_done
         self._bar.set_postfix_str(f"{left} left, {num_running} runs going, {num_waiting} waiting")
 
@@ -202,28 +198,9 @@ def _stop(processes: Sequence[subprocess.Popen]) -> None:
             process.wait()
 
 
-@contextmanager
-def _signals():
-    """Within, the signals that ask to stop only add their number to the list that this gives."""
-    received, before = [], {}
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number and signal.getsignal(number) is not signal.SIG_IGN:  # nohup has hang-ups ignored
-            before[number] = signal.signal(number, lambda which, _: received.append(which))
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _last_line(path: Path) -> str:
     try:
         lines = path.read_text(errors="replace").split("\n")
     except OSError as error:
         return str(error)
     return next((printable(line.strip()) for line in reversed(lines) if line.strip()), "no output")
-
-
-def _clock(seconds: float) -> str:
-    return tqdm.format_interval(max(0, seconds))

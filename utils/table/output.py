@@ -13,7 +13,7 @@ from utils.system.errors import UsageError
 from utils.system.figures import save_figure
 from utils.system.files import write_atomic
 from utils.table.collate import Row, collate
-from utils.table.commands import flag_of, split_flags
+from utils.table.commands import flag_of, split_flags, value_of
 from utils.table.layers import FILE, as_csv, read_layer_counts
 from utils.table.plots import save_plots, sweep_figure
 from utils.table.records import NotUsable, Record, read_bytes
@@ -90,7 +90,7 @@ def _command(words: list[str]) -> list[str]:
     pieces = [words[:1]]
     for piece in split_flags(words[1:]):
         if flag_of(piece) == "dataset":
-            piece = ["--dataset", Path(piece[0].partition("=")[2] or piece[-1]).name]
+            piece = ["--dataset", Path(value_of(piece)).name]
         if flag_of(piece) not in _PLACES:
             pieces.append(piece)
     return [word for piece in pieces for word in piece]

@@ -9,13 +9,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from utils.run.argument_types import whole
 from utils.run.checks import check_folder
 from utils.run.options import Parser
 from utils.system.errors import UsageError
 from utils.system.streams import forgiving_streams
 from utils.system.terminal import printable
 from utils.table import paper
-from utils.table.commands import ablation_commands, flag_of, paper_commands, split_flags
+from utils.table.commands import ablation_commands, flag_of, paper_commands, split_flags, value_of
 from utils.table.output import FORMATS, present, present_sweep
 from utils.table.records import NotUsable, find_run_folders, folder_label, read_record
 from utils.table.sweep import find_jobs, list_commands, read_finished, run_missing, sweep_rows
@@ -50,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
         "runs at a time (default: 1); mlp on a CPU gets --threads 1 unless it is given, so that results do not "
         "depend on it; for other models give --threads with several jobs, CPU cores / jobs or less"
     )
-    g.add_argument("--jobs", type=_at_least_one, metavar="N", help=jobs)
+    g.add_argument("--jobs", type=whole(1), metavar="N", help=jobs)
     g.add_argument("--dry_run", action="store_true", help="print the commands of missing runs, and do no more")
     g.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
@@ -141,17 +142,9 @@ def _check_places(args: argparse.Namespace) -> None:
 
 def _on_cpu(rest: list[list[str]]) -> bool:
     """Return True if runs with the flags `rest` compute on the CPU."""
-    for piece in rest:
-        if flag_of(piece) == "device" and (piece[0].partition("=")[2] or piece[-1]) != "auto":
-            return (piece[0].partition("=")[2] or piece[-1]) == "cpu"
-    from utils.training.device import (
-        find_device,  # with torch, which takes seconds, so only where a device has to be found
-    )
+    devices = ["auto", *(value_of(piece) for piece in rest if flag_of(piece) == "device")]
+    if devices[-1] != "auto":
+        return devices[-1] == "cpu"
+    from utils.training.device import find_device  # with torch, which takes seconds
 
     return find_device("auto").type == "cpu"
-
-
-def _at_least_one(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return int(text)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from data.errors import DatasetError
 from utils.system.errors import UsageError
+from utils.system.processes import StopAsked
 from utils.table.collate import Row, make_row, notes_on
 from utils.table.commands import Command
-from utils.table.jobs import Failure, Interrupted, Job, run_all
+from utils.table.jobs import Failure, Job, run_all
 from utils.table.records import NotUsable, Record, read_record
 
 
@@ -53,14 +54,12 @@ def run_missing(jobs: Sequence[Job], num_parallel: int, quiet: bool) -> list[Fai
     unique = list({job.folder: job for job in jobs}.values())
     try:
         return run_all(unique, missing_among(unique), num_parallel, quiet)
-    except Interrupted as stop:
+    except StopAsked as stop:
         print("interrupted: the same command goes on from the runs' last checkpoints", file=sys.stderr)
         sys.exit(128 + stop.number)
 
 
-def read_finished(
-    jobs: Sequence[Job], failures: Sequence[Failure]
-) -> tuple[dict[Path, Record], list[str]]:
+def read_finished(jobs: Sequence[Job], failures: Sequence[Failure]) -> tuple[dict[Path, Record], list[str]]:
     """Return the records of the runs that finished, by folder, and what is left out and why."""
     failed = {failure.job.folder: failure for failure in failures}
     records, left_out = {}, []
