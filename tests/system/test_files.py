@@ -153,7 +153,7 @@ import errno, os, resource, signal, sys
 from pathlib import Path
 import numpy as np, pytest, torch
 from utils.run.checkpoint import Checkpoints
-from utils.system.files import replacing
+from utils.system.files import append, replacing
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -170,6 +170,14 @@ for name, write in ways.items():
         write(file)
     assert (full.value.errno, full.value.filename) == (errno.EFBIG, str(path)), (name, full.value)
     assert path.read_text() == "old"
+rows = folder / "rounds.csv"
+rows.write_bytes(b"x" * 99_990)
+with pytest.raises(OSError) as full:
+    append(rows, "a row of twenty bytes")
+assert (full.value.errno, full.value.filename) == (errno.EFBIG, str(rows)) and rows.stat().st_size == 99_990
+append(rows, "ten bytes\\n")
+assert rows.read_bytes()[-11:] == b"xten bytes\\n"
+rows.unlink()
 checkpoints = Checkpoints(folder)
 checkpoints.save({"small": torch.zeros(3)})
 with pytest.raises(OSError) as full:

@@ -5,7 +5,6 @@ import hashlib
 import io
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,7 +15,7 @@ from typing import Any
 from utils.run.results import COLUMNS, TOP5_COLUMNS
 from utils.system.errors import UsageError, UserError
 from utils.system.figures import save_figure
-from utils.system.files import remove_leftovers, write_atomic
+from utils.system.files import append, remove_leftovers, write_atomic
 from utils.system.locks import BusyError, locked
 
 LOCK = ".lock"
@@ -107,10 +106,7 @@ class RunFolder:
         if row["round"] == 0:  # the first row says which columns there are
             self.write_rounds([row])
             return
-        with open(self.rounds, "a", newline="") as file:
-            file.write(_line(row))
-            file.flush()
-            os.fsync(file.fileno())
+        append(self.rounds, _line(row))
 
     def read_rounds(self) -> list[dict[str, Any]]:
         """Return the rows of rounds.csv. Raises ResultsError if they do not read back."""

@@ -58,6 +58,26 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         file.write(data.encode() if isinstance(data, str) else data)
 
 
+def append(path: Path, data: str) -> None:
+    """Add `data` to the end of the file `path`, on the disk.
+
+    Only a kill or a power cut leaves a part of it. Raises OSError, which names `path`.
+    """
+    rest = data.encode()
+    with open(path, "ab", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+            _sync(file.fileno())
+        except BaseException as error:
+            with suppress(OSError):
+                file.truncate(end)
+            if isinstance(error, OSError):
+                error.filename = os.fspath(path)
+            raise
+
+
 def read_regular(path: Path, most: int) -> bytes:
     """Return what is in a file that somebody else may have made.
 
