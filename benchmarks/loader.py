@@ -25,9 +25,10 @@ import torch
 from PIL import Image
 
 from benchmarks.throughput import describe
+from data.image_walk import SUFFIXES
 from data.streaming.batches import Reader, reading_pool
 from data.streaming.folder import which_are_whole
-from data.streaming.image_files import SUFFIXES, ImageFiles
+from data.streaming.image_files import ImageFiles
 from utils.training.device import describe_device, set_up_device
 
 BATCH = 128

@@ -2,7 +2,7 @@
 1]`.
 
 Replays each run from initial.safetensors and updates/, encodes each of its updates anew with every number
-of value bits, and prints the mean bytes beside the targets, the paper's formula, and plain ways to send the
+of value bits, and prints the mean bytes beside the targets, the usual formula, and plain ways to send the
 same update. Updates of a lossless run are best: what a run with fewer bits sent is quantised already. Times
 are wall time of this process.
 """

@@ -22,10 +22,12 @@ class Arrival:
     def __init__(self, num_train: int, size_init: int, size_subseq: int, seed: int) -> None:
         if num_train < 1:
             raise ValueError(f"{num_train} training samples: at least 1 is needed")
-        for what, size in (("first round's", size_init), ("later rounds'", size_subseq)):
+        for name, size in (("first round's", size_init), ("later rounds'", size_subseq)):
             if not 1 <= size <= num_train:
-                raise ValueError(f"the {what} number of new samples is {size}: must be 1 to {num_train}, "
-                                 "the number of training samples")
+                raise ValueError(
+                    f"the {name} number of new samples is {size}: must be 1 to {num_train}, "
+                    "the number of training samples"
+                )
         self.num_train = num_train
         self.size_init = size_init
         self.size_subseq = size_subseq

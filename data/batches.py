@@ -20,9 +20,9 @@ class BatchSource:
     labels       int64 (N,)
     mean, std    (C,), in units of [0, 1]
     batch_size   samples a batch; the last, smaller batch is kept
-    smallest_batch  in `epoch`, a last batch below this size joins the one before it: 2 where a network has
-                 BatchNorm, which cannot train on a single sample
-    augment      change samples at random in `epoch`
+    smallest_batch  a last batch of an epoch below this size joins the one before it: 2 where a network has BatchNorm,
+                 which cannot train on a single sample
+    augment      change samples at random in an epoch
     device       where batches are wanted
     channels_last  lay x out with the channels of a pixel together, which convolutions take faster; for networks
                  that begin with one
@@ -31,9 +31,17 @@ class BatchSource:
 
     streamed = False  # True: batches come from files, so no CUDA graph can hold a step
 
-    def __init__(self, labels: torch.Tensor, mean: torch.Tensor, std: torch.Tensor, batch_size: int,
-                 augment: bool = False, device: torch.device | str = "cpu", smallest_batch: int = 1,
-                 channels_last: bool = False) -> None:
+    def __init__(
+        self,
+        labels: torch.Tensor,
+        mean: torch.Tensor,
+        std: torch.Tensor,
+        batch_size: int,
+        augment: bool = False,
+        device: torch.device | str = "cpu",
+        smallest_batch: int = 1,
+        channels_last: bool = False,
+    ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch size {batch_size}: must be at least 1")
         self.device = torch.device(device)
@@ -61,11 +69,6 @@ class BatchSource:
             starts.pop()
         return [slice(start, end) for start, end in zip(starts, [*starts[1:], num_samples])]
 
-    def epoch(self, indices: torch.Tensor, generator: torch.Generator) -> Iterator[Batch]:
-        """Iterate over the batches of an epoch over the samples `indices`; draws at the call, not while iterating."""
-        order, draws = self.draw(indices, generator)
-        return self.along(order, draws, self.parts(len(order)))
-
     def _normalised(self, images: torch.Tensor) -> torch.Tensor:
         # In place on the float copy: on the CPU four times as fast as torch.addcmul, which broadcasts slowly.
         return images.to(torch.float32, memory_format=self._layout).mul_(self._scale).add_(self._shift)
@@ -74,8 +77,8 @@ class BatchSource:
 class Batches(BatchSource):
     """Images and labels on a device, and ways to go through them.
 
-    images       uint8 (N,C,H,W); moved to the device once, not copied where they are there already
-    augment      zero-pad, random crop and random horizontal flip, per sample, in `epoch`
+    images       uint8 (N,C,H,W); moved to the device once, not copied if they are on it already
+    augment      zero-pad, random crop and random horizontal flip, per sample, in an epoch
     The others are those of `BatchSource`. Raises ValueError for a wrong dtype or shape.
     """
 
@@ -83,8 +86,7 @@ class Batches(BatchSource):
         if images.dtype != torch.uint8 or images.dim() != 4:
             raise ValueError(f"images are {images.dtype} {tuple(images.shape)}: must be uint8 (N,C,H,W)")
         if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-            raise ValueError(f"labels are {labels.dtype} {tuple(labels.shape)}: "
-                             f"must be int64 ({len(images)},)")
+            raise ValueError(f"labels are {labels.dtype} {tuple(labels.shape)}: must be int64 ({len(images)},)")
         super().__init__(labels, *more, **options)
         self.images = images.to(self.device).contiguous()
 
@@ -130,8 +132,7 @@ def draw_augmentation(num_samples: int, generator: torch.Generator) -> torch.Ten
     return torch.cat([crops, flips])
 
 
-def crop_and_flip(images: torch.Tensor, top: torch.Tensor, left: torch.Tensor,
-                  flip: torch.Tensor) -> torch.Tensor:
+def crop_and_flip(images: torch.Tensor, top: torch.Tensor, left: torch.Tensor, flip: torch.Tensor) -> torch.Tensor:
     """Zero-pad each image of (B,C,H,W), cut H x W at its `top`, `left`, and mirror it where `flip` is 1.
 
     `top`, `left` and `flip` are int64 (B,), on the device of the images; mirrored is left to right.

@@ -14,13 +14,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from data.arrays import checked_images, checked_labels
+from data.errors import DatasetError
+from data.image_folder import read_folder
+from data.published import PUBLISHED_CLASSES, load_published
 from data.seeding import frozen_generator
-from data.sources import PUBLISHED_CLASSES, DatasetError, read_digits, read_folder, read_npz, read_published
-from data.streaming.folder import Streaming, read_streamed
+from data.sources import read_digits, read_npz
+from data.streaming.folder import Streaming, list_streamed
 from data.streaming.image_files import MEAN, STD, ImageFiles
 
 NAMES = (*PUBLISHED_CLASSES, "digits", "imagenet")
-MAX_CLASSES = 65_536  # a larger label is a damaged file, not a class
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -99,25 +102,38 @@ def load_dataset(
     ImageFolder reads it, streamed with `streaming`; imagenet (`root/train` and `root/val`) always is. Raises
     DatasetError (one line) for an unknown name and for files that are missing, damaged or of a wrong kind.
     """
-    name, path = str(name_or_path), Path(name_or_path)
+    name = str(name_or_path)
+    path, root = (Path(os.path.expanduser(given)) for given in (name, root))  # a shell leaves --dataset=~/x as it is
+    try:
+        return _load(name, path, root, download, streaming)
+    except MemoryError as error:
+        reason = " ".join(str(error).split()) or "out of memory"
+        way_out = "use fewer or smaller images, or a folder of images with --stream"
+        raise DatasetError(f"{name}: too large to hold in memory ({reason}); {way_out}") from error
+
+
+def _load(name: str, path: Path, root: Path, download: bool, streaming: Streaming | None) -> Dataset:
     if name == "imagenet":
         streaming = streaming or Streaming()
-        return _checked(*read_streamed(Path(root), streaming, imagenet=True), name, f"{name} in {root}", streaming)
+        return _checked(*list_streamed(root, streaming, imagenet=True), name, f"{name} in {root}", streaming)
     if name in PUBLISHED_CLASSES:
-        return _checked(read_published(name, Path(root), download), PUBLISHED_CLASSES[name], name, f"{name} in {root}")
+        beside = root / f"{name}.npz"
+        arrays = read_npz(beside) if os.path.exists(beside) else load_published(name, root, download)
+        return _checked(arrays, PUBLISHED_CLASSES[name], name, f"{name} in {root}")
     if name == "digits":
         return _checked(read_digits(), [str(digit) for digit in range(10)], name, name)
     if streaming is not None:
         if not os.path.isdir(path):
             raise DatasetError(f"--stream: {name} is no folder; give one with train/ and test/ or val/")
-        return _checked(*read_streamed(path, streaming), path.resolve().name, str(path), streaming)
+        return _checked(*list_streamed(path, streaming), path.resolve().name, str(path), streaming)
     if os.path.isdir(path):
         return _checked(*read_folder(path), path.resolve().name, str(path))
     if path.suffix == ".npz":
         return _checked(read_npz(path), None, path.stem, str(path))
     problem = "neither an .npz file nor a folder" if os.path.exists(path) else "no such data set or folder"
-    raise DatasetError(f"{name}: {problem}; give {', '.join(NAMES)}, an .npz file, "
-                       "or a folder with train/ and test/ or val/")
+    raise DatasetError(
+        f"{name}: {problem}; give {', '.join(NAMES)}, an .npz file, or a folder with train/ and test/ or val/"
+    )
 
 
 def channel_statistics(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -150,15 +166,27 @@ def split_validation(dataset: Dataset, size: int, seed: int) -> EvaluationSplit:
     """
     num_test = len(dataset.test_labels)
     if dataset.val_images is not None:
-        return EvaluationSplit(dataset.val_images, dataset.val_labels, dataset.test_images,
-                               dataset.test_labels, _fingerprint_of(np.arange(0), np.arange(num_test)))
+        return EvaluationSplit(
+            dataset.val_images,
+            dataset.val_labels,
+            dataset.test_images,
+            dataset.test_labels,
+            _fingerprint_of(np.arange(0), np.arange(num_test)),
+        )
     if not 1 <= size < num_test:
-        raise DatasetError(f"validation size {size}: must be 1 to {num_test - 1}, as {dataset.name} has "
-                           f"{num_test} test samples and some must remain for testing")
+        raise DatasetError(
+            f"validation size {size}: must be 1 to {num_test - 1}, as {dataset.name} has "
+            f"{num_test} test samples and some must remain for testing"
+        )
     order = frozen_generator(seed, "validation split").permutation(num_test)
     val, test = np.sort(order[:size]), np.sort(order[size:])
-    return EvaluationSplit(dataset.test_images[val], dataset.test_labels[val], dataset.test_images[test],
-                           dataset.test_labels[test], _fingerprint_of(val, test))
+    return EvaluationSplit(
+        dataset.test_images[val],
+        dataset.test_labels[val],
+        dataset.test_images[test],
+        dataset.test_labels[test],
+        _fingerprint_of(val, test),
+    )
 
 
 def _fingerprint_of(val: np.ndarray, test: np.ndarray) -> str:
@@ -167,8 +195,9 @@ def _fingerprint_of(val: np.ndarray, test: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _checked(arrays: dict[str, np.ndarray], classes: list[str] | None, name: str, source: str,
-             streaming: Streaming | None = None) -> Dataset:
+def _checked(
+    arrays: dict[str, np.ndarray], classes: list[str] | None, name: str, source: str, streaming: Streaming | None = None
+) -> Dataset:
     """Return the Dataset of arrays in MedMNIST's layout; no `classes` stand for max training label + 1."""
     tensors = {}
     for split in ("train", "val", "test"):
@@ -176,16 +205,20 @@ def _checked(arrays: dict[str, np.ndarray], classes: list[str] | None, name: str
             continue
         images = arrays[f"{split}_images"]
         if streaming is None:
-            images = _checked_images(images, f"{source}: {split}_images")
-        labels = _checked_labels(arrays[f"{split}_labels"], len(images), f"{source}: {split}_labels")
+            images = checked_images(images, f"{source}: {split}_images")
+        labels = checked_labels(arrays[f"{split}_labels"], len(images), f"{source}: {split}_labels")
         if classes is None:
             classes = [str(label) for label in range(int(labels.max()) + 1)]
         if labels.max() >= len(classes):
-            raise DatasetError(f"{source}: {split}_labels holds {labels.max()}, outside the {len(classes)} "
-                               f"classes 0 to {len(classes) - 1}; correct the labels")
+            raise DatasetError(
+                f"{source}: {split}_labels holds {labels.max()}, outside the {len(classes)} "
+                f"classes 0 to {len(classes) - 1}; correct the labels"
+            )
         if streaming is None and images.shape[1:] != tensors.get("train_images", images).shape[1:]:
-            raise DatasetError(f"{source}: {split}_images are {tuple(images.shape[1:])} (C,H,W), but "
-                               f"train_images {tuple(tensors['train_images'].shape[1:])}; make all one shape")
+            raise DatasetError(
+                f"{source}: {split}_images are {tuple(images.shape[1:])} (C,H,W), but "
+                f"train_images {tuple(tensors['train_images'].shape[1:])}; make all one shape"
+            )
         tensors[f"{split}_images"], tensors[f"{split}_labels"] = images, labels
     if len(classes) < 2:
         raise DatasetError(f"{source}: train_labels hold one class; there must be 2 or more to tell apart")
@@ -197,30 +230,3 @@ def _checked(arrays: dict[str, np.ndarray], classes: list[str] | None, name: str
         mean, std = torch.tensor(MEAN), torch.tensor(STD)
     image_size = None if streaming is None else streaming.image_size
     return Dataset(**tensors, mean=mean, std=std, classes=list(classes), name=name, image_size=image_size)
-
-
-def _checked_images(images: np.ndarray, what: str) -> torch.Tensor:
-    allowed = "they must be uint8 (N,H,W) or (N,H,W,C), 1 to 4 channels last"
-    if images.dtype != np.uint8:
-        raise DatasetError(f"{what} are {images.dtype}; {allowed}")
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.ndim != 4 or not 1 <= images.shape[-1] <= 4:
-        raise DatasetError(f"{what} have shape {images.shape}; {allowed}")
-    if images.size == 0:
-        raise DatasetError(f"{what} are empty, of shape {images.shape}; every split needs images")
-    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-
-
-def _checked_labels(labels: np.ndarray, num_images: int, what: str) -> torch.Tensor:
-    if labels.dtype.kind not in "iu":
-        raise DatasetError(f"{what} are {labels.dtype}; they must be integers")
-    if labels.ndim == 2 and labels.shape[1] > 1:
-        raise DatasetError(f"{what} have {labels.shape[1]} columns (multi-label); one class each is needed")
-    if labels.shape not in ((num_images,), (num_images, 1)):
-        raise DatasetError(f"{what} have shape {labels.shape} for {num_images} images; "
-                           "they must be (N,) or (N,1)")
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= MAX_CLASSES:
-        raise DatasetError(f"{what} hold {low if low < 0 else high}; they must be 0 to {MAX_CLASSES - 1}")
-    return torch.from_numpy(labels.reshape(-1).astype(np.int64))

@@ -13,7 +13,8 @@ and every message would carry it for nothing.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -23,17 +24,36 @@ from models.mobilenet import MobileNetV1
 from models.resnet import ResNet
 from models.vgg import VGG
 
-MODEL_NAMES = ("mlp", "vgg", "resnet56", "mobilenetv1")
 
-# The smallest height and width that leave every layer something to do, and the layers that ask for it.
-_SMALLEST_INPUT = {"mlp": 1, "vgg": 8, "resnet56": 8, "mobilenetv1": 17}
-_WHY_SMALLEST = {
-    "vgg": "three 2x2 poolings have to leave a pixel",
-    "resnet56": "two halvings have to leave 2x2 pixels",
-    "mobilenetv1": "each of five halvings has to find two pixels",
+class _Model(NamedTuple):
+    """How a network is made of (input shape, number of classes, options), and the images that it takes."""
+
+    make: Callable[[Sequence[int], int, dict[str, Any]], nn.Module]
+    smallest: int = 1  # height and width that leave every layer something to do
+    why_smallest: str = ""
+    largest: float = math.inf
+
+
+_MODELS = {
+    "mlp": _Model(lambda shape, classes, o: MLP(math.prod(shape), classes, o["hidden_sizes"], o["batch_norm"])),
+    "vgg": _Model(
+        lambda shape, classes, o: VGG(shape, classes, o["width"]),
+        smallest=8,
+        why_smallest="three 2x2 poolings have to leave a pixel",
+        largest=128,  # here the first fully connected layer has 134 million weights already
+    ),
+    "resnet56": _Model(
+        lambda shape, classes, o: ResNet(shape[0], classes, 56, o["width"]),
+        smallest=8,
+        why_smallest="two halvings have to leave 2x2 pixels",
+    ),
+    "mobilenetv1": _Model(
+        lambda shape, classes, o: MobileNetV1(shape[0], classes, o["width"]),
+        smallest=17,
+        why_smallest="each of five halvings has to find two pixels",
+    ),
 }
-# Here the first fully connected layer has 134 million weights already, and it grows with the area.
-_LARGEST_VGG_INPUT = 128
+MODEL_NAMES = tuple(_MODELS)
 
 
 def build_model(
@@ -54,39 +74,33 @@ def build_model(
     Raises ValueError, in one line, for an unknown name or a size that the model cannot work with.
     """
     _check(name, input_shape, num_classes)
-    channels = input_shape[0]
+    options = {"hidden_sizes": hidden_sizes, "batch_norm": batch_norm, "width": width}
     # torch.manual_seed would reseed the GPUs, too, which fork_rng(devices=[]) does not put back.
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)
-        if name == "mlp":
-            return MLP(math.prod(input_shape), num_classes, hidden_sizes, batch_norm)
-        if name == "vgg":
-            return VGG(input_shape, num_classes, width)
-        if name == "resnet56":
-            return ResNet(channels, num_classes, 56, width)
-        return MobileNetV1(channels, num_classes, width)
+        return _MODELS[name].make(input_shape, num_classes, options)
 
 
 def _check(name: str, input_shape: Sequence[int], num_classes: int) -> None:
-    if name not in MODEL_NAMES:
-        raise ValueError(f"model {name!r} is not known: choose one of {', '.join(MODEL_NAMES)}")
+    if name not in _MODELS:
+        raise ValueError(f"model {name!r} is not known: choose one of {', '.join(_MODELS)}")
     if num_classes < 2:
         raise ValueError(f"model {name}: {num_classes} given as the number of classes: it takes at least 2")
     shape = "x".join(str(size) for size in input_shape)
     if len(input_shape) != 3 or min(input_shape) < 1:
         raise ValueError(
-            f"model {name}: input of shape {shape or '()'}: "
-            "it takes (channels, height, width), each at least 1"
+            f"model {name}: input of shape {shape or '()'}: it takes (channels, height, width), each at least 1"
         )
-    if min(input_shape[1:]) < _SMALLEST_INPUT[name]:
-        others = [other for other, smallest in _SMALLEST_INPUT.items() if smallest <= min(input_shape[1:])]
+    model, size = _MODELS[name], min(input_shape[1:])
+    if size < model.smallest:
+        others = [other for other, its in _MODELS.items() if its.smallest <= size]
         raise ValueError(
-            f"model {name}: input {shape} is too small: {_WHY_SMALLEST[name]}, so height and width must be "
-            f"at least {_SMALLEST_INPUT[name]}; enlarge the images or choose {' or '.join(others)}"
+            f"model {name}: input {shape} is too small: {model.why_smallest}, so height and width must be "
+            f"at least {model.smallest}; enlarge the images or choose {' or '.join(others)}"
         )
-    if name == "vgg" and max(input_shape[1:]) > _LARGEST_VGG_INPUT:
+    if max(input_shape[1:]) > model.largest:
         raise ValueError(
-            f"model vgg: input {shape} is too large: its first fully connected layer grows with the area, "
-            f"so height and width must be at most {_LARGEST_VGG_INPUT}; "
+            f"model {name}: input {shape} is too large: its first fully connected layer grows with the area, "
+            f"so height and width must be at most {model.largest}; "
             "shrink the images or choose resnet56 or mobilenetv1"
         )

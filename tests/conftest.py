@@ -3,7 +3,9 @@
 import os
 from pathlib import Path
 
-import numpy as np
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded; several test processes share the cores
+
+import numpy as np  # noqa: E402
 import pytest
 
 from tests.script_runs import RUNS, SMALL

@@ -71,8 +71,11 @@ def write_devkit(root: Path, truth: list[int], ids: dict[str, int] = ILSVRC_IDS)
     savemat(meta, {"synsets": synsets})
     ground_truth = "".join(f"{number}\n" for number in truth).encode()
     with tarfile.open(root / "ILSVRC2012_devkit_t12.tar.gz", "w:gz") as archive:
-        for name, content in (("readme.txt", b"read me"), ("data/meta.mat", meta.getvalue()),
-                              ("data/ILSVRC2012_validation_ground_truth.txt", ground_truth)):
+        for name, content in (
+            ("readme.txt", b"read me"),
+            ("data/meta.mat", meta.getvalue()),
+            ("data/ILSVRC2012_validation_ground_truth.txt", ground_truth),
+        ):
             member = tarfile.TarInfo(f"ILSVRC2012_devkit_t12/{name}")
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from data.datasets import DatasetError, load_dataset
+from data.datasets import load_dataset
+from data.errors import DatasetError
 
 
 def made_up_arrays(**changes):
@@ -12,10 +13,15 @@ def made_up_arrays(**changes):
     `changes` replace arrays; None leaves one out.
     """
     draw = np.random.RandomState(0)
-    made = dict(train_images=draw.randint(0, 256, (6, 5, 4, 3)).astype(np.uint8),
-                train_labels=np.array([0, 1, 2, 0, 1, 2], np.uint8),
-                test_images=draw.randint(0, 256, (4, 5, 4, 3)).astype(np.uint8),
-                test_labels=np.array([2, 1, 0, 0], np.uint8)) | changes
+    made = (
+        dict(
+            train_images=draw.randint(0, 256, (6, 5, 4, 3)).astype(np.uint8),
+            train_labels=np.array([0, 1, 2, 0, 1, 2], np.uint8),
+            test_images=draw.randint(0, 256, (4, 5, 4, 3)).astype(np.uint8),
+            test_labels=np.array([2, 1, 0, 0], np.uint8),
+        )
+        | changes
+    )
     return {key: array for key, array in made.items() if array is not None}
 
 

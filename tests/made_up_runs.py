@@ -22,13 +22,15 @@ def make_run(
     message_bytes: list[int] | None = None,
     formula_bytes: list[int] | None = None,
     data: str = "d0",
+    commits: tuple[str, ...] = (),
     **settings,
 ) -> Path:
-    """Write a finished run; bytes of 0 stand for rounds in which nothing was sent."""
+    """Write a finished run; bytes of 0 stand for rounds in which nothing was sent, `commits` for its starts."""
     two_steps, full = mode in TWO_STEPS, mode in ("same_init", "last_round", "diff_init")
     usual = {"mode": mode, "seed": seed, "num_epochs": 30 if two_steps else 60}
     usual |= {"lamda": 0.5, "reinitialize": True} if mode == "dpu" else {}
     usual |= {"updating_ratio": 1.0} if full else {}
+    usual |= {"rewind_fixing_ratio": 0.8} if mode == "pruning" else {}
     settings = {**SETTINGS, **usual, **settings}
     message_bytes = message_bytes or [1000] * len(accuracies)
     formula_bytes = formula_bytes or [800 if size else 0 for size in message_bytes]
@@ -51,7 +53,9 @@ def make_run(
         "settings": settings, "recipe": {"num_epochs": settings["num_epochs"]}, "num_rounds": len(rows),
         "fingerprints": fingerprints, "layers": [["fc1.weight", "weight", [10, 9]], ["fc1.bias", "rest", [10]]],
         "platform": "a machine", "command": ["multiround.py", "--dataset_dir", "somewhere", "--seed", str(seed)],
+        **({"starts": [{"git_commit": commit, "date": "2026-11-25"} for commit in commits]} if commits else {}),
     })  # fmt: skip
     folder.write_rounds(rows)
-    folder.write_summary({**summarize(rows, 90, 100), "fingerprints": fingerprints})
+    counts = {"num_weights": 90, "num_rest": 10, "num_buffers": 0}
+    folder.write_summary({**summarize(rows, 90, 100), **counts, "fingerprints": fingerprints})
     return path

@@ -197,7 +197,6 @@ def test_layers_of_sparse_runs(results, name):
     record = read_record(results[name].folder)
     for row, updated in zip(record.rows, read_layer_counts(record).updated, strict=True):
         assert sum(updated) == row["updated_weights"]
-    (record.folder / "layers.csv").unlink()
 
 
 def test_header_is_no_longer_than_others(results):

@@ -12,6 +12,7 @@ from data.batches import Batches
 from data.datasets import load_dataset
 from data.seeding import torch_generator
 from models import build_model
+from tests.epochs import epoch_of
 from utils.contribution import LocalContribution
 from utils.flat import FlatParameters
 from utils.methods import full_update, mask_seed, partial_update, random_update
@@ -82,7 +83,7 @@ class PlainRound:
                 group["lr"] = recipe.learning_rate(epoch)
             generator = torch_generator(SEED, "training", ROUND, step, epoch)
             self.model.train()
-            for x, y in training.trainer.train.epoch(training.samples, generator):
+            for x, y in epoch_of(training.trainer.train, training.samples, generator):
                 self.optimizer.zero_grad()
                 F.cross_entropy(self.model(x), y).backward()
                 before = [w.detach().clone() for w in self.weights]

@@ -29,28 +29,43 @@ def global_contribution(weights: Tensor, start: Tensor) -> Tensor:
     return (weights - start).square_()
 
 
-class LocalContribution:
-    """Accumulates `-g * (after - before)` over the steps of full updating: the loss that each weight reduced.
-
-    `.value` (I,) is the sum so far, in the unit of the loss.
-    """
+class Accumulator:
+    """Sums up over the optimizer steps of full updating what a criterion needs of them: `.value` (I,)."""
 
     def __init__(self, num_weights: int, device: torch.device | str = "cpu"):
         self.value = torch.zeros(num_weights, device=device)
-        part = _CACHED if self.value.device.type == "cpu" else max(1, num_weights)
-        self._decrease = torch.empty(min(part, num_weights), device=device)
 
     def update(self, grad: Tensor, before: Tensor, after: Tensor) -> None:
         """Add one optimizer step; `grad` (I,) is the gradient of the loss alone, without weight decay."""
-        size = max(1, self._decrease.numel())
-        parts = zip(*(vector.split(size) for vector in (self.value, grad, before, after)), strict=True)
-        for value, g, old, new in parts:
-            decrease = torch.sub(old, new, out=self._decrease[: value.numel()])
-            value.addcmul_(g, decrease)
+        raise NotImplementedError
 
     def keep(self, chosen: Tensor) -> None:
         """Go on with the weights at `chosen` alone."""
         self.value = self.value[chosen]
+
+
+class LocalContribution(Accumulator):
+    """`-g * (after - before)`, summed: the loss that each weight reduced, in the unit of the loss."""
+
+    _decrease: Tensor | None = None
+
+    def update(self, grad: Tensor, before: Tensor, after: Tensor) -> None:
+        # In parts that stay in the processor's cache: a vector is gone through once, not once an operation.
+        size = _CACHED if self.value.device.type == "cpu" else max(1, self.value.numel())
+        if self._decrease is None:  # kept: fresh memory costs as much as the arithmetic
+            self._decrease = self.value.new_empty(min(size, self.value.numel()))
+        for value, g, old, new in zip(*(v.split(size) for v in (self.value, grad, before, after)), strict=True):
+            value.addcmul_(g, torch.sub(old, new, out=self._decrease[: value.numel()]))
+
+
+class Movement(Accumulator):
+    """`-g * before`, summed: weights that move away from zero.
+
+    Sanh et al., "Movement Pruning: Adaptive Sparsity by Fine-Tuning", NeurIPS 2020.
+    """
+
+    def update(self, grad: Tensor, before: Tensor, after: Tensor) -> None:
+        self.value.addcmul_(grad, before, value=-1.0)
 
 
 def magnitude(weights: Tensor) -> Tensor:
@@ -59,27 +74,6 @@ def magnitude(weights: Tensor) -> Tensor:
     Han et al., "Learning both Weights and Connections for Efficient Neural Networks", NeurIPS 2015.
     """
     return weights.abs()
-
-
-class Movement:
-    """Accumulates `-g * before` over the steps of full updating: weights that move away from zero, `.value` (I,).
-
-    Sanh et al., "Movement Pruning: Adaptive Sparsity by Fine-Tuning", NeurIPS 2020.
-    """
-
-    def __init__(self, num_weights: int, device: torch.device | str = "cpu"):
-        self.value = torch.zeros(num_weights, device=device)
-
-    def update(self, grad: Tensor, before: Tensor, after: Tensor) -> None:
-        """Add one optimizer step; `grad` (I,) is the gradient of the loss alone, without weight decay."""
-        self.value.addcmul_(grad, before, value=-1.0)
-
-    def keep(self, chosen: Tensor) -> None:
-        """Go on with the weights at `chosen` alone."""
-        self.value = self.value[chosen]
-
-
-Accumulator = LocalContribution | Movement
 
 
 def fisher(at_start: "SampleGradients") -> Tensor:
@@ -111,7 +105,7 @@ def combined_contribution(global_c: Tensor, local_c: Tensor, lamda: float) -> Te
     terms = [term for term in terms if term[2] > 0]
     combined = torch.zeros_like(global_c)
     for name, term, share in terms:
-        total = term.sum(dtype=_sum_dtype(term)).item()
+        total = term.sum(dtype=torch.float32 if term.device.type == "mps" else torch.float64).item()  # MPS has no other
         if math.isfinite(total) and total > 0:
             combined.add_(term, alpha=share / total)
         elif len(terms) > 1:
@@ -119,10 +113,6 @@ def combined_contribution(global_c: Tensor, local_c: Tensor, lamda: float) -> Te
         else:
             combined.add_(term)
     return combined
-
-
-def _sum_dtype(term: Tensor) -> torch.dtype:
-    return torch.float32 if term.device.type == "mps" else torch.float64  # MPS has no float64
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,10 @@ from utils.training.round import FULL_UPDATING, SPARSE_FINE_TUNING, RoundTrainin
 
 
 def partial_update(
-    work: RoundTraining,
-    mode: Mode,
-    updating_ratio: float | Fraction,
-    lamda: float | None = None,
-    fixing_ratio: float = 1.0,
-    total_epochs: int | None = None,
-) -> None:
-    """Update the `int(k*I)` weights that the mode's criterion scores highest (Algorithm 1 of the paper).
+    work: RoundTraining, mode: Mode, updating_ratio: float | Fraction,
+    lamda: float | None = None, fixing_ratio: float = 1.0, total_epochs: int | None = None,
+) -> None:  # fmt: skip
+    """Update the `int(k*I)` weights that the mode's criterion scores highest.
 
     In a sparse network only the deployed weights take part, and I is their number. In pruning the other weights
     become zero instead of returning to the start point.

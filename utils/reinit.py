@@ -1,4 +1,4 @@
-"""When a round starts again, and from what: section 3.4 of the paper, and strategies beyond it. Needs no torch.
+"""When a round starts again, and from what: as in the paper, and strategies beyond it. Needs no torch.
 
     doubling        from the initial weights, when the samples have more than doubled (the paper)
     never

@@ -25,9 +25,7 @@ class Way:
 
     update: Callable[[RoundTraining], None]
     recipe: Recipe
-    kind: str  # how its message names the weights: see utils.message.body.Coding
-    updating_ratio: float  # of the weights that the network consists of; 1 for full updating
-    sparsifies: bool = False  # the weights that it sends are from then on the only ones of the network
+    coding: Coding  # how its message names the weights and codes their values
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,6 @@ class Plan:
     arrival: Arrival
     num_rounds: int
     reinit: Reinit
-    value_bits: int  # of a weight's value in a message; 32 is lossless
     initial: Tensor  # the initial network, (I+J+B,)
     fresh: Callable[[int], Tensor]  # round -> another initial network
     deployment: Way | None = None  # how the first message is made; None: as all others
@@ -81,14 +78,10 @@ class Round:
 
 
 def run_rounds(
-    plan: Plan,
-    trainer: Trainer,
-    link: Link,
-    edge: EdgeCopy,
-    bars: Bars,
+    plan: Plan, trainer: Trainer, link: Link, edge: EdgeCopy, bars: Bars,
     on_epoch: Callable[[RoundTraining], None] = lambda training: None,
     interrupted: dict[str, Any] | None = None,
-) -> Iterator[Round]:
+) -> Iterator[Round]:  # fmt: skip
     """Run the rounds that `edge` has not seen yet, giving each when it is done and `edge` is up to date.
 
     on_epoch     called with the training after each of its epochs, to save its state
@@ -103,8 +96,7 @@ def run_rounds(
             len(samples), edge.num_samples_at_last_init, number - edge.round_of_last_init
         )
         way = plan.deployment if plan.deployment is not None and edge.last_message < 0 else plan.way
-        coding = Coding(way.kind, plan.value_bits, way.updating_ratio, way.sparsifies)
-        outgoing = link.message(number, coding, base_of(plan, reinitialize))
+        outgoing = link.message(number, way.coding, base_of(plan, reinitialize))
         network = link.pruned(plan.fresh(number)) if plan.mode.start == "fresh" and number > 0 else outgoing.start
 
         # The server's training: that of the method or, while nothing was sent, of the deployment.
@@ -172,13 +164,3 @@ def evaluate_new(edge: EdgeCopy, trainer: Trainer, on_batch: Callable[[], None])
         trainer.flat.load(edge.served)
         top1, edge.served_top5 = trainer.accuracies(trainer.test, on_batch)
         edge.served_acc = (edge.served_acc[0], top1)
-
-
-def pack(edge: EdgeCopy, training: RoundTraining | None = None) -> dict[str, Any]:
-    """Return everything that a resumed run needs: tensors and plain values."""
-    return {"edge": dict(vars(edge)), "training": None if training is None else training.state}
-
-
-def unpack(state: dict[str, Any]) -> tuple[EdgeCopy, dict[str, Any] | None]:
-    """Return the edge copy and the interrupted round in a `pack`ed state."""
-    return EdgeCopy(**state["edge"]), state["training"]

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from data.batches import Batch, BatchSource
-from data.sources import DatasetError
+from data.errors import DatasetError
 from data.streaming.image_files import ImageFiles, decode, reason
 from data.streaming.workers import Pool
 
@@ -41,6 +41,8 @@ class Reader:
                 path = files.path(place)
                 try:
                     image = decode(path)
+                except MemoryError:  # no fault of the file
+                    raise
                 except Exception as error:
                     return f"{path}: cannot be read ({reason(error)})"
                 images.append(self._plain(image) if seeds is None else self._augmented(image, int(seeds[place])))
@@ -77,10 +79,6 @@ class StreamedBatches(BatchSource):
         order = indices[torch.randperm(len(indices), generator=generator)]
         seeds = torch.randint(2**63 - 1, (1, len(indices)), generator=generator) if self.augment else None
         return order, seeds
-
-    def batch(self, chosen: Tensor, draws: Tensor | None = None) -> Batch:
-        """Return the samples `chosen` (B,), augmented by the seeds `draws` (1,B): x float32 (B,3,S,S), y int64."""
-        return next(self.along(chosen, draws, [slice(None)]))
 
     def along(self, order: Tensor, draws: Tensor | None, parts: Sequence[slice]) -> Iterator[Batch]:
         """Iterate over `parts` of an epoch that `draw` has drawn."""

@@ -5,6 +5,7 @@ added, removed or renamed changes it. Otherwise all is listed anew. That a file 
 and modification time. A file that is overwritten in its place is noticed once its folder is listed again.
 """
 
+import errno
 import hashlib
 import os
 import time
@@ -16,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data.streaming.image_files import SUFFIXES
+from data.image_walk import LEADS_NOWHERE, LeftOut, unreadable, walk_images
 from utils.system.files import replacing
 
 CACHE = "dpu_files.npz"  # in the folder of the images
-FORMAT = 1
+FORMAT = 2
 # A change within this many nanoseconds of another can leave the modification time as it is.
 _TICK = 2 * 10**9
 
@@ -36,11 +37,25 @@ class FileList:
     sizes: np.ndarray
     times: np.ndarray
     whole: np.ndarray  # bool: it decodes; False: not known, or it does not
+    left_out: np.ndarray  # a LeftOut as text, ()
+
+    @property
+    def is_sound(self) -> bool:
+        """True if the arrays fit together: the cache is a file that anybody may have put there."""
+        kinds = "".join(getattr(self, field.name).dtype.kind for field in fields(self))
+        shapes = [getattr(self, field.name).shape for field in fields(self)]
+        files, folders = self.paths.shape, self.folders.shape
+        return kinds == "SiiSiibU" and shapes == [folders, folders, (), files, files, files, files, ()]
 
     @property
     def is_fresh(self) -> bool:
-        """True if no folder has changed since, as far as its modification time tells."""
-        return bool((self.folder_times < self.listed - _TICK).all())
+        """True if what is listed is all there is while the folders keep their modification times.
+
+        The end of a link can come into being without changing them.
+        """
+        return bool((self.folder_times < self.listed - _TICK).all()) and LEADS_NOWHERE not in LeftOut(
+            str(self.left_out)
+        )
 
 
 def list_files(root: Path, tops: Sequence[str]) -> FileList:
@@ -65,17 +80,11 @@ def save(root: Path, tops: Sequence[str], files: FileList) -> None:
     """Write the cache, beside the images or, where that is not allowed, where the user's caches are."""
     arrays = {field.name: getattr(files, field.name) for field in fields(FileList)}
     for path in _places(root, tops):
-        own = path.with_name(f"{path.stem}.{os.getpid()}.npz")  # other runs may write theirs
-        try:
+        with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(own) as file:
+            with replacing(path) as file:
                 np.savez(file, format=FORMAT, tops=np.array(tops), **arrays)
-            os.replace(own, path)
             return
-        except OSError:
-            for left in (own, own.with_name(own.name + ".tmp")):
-                with suppress(OSError):
-                    left.unlink()
 
 
 def _places(root: Path, tops: Sequence[str]) -> list[Path]:
@@ -91,7 +100,10 @@ def _read_cache(root: Path, tops: Sequence[str]) -> FileList | None:
         with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             with np.load(path, allow_pickle=False) as saved:
                 if saved["format"] == FORMAT and saved["tops"].tolist() == list(tops):
-                    lists.append(FileList(**{field.name: saved[field.name] for field in fields(FileList)}))
+                    found = FileList(**{field.name: saved[field.name] for field in fields(FileList)})
+                    LeftOut(str(found.left_out))
+                    if found.is_sound:
+                        lists.append(found)
     return max(lists, key=lambda one: int(one.listed), default=None)
 
 
@@ -113,28 +125,37 @@ def _look_again(root: Path, files: FileList) -> FileList:
 
 
 def _walk(root: Path, tops: Sequence[str]) -> FileList:
-    listed = time.time_ns()
+    listed, left_out = time.time_ns(), LeftOut()
     folders, folder_times, files = [], [], []
     for top in tops:
-        for folder, inside, names in os.walk(root / top, followlinks=True):
-            inside.sort()
+        for folder, images in walk_images(root / top, left_out):
             folders.append(_relative(folder, root))
             folder_times.append(os.stat(folder).st_mtime_ns)
-            for name in sorted(names):
-                if name.lower().endswith(SUFFIXES):
-                    path = os.path.join(folder, name)
-                    state = os.stat(path)
-                    files.append((_relative(path, root), state.st_size, state.st_mtime_ns))
+            for image in images:
+                size, modified = _size_and_time(image)
+                files.append((_relative(image.path, root), size, modified))
     paths, sizes, times = zip(*files) if files else ((), (), ())
     return FileList(
-        np.array(folders, dtype=bytes),
-        np.array(folder_times, dtype=np.int64),
-        np.array(listed, dtype=np.int64),
-        np.array(paths, dtype=bytes),
-        np.array(sizes, dtype=np.int64),
-        np.array(times, dtype=np.int64),
-        np.zeros(len(paths), dtype=bool),
+        folders=np.array(folders, dtype=bytes),
+        folder_times=np.array(folder_times, dtype=np.int64),
+        listed=np.array(listed, dtype=np.int64),
+        paths=np.array(paths, dtype=bytes),
+        sizes=np.array(sizes, dtype=np.int64),
+        times=np.array(times, dtype=np.int64),
+        whole=np.zeros(len(paths), dtype=bool),
+        left_out=np.array(str(left_out)),
     )
+
+
+def _size_and_time(image: os.DirEntry) -> tuple[int, int]:
+    """Return size and modification time in nanoseconds of an image file; 0, 0 of a link that leads nowhere."""
+    try:
+        state = image.stat()
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP):  # it does not decode: then it is a broken image like others
+            return 0, 0
+        raise unreadable(image.path, error) from error
+    return state.st_size, state.st_mtime_ns
 
 
 def _relative(path: str, root: Path) -> bytes:

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data.sources import DatasetError, answering, split_folders
+from data.errors import DatasetError, answering, differing_classes
+from data.image_folder import split_folders
+from data.image_walk import LOOSE, LeftOut
 from data.streaming.file_list import FileList, list_files, save
 from data.streaming.image_files import ImageFiles, why_broken
 from data.streaming.imagenet import validation_classes
@@ -35,7 +37,7 @@ class Streaming:
     watch: Callable[[Iterable[int], int], Iterator[int]] = lambda done, total: iter(done)
 
 
-def read_streamed(root: Path, streaming: Streaming, imagenet: bool = False) -> tuple[dict, list[str]]:
+def list_streamed(root: Path, streaming: Streaming, imagenet: bool = False) -> tuple[dict, list[str]]:
     """Return the files and labels of each split, in MedMNIST's layout of names, and the class names.
 
     root      has train/CLASS/... and test/CLASS/... or val/CLASS/... or both
@@ -49,6 +51,10 @@ def read_streamed(root: Path, streaming: Streaming, imagenet: bool = False) -> t
     classes = sorted(_class_folders(files, "train"))
     labels = _labels(root, files, folders, classes, imagenet)
     used = labels >= 0
+    left_out = LeftOut(str(files.left_out))
+    if not used.all():
+        left_out.add(LOOSE, os.path.join(root, os.fsdecode(files.paths[~used][0])), int((~used).sum()))
+    left_out.warn(root)
     _check(root, tops, files, np.flatnonzero(used & ~files.whole), streaming)
     broken = np.flatnonzero(used & ~files.whole)
     if len(broken):
@@ -89,14 +95,14 @@ def _labels(root: Path, files: FileList, folders: dict, classes: Sequence[bytes]
             names = validation_classes(root, paths)
             unknown = sorted(set(names) - set(classes))
             if unknown:
-                raise DatasetError(f"{folder}: holds images of class {os.fsdecode(unknown[0])}, for which train/ has "
-                                   "no folder; add it, or remove those images")
+                raise DatasetError(
+                    f"{folder}: holds images of class {os.fsdecode(unknown[0])}, for which train/ has "
+                    "no folder; add it, or remove those images"
+                )
         else:
-            differing = sorted(found ^ set(classes))
+            differing = found ^ set(classes)
             if differing:
-                shown = ", ".join(map(os.fsdecode, differing[:5])) + (", ..." if len(differing) > 5 else "")
-                raise DatasetError(f"{folder}: its class folders are not those of {folders['train']} ({shown}); "
-                                   "make them the same")
+                raise differing_classes(folder, folders["train"], map(os.fsdecode, differing))
             names = [path.split(b"/", 2)[1] for path in paths]
             empty = sorted(found - set(names))
             if empty:
@@ -136,10 +142,10 @@ def which_are_whole(files: ImageFiles) -> list[bool]:
 
 def _report_broken(root: Path, files: FileList, broken: np.ndarray, skip: bool) -> None:
     first = os.path.join(root, os.fsdecode(files.paths[broken[0]]))
-    what = f"{first}: a broken image ({why_broken(first)})"
+    problem = f"{first}: a broken image ({why_broken(first)})"
     if not skip:
         others = f", and {len(broken) - 1:,} more" if len(broken) > 1 else ""
-        raise DatasetError(f"{what}{others}; replace or remove it, or leave such files out with --skip_broken")
+        raise DatasetError(f"{problem}{others}; replace or remove it, or leave such files out with --skip_broken")
     one = len(broken) == 1
     counted = "1 broken image is left out" if one else f"{len(broken):,} broken images are left out, the first"
-    warnings.warn(f"{counted}: {what}", stacklevel=2)
+    warnings.warn(f"{counted}: {problem}", stacklevel=2)

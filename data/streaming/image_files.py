@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # those of ImageFolder
+from data.limits import refuse_huge_images
 
 # What networks for ImageNet are usually normalised with; the pixels of a streamed set are never all at hand.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -43,12 +43,14 @@ class ImageFiles:
 def decode(path: str) -> Tensor:
     """Return an image file's pixels, RGB, uint8 (3,H,W), the channels of a pixel together in memory; not to be changed.
 
-    Raises whatever Pillow raises for a file that is missing or broken, and ValueError for more than 8 bits a channel.
+    Raises whatever Pillow raises for a file that is missing, broken or huge, and ValueError for more than 8 bits a
+    channel.
     """
     from PIL import Image  # only where files are read
 
     with warnings.catch_warnings():  # about metadata, palettes and arrays that are not writable, thousands of times
         warnings.simplefilter("ignore", UserWarning)
+        refuse_huge_images()
         with Image.open(path) as image:
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"more than 8 bits a channel ({image.mode})")
@@ -60,6 +62,8 @@ def why_broken(path: str) -> str | None:
     """Return why a file does not decode, in a few words; None if it does."""
     try:
         decode(path)
+    except MemoryError:  # no fault of the file
+        raise
     except Exception as error:  # what a foreign file makes its reader raise has no list
         return reason(error)
     return None

@@ -1,14 +1,18 @@
 """Worker processes that do the reading while the network trains."""
 
+import errno
 import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from data.sources import DatasetError
+from data.errors import DatasetError
 from utils.system.processes import end_with_parent
+
+_OUT_OF = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE)  # memory, processes, open files
 
 
 class Pool:
@@ -38,16 +42,31 @@ class Pool:
     def map(self, requests: Iterable[Any]) -> Iterator[Any]:
         """Iterate over the results of `requests`, a few of which are worked on in advance.
 
-        Another call ends this one. Raises DatasetError if a worker dies.
+        Another call ends this one. Raises DatasetError if a worker cannot be started, fails or dies.
         """
         self._requests.waiting = requests
         try:
             yield from self._loader
-        except RuntimeError as error:
+        except DatasetError:
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in _OUT_OF:
+                _drop_half_started(error)
+                raise DatasetError(f"--num_workers: {error.strerror} for another loader process; give fewer") from error
             if "worker" not in str(error):
                 raise
-            what = str(error).splitlines()[0].rstrip(".")
-            raise DatasetError(f"--num_workers: a loader process ended ({what}); give fewer") from error
+            # Torch puts the worker's traceback into the message; its last line says what went wrong.
+            reason = str(error).strip().splitlines()[-1].rstrip(".")
+            raise DatasetError(
+                f"--num_workers: a loader process ended ({reason}); give fewer, or 0 to read without such processes"
+            ) from error
+
+
+def _drop_half_started(error: OSError) -> None:
+    """Let go of the loader that could not start all workers; as it goes, torch would print an error of its own."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    error.with_traceback(None)
+    sys.unraisablehook = hook
 
 
 class _Requests:

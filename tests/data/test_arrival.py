@@ -13,7 +13,10 @@ def test_golden_rounds_never_change():
     """Published results rest on this order: a change here makes old and new runs incomparable."""
     arrival = Arrival(10, 3, 4, seed=0)
     assert [arrival.samples(r).tolist() for r in range(arrival.num_rounds)] == [
-        [5, 9, 8], [5, 9, 8, 1, 6, 0, 4], [5, 9, 8, 1, 6, 0, 4, 7, 2, 3]]
+        [5, 9, 8],
+        [5, 9, 8, 1, 6, 0, 4],
+        [5, 9, 8, 1, 6, 0, 4, 7, 2, 3],
+    ]
     assert arrival.fingerprint == "f3c2009a3782e57d00d4af482a02ee4e"
 
 

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from data.datasets import DatasetError, channel_statistics, default_validation_size, load_dataset, split_validation
+from data.datasets import channel_statistics, default_validation_size, load_dataset, split_validation
+from data.errors import DatasetError
 from tests.made_up_data import made_up_arrays, refusal, write_npz
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,9 +32,13 @@ def test_npz_comes_out_as_it_was_written(tmp_path):
 
 def test_medmnist_labels_in_a_column_and_validation_split(tmp_path):
     made = made_up_arrays()
-    path = write_npz(tmp_path, train_labels=made["train_labels"][:, None],
-                     test_labels=made["test_labels"][:, None],
-                     val_images=made["test_images"][:2], val_labels=np.array([[1], [2]]))
+    path = write_npz(
+        tmp_path,
+        train_labels=made["train_labels"][:, None],
+        test_labels=made["test_labels"][:, None],
+        val_images=made["test_images"][:2],
+        val_labels=np.array([[1], [2]]),
+    )
     dataset = load_dataset(str(path), "unused")
     assert dataset.train_labels.tolist() == [0, 1, 2, 0, 1, 2]
     assert dataset.val_images.shape == (2, 3, 5, 4) and dataset.val_labels.tolist() == [1, 2]
@@ -62,16 +67,17 @@ def test_named_npz_has_the_published_classes(tmp_path):
 
 def test_torchvision_and_scikit_learn_stay_out_of_the_start_up(tmp_path):
     write_npz(tmp_path, "cifar10.npz")
-    code = ("import sys; from data.datasets import load_dataset; load_dataset('digits', '.')\n"
-            f"load_dataset('cifar10', {str(tmp_path)!r})\n"
-            "assert not {'torchvision', 'sklearn', 'PIL'} & set(sys.modules)")
+    code = (
+        "import sys; from data.datasets import load_dataset; load_dataset('digits', '.')\n"
+        f"load_dataset('cifar10', {str(tmp_path)!r})\n"
+        "assert not {'torchvision', 'sklearn', 'PIL'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_statistics_by_hand():
     """Channel 0 holds 0, 255, 255, 0; channel 1 0.2, 0.2, 0.4, 0 (times 255); channel 2 is constant."""
-    images = torch.tensor([[[[0, 255]], [[51, 51]], [[9, 9]]], [[[255, 0]], [[102, 0]], [[9, 9]]]],
-                          dtype=torch.uint8)
+    images = torch.tensor([[[[0, 255]], [[51, 51]], [[9, 9]]], [[[255, 0]], [[102, 0]], [[9, 9]]]], dtype=torch.uint8)
     mean, std = channel_statistics(images)
     assert mean.dtype == std.dtype == torch.float32
     torch.testing.assert_close(mean, torch.tensor([0.5, 0.2, 9 / 255]))
@@ -93,11 +99,16 @@ def test_fingerprint_covers_every_pixel_label_and_split(tmp_path):
     pixel, label = made["test_images"].copy(), made["test_labels"].copy()
     pixel[3, 4, 3, 2] ^= 1
     label[3] = 1
-    variants = [{}, dict(test_images=pixel), dict(test_labels=label),
-                dict(train_images=made["train_images"][::-1]),
-                dict(val_images=made["test_images"], val_labels=made["test_labels"]),
-                dict(train_images=made["train_images"].reshape(6, 4, 5, 3),
-                     test_images=made["test_images"].reshape(4, 4, 5, 3))]
+    variants = [
+        {},
+        dict(test_images=pixel),
+        dict(test_labels=label),
+        dict(train_images=made["train_images"][::-1]),
+        dict(val_images=made["test_images"], val_labels=made["test_labels"]),
+        dict(
+            train_images=made["train_images"].reshape(6, 4, 5, 3), test_images=made["test_images"].reshape(4, 4, 5, 3)
+        ),
+    ]
     paths = [write_npz(tmp_path, f"{index}.npz", **changes) for index, changes in enumerate(variants)]
     prints = [load_dataset(path, "unused").fingerprint for path in paths]
     assert len(set(prints)) == len(prints) and all(len(bytes.fromhex(p)) == 16 for p in prints)
@@ -128,7 +139,8 @@ def test_validation_split_is_a_seeded_partition_of_the_test_set():
     assert len(split.test_labels) == len(split.test_images) == 420
     samples = [*split.val_images, *split.test_images]
     assert sorted(image.numpy().tobytes() for image in samples) == sorted(
-        image.numpy().tobytes() for image in dataset.test_images)
+        image.numpy().tobytes() for image in dataset.test_images
+    )
     labels = torch.cat([split.val_labels, split.test_labels])
     assert torch.equal(labels.bincount(), dataset.test_labels.bincount())
     assert torch.equal(split.val_images, again.val_images)
@@ -149,22 +161,25 @@ def test_validation_size_that_leaves_no_test_is_refused(size):
 IMAGES, LABELS = made_up_arrays()["train_images"], made_up_arrays()["train_labels"]
 
 
-@pytest.mark.parametrize("changes, reason", [
-    (dict(train_images=IMAGES.astype(np.float32)), "train_images are float32; they must be uint8"),
-    (dict(train_images=IMAGES[0]), r"train_labels have shape (6,) for 5 images"),
-    (dict(train_images=IMAGES[..., None]), "train_images have shape (6, 5, 4, 3, 1)"),
-    (dict(train_images=IMAGES.transpose(0, 3, 1, 2).repeat(2, 3)), "train_images have shape (6, 3, 5, 8)"),
-    (dict(train_images=IMAGES[:0], train_labels=LABELS[:0]), "train_images are empty"),
-    (dict(test_images=IMAGES[:4, :, :3]), "test_images are (3, 5, 3) (C,H,W), but train_images (3, 5, 4)"),
-    (dict(test_images=IMAGES[:4, ..., 0]), "test_images are (1, 5, 4) (C,H,W), but train_images (3, 5, 4)"),
-    (dict(train_labels=LABELS[:5]), "train_labels have shape (5,) for 6 images"),
-    (dict(train_labels=LABELS.astype(float)), "train_labels are float64; they must be integers"),
-    (dict(train_labels=np.zeros((6, 14), np.uint8)), "train_labels have 14 columns (multi-label)"),
-    (dict(test_labels=np.array([0, 1, 3, 2])), "test_labels holds 3, outside the 3 classes 0 to 2"),
-    (dict(test_labels=np.array([0, 1, -1, 2])), "test_labels hold -1"),
-    (dict(train_labels=np.array([0, 1, 2, 0, 1, 2**63], np.uint64)), "train_labels hold 9223372036854775808"),
-    (dict(val_images=IMAGES[:2], val_labels=np.array([0, 7])), "val_labels holds 7, outside the 3 classes"),
-])
+@pytest.mark.parametrize(
+    "changes, reason",
+    [
+        (dict(train_images=IMAGES.astype(np.float32)), "train_images are float32; they must be uint8"),
+        (dict(train_images=IMAGES[0]), r"train_labels have shape (6,) for 5 images"),
+        (dict(train_images=IMAGES[..., None]), "train_images have shape (6, 5, 4, 3, 1)"),
+        (dict(train_images=IMAGES.transpose(0, 3, 1, 2).repeat(2, 3)), "train_images have shape (6, 3, 5, 8)"),
+        (dict(train_images=IMAGES[:0], train_labels=LABELS[:0]), "train_images are empty"),
+        (dict(test_images=IMAGES[:4, :, :3]), "test_images are (3, 5, 3) (C,H,W), but train_images (3, 5, 4)"),
+        (dict(test_images=IMAGES[:4, ..., 0]), "test_images are (1, 5, 4) (C,H,W), but train_images (3, 5, 4)"),
+        (dict(train_labels=LABELS[:5]), "train_labels have shape (5,) for 6 images"),
+        (dict(train_labels=LABELS.astype(float)), "train_labels are float64; they must be integers"),
+        (dict(train_labels=np.zeros((6, 14), np.uint8)), "train_labels have 14 columns (multi-label)"),
+        (dict(test_labels=np.array([0, 1, 3, 2])), "test_labels holds 3, outside the 3 classes 0 to 2"),
+        (dict(test_labels=np.array([0, 1, -1, 2])), "test_labels hold -1"),
+        (dict(train_labels=np.array([0, 1, 2, 0, 1, 2**63], np.uint64)), "train_labels hold 9223372036854775808"),
+        (dict(val_images=IMAGES[:2], val_labels=np.array([0, 7])), "val_labels holds 7, outside the 3 classes"),
+    ],
+)
 def test_npz_of_a_wrong_kind_is_refused(tmp_path, changes, reason):
     path = write_npz(tmp_path, **changes)
     message = refusal(path)
@@ -177,8 +192,7 @@ def test_real_mnist(real_data):
     dataset = load_dataset("mnist", real_data)
     assert dataset.train_images.shape == (60_000, 1, 28, 28)
     assert dataset.test_images.shape == (10_000, 1, 28, 28)
-    assert dataset.train_labels.bincount().tolist() == [
-        5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert dataset.train_labels.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert dataset.test_labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     assert (round(dataset.mean.item(), 4), round(dataset.std.item(), 4)) == (0.1307, 0.3081)
 

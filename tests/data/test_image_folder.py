@@ -54,17 +54,20 @@ def damage_truncate(root):
     (root / "test" / "cat" / "1.png").write_bytes(picture.getvalue()[:60])
 
 
-@pytest.mark.parametrize("damage, reasons", [
-    (damage_size, ["test/cat/1.png: 7x5 pixels, but", "train/cat/0.png has 4x5"]),
-    (damage_truncate, ["test/cat/1.png: a damaged image"]),
-    (lambda root: (root / "test/cat/1.png").write_bytes(b""), ["test/cat/1.png: not a readable image"]),
-    (lambda root: (root / "test/cat/1.png").write_text("no"), ["test/cat/1.png: not a readable image"]),
-    (lambda root: Image.new("I;16", (4, 5)).save(root / "test/cat/1.png"), ["cat/1.png: more than 8 bits"]),
-    (lambda root: (root / "test").rename(root / "exam"), ["has no train/ with a test/ or val/"]),
-    (lambda root: (root / "train").rename(root / "practice"), ["has no train/ with a test/ or val/"]),
-    (lambda root: (root / "test/dog").rename(root / "test/fox"), ["test: its class folders", "(dog, fox)"]),
-    (lambda root: (root / "train/empty").mkdir(), ["train: cannot be listed", "empty"]),
-])
+@pytest.mark.parametrize(
+    "damage, reasons",
+    [
+        (damage_size, ["test/cat/1.png: 7x5 pixels, but", "train/cat/0.png has 4x5"]),
+        (damage_truncate, ["test/cat/1.png: a damaged image"]),
+        (lambda root: (root / "test/cat/1.png").write_bytes(b""), ["test/cat/1.png: not a readable image"]),
+        (lambda root: (root / "test/cat/1.png").write_text("no"), ["test/cat/1.png: not a readable image"]),
+        (lambda root: Image.new("I;16", (4, 5)).save(root / "test/cat/1.png"), ["cat/1.png: more than 8 bits"]),
+        (lambda root: (root / "test").rename(root / "exam"), ["has no train/ with a test/ or val/"]),
+        (lambda root: (root / "train").rename(root / "practice"), ["has no train/ with a test/ or val/"]),
+        (lambda root: (root / "test/dog").rename(root / "test/fox"), ["test: its class folders", "(dog, fox)"]),
+        (lambda root: (root / "train/empty").mkdir(), ["train: cannot be listed", "empty"]),
+    ],
+)
 def test_damaged_folder_is_refused(tmp_path, damage, reasons):
     damage(write_folder(tmp_path))
     message = refusal(tmp_path)

@@ -16,13 +16,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.datasets import NAMES, load_dataset
-from data.sources import PUBLISHED_CLASSES, DatasetError, read_digits, read_npz
+from data.errors import DatasetError
+from data.published import PUBLISHED_CLASSES
+from data.sources import read_digits, read_npz
 from tests.made_up_data import made_up_arrays, refusal, write_npz
 
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
     """Downloads fail as they do without a network; tests that read files on disk must not get this far."""
+
     def unreachable(*args, **kwargs):
         raise urllib.error.URLError("made-up: network is unreachable")
 
@@ -35,8 +38,11 @@ def md5(path):
 
 # torchvision's files
 
-MNIST_FILES = {f"{file}-{kind}": f"{split}_{key}" for file, split in (("train", "train"), ("t10k", "test"))
-               for kind, key in (("images-idx3-ubyte", "images"), ("labels-idx1-ubyte", "labels"))}
+MNIST_FILES = {
+    f"{file}-{kind}": f"{split}_{key}"
+    for file, split in (("train", "train"), ("t10k", "test"))
+    for kind, key in (("images-idx3-ubyte", "images"), ("labels-idx1-ubyte", "labels"))
+}
 
 
 def write_mnist(root):
@@ -67,8 +73,9 @@ def test_mnist_as_published_compressed(tmp_path, monkeypatch):
         (folder / f"{file}.gz").write_bytes(gzip.compress((folder / file).read_bytes()))
         (folder / file).unlink()
     # The checksums are of the published files; these are made up.
-    monkeypatch.setattr(torchvision.datasets.MNIST, "resources",
-                        [(f"{file}.gz", md5(folder / f"{file}.gz")) for file in MNIST_FILES])
+    monkeypatch.setattr(
+        torchvision.datasets.MNIST, "resources", [(f"{file}.gz", md5(folder / f"{file}.gz")) for file in MNIST_FILES]
+    )
     assert load_dataset("mnist", tmp_path).train_labels.tolist() == made["train_labels"].tolist()
 
 
@@ -86,7 +93,7 @@ def write_cifar(root, monkeypatch, name):
     reader = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[name]
     label_key = "labels" if name == "cifar10" else "fine_labels"
     folder = root / reader.base_folder
-    folder.mkdir()
+    folder.mkdir(parents=True)
     images = np.random.RandomState(0).randint(0, 256, (12, 3, 32, 32)).astype(np.uint8)
     parts = np.array_split(np.arange(12), len(reader.train_list) + 1)
     for (file, _), part in zip(reader.train_list + reader.test_list, parts, strict=True):
@@ -160,11 +167,14 @@ def test_files_that_are_no_archive_are_refused(tmp_path, content):
     assert f"{path}: not an .npz archive" in refusal("cifar10", tmp_path)
 
 
-@pytest.mark.parametrize("changes, reason", [
-    (dict(test_labels=None), "lacks test_labels (it has train_images, train_labels, test_images)"),
-    (dict(val_images=np.zeros((1, 5, 4, 3), np.uint8)), "lacks val_labels"),
-    (dict(train_labels=np.array([None] * 6)), "cannot be read (Object arrays cannot be loaded"),
-])
+@pytest.mark.parametrize(
+    "changes, reason",
+    [
+        (dict(test_labels=None), "lacks test_labels (it has train_images, train_labels, test_images)"),
+        (dict(val_images=np.zeros((1, 5, 4, 3), np.uint8)), "lacks val_labels"),
+        (dict(train_labels=np.array([None] * 6)), "cannot be read (Object arrays cannot be loaded"),
+    ],
+)
 def test_npz_without_what_is_needed_is_refused(tmp_path, changes, reason):
     path = write_npz(tmp_path, **changes)
     assert f"{path}: {reason}" in refusal(path)

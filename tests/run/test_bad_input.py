@@ -142,7 +142,10 @@ FLAGS = [
     ],
     *[("dpu", f"--rewind_fixing_ratio {x}", f"--rewind_fixing_ratio: '{x}' {RATIO}") for x in ("0", "1.1", "nan")],
     ("rpu", "--rewind_fixing_ratio 0.2", f"{UNKNOWN}rewind_fixing_ratio 0.2"),
-    ("fu", "--rewind_fixing_ratio 0.2", f"{UNKNOWN}rewind_fixing_ratio 0.2"),
+    ("fu", "--rewind_fixing_ratio 0.2", "--rewind_fixing_ratio is not for --mode same_init: leave it out"),
+    ("dpu", "--total_epochs 6 --num_epochs 3", "--total_epochs and --num_epochs both say how long a round trains"),
+    ("dpu", "--deploy_epochs 6", "--deploy_epochs is for --deploy full or --deploy_sparsity: leave it out"),
+    ("dpu", "--width 0.5", "--width is for convolutional networks, not mlp: leave it out"),
     ("fu", "--deploy full", f"{UNKNOWN}deploy full"),
     ("rpu", "--deploy whole", "--deploy: invalid choice: 'whole' (choose from"),
     ("rpu", "--deploy partial --deploy_sparsity 0.5", "--deploy is partial, but --deploy_sparsity is 0.5, and a sparse network is trained and sent as a whole: leave one out"),
@@ -206,7 +209,7 @@ FLAGS = [
     ("dpu", "--precision tf32", "--precision is tf32, which needs CUDA, but the device is cpu: use fp32"),
     ("dpu", "--dataset cifar11", "cifar11: no such data set or folder; give mnist"),
     ("dpu", "--dataset ''", "has no train/ with a test/ or val/ beside it"),
-    ("dpu", "--dataset 'two\nlines'", "two lines: no such data set or folder"),
+    ("dpu", "--dataset 'two\nlines'", r"two\nlines: no such data set or folder"),
     ("dpu", f"--dataset {'a' * 300}", "aaa: no such data set or folder"),
 ]
 
@@ -468,7 +471,7 @@ NUMBERS = {
     "lr": (float, math.ulp(0.0), 1e6),
     "checkpoint_interval": (float, 0.0, sys.float_info.max),
 }
-PARSERS = {name: build_parser(name, "") for name in SCRIPTS}
+PARSERS = {name: build_parser(f"multiround_{name}.py") for name in SCRIPTS}
 TEXTS = st.one_of(
     st.integers().map(str),
     st.integers(-(10**30), 10**30).map(str),
@@ -510,7 +513,7 @@ def test_any_text_as_a_number_is_in_range_or_refused_in_one_line(flag, text, joi
             args, status = None, stop.code
     if args is None:
         assert (status, out.getvalue()) == (2, "")
-        assert err.getvalue().startswith(f"{script}: error: argument --{flag}: ")
+        assert err.getvalue().startswith(f"multiround_{script}.py: error: argument --{flag}: ")
         assert err.getvalue().endswith("\n") and len(err.getvalue().splitlines()) == 1
         with pytest.raises((ValueError, AssertionError)):
             assert lowest <= kind(text) <= highest

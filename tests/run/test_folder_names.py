@@ -19,7 +19,7 @@ def name_of(script, flags, monkeypatch) -> str:
     def claimed(folder, overwrite):
         raise Found(folder.path.name)
 
-    monkeypatch.setattr("utils.run.experiment.claimed", claimed)
+    monkeypatch.setattr("utils.run.folder.RunFolder.claimed", claimed)
     with pytest.raises(Found) as found:
         script.main(flags)
     return str(found.value)

@@ -24,7 +24,7 @@ def test_the_rows_of_the_paper_word_for_word():
         f"python multiround_dpu.py --mode dpu --updating_ratio 0.005 --lamda 0.5 {common}",
         f"python multiround_dpu.py --mode gcpu --without_reinit --updating_ratio 0.005 {common}",
         f"python multiround_rpu.py --mode rpu --updating_ratio 0.005 {common}",
-        f"python multiround_fu.py --mode pruning --pruning_ratio 0.005 {common}",
+        f"python multiround_fu.py --mode pruning --pruning_ratio 0.005 --rewind_fixing_ratio 0.8 {common}",
         f"python multiround_fu.py --mode same_init {common}",
     ]
 
@@ -74,15 +74,19 @@ def test_a_flag_of_the_method_leaves_one_full_updating():
     ("hidden_sizes", ["24", "24 32"], "hidden_sizes", [(24,), (24, 32)]),
     ("batch_norm", ["off", "on"], "batch_norm", [False, True]),
     ("num_epochs", ["3", "5"], "num_epochs", [6, 10]),
+    ("lr", ["0.1", "0.01"], "lr", [0.1, 0.01]),
+    ("train_batch_size", ["8", "16"], "train_batch_size", [8, 16]),
+    ("precision", ["fp32", "bf16"], "precision", ["fp32", "bf16"]),
+    ("deploy_sparsity", ["0", "0.5"], "deploy_sparsity", [0.0, 0.5]),
 ])  # fmt: skip
-def test_a_flag_of_data_model_or_epochs_gives_each_value_its_full_updating(flag, values, name, expected):
+def test_a_flag_that_a_pair_must_share_gives_each_value_its_full_updating(flag, values, name, expected):
     swept, full = of_ablation(flag, values)
     assert [command.label for command in swept] == values
     assert [getattr(command.settings, name) for command in full] == expected
 
 
-@pytest.mark.parametrize("flag, values", [("lr", ["0.1", "0.01"]), ("value_bits", ["4", "32"]), ("updating_ratio", ["0.1", "0.2"]),
-                                          ("without_reinit", ["on", "off"]), ("train_batch_size", ["8", "16"])])  # fmt: skip
+@pytest.mark.parametrize("flag, values", [("value_bits", ["4", "32"]), ("updating_ratio", ["0.1", "0.2"]),
+                                          ("without_reinit", ["on", "off"]), ("deploy", ["full", "partial"])])  # fmt: skip
 def test_other_flags_leave_full_updating_as_it_is(flag, values):
     swept, full = of_ablation(flag, values)
     assert len({command.flags for command in swept}) == 2 and len(full) == 1

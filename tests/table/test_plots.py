@@ -1,15 +1,26 @@
 """Figures of tables and sweeps, what they show and how; and the committed form of runs that they can be drawn from."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
 from tests.made_up_runs import make_run
-from tests.script_runs import NUM_WEIGHTS
+from tests.script_runs import NUM_WEIGHTS, ROOT
 from utils.table.collate import collate, make_row
-from utils.table.export import export, without_paths
 from utils.table.layers import LayerCounts, as_csv, read_layer_counts
-from utils.table.plots import _style, accuracy_figure, bytes_figure, layers_figure, save_plots, sweep_figure
+from utils.table.output import export, without_paths
+from utils.table.plots import (
+    _style,
+    accuracy_figure,
+    bytes_figure,
+    layers_figure,
+    read_panels,
+    save_plots,
+    sweep_figure,
+)
 from utils.table.program import main
 from utils.table.records import NotUsable, find_run_folders, read_record
 
@@ -71,17 +82,16 @@ def test_sweep_figure_by_hand(tmp_path):
     assert above.lines[0].get_linestyle() == "None", "there is nothing between words"
 
 
-def test_layers_are_read_from_messages_once(results, tmp_path):
+def test_layers_are_read_from_messages_and_nothing_is_written(results):
     record = read_record(results["dpu"].folder)
+    before = sorted(record.folder.rglob("*"))
     counts = read_layer_counts(record)
     assert counts.layers == ["fc1.weight", "fc2.weight"] and counts.weights == [64 * 24, 240]
     for row, updated in zip(record.rows, counts.updated, strict=True):
         assert sum(updated) == row["updated_weights"]
-    assert (record.folder / "layers.csv").read_text() == as_csv(counts)
-    assert read_layer_counts(record) == counts
+    assert sorted(record.folder.rglob("*")) == before
     full = read_layer_counts(read_record(results["same_init"].folder))
     assert sum(full.updated[0]) == NUM_WEIGHTS
-    (record.folder / "layers.csv").unlink()
 
 
 def test_layers_that_cannot_be_read_are_named(tmp_path):
@@ -91,8 +101,8 @@ def test_layers_that_cannot_be_read_are_named(tmp_path):
     (record.folder / "layers.csv").write_text(as_csv(LayerCounts(["fc1.weight"], [90], [[1]])))
     with pytest.raises(NotUsable, match="each layer in each of 2 rounds"):
         read_layer_counts(record)
-    figure, problems = layers_figure(group_in(tmp_path))
-    assert figure is None and len(problems) == 1
+    panels, problems = read_panels(group_in(tmp_path))
+    assert not panels and len(problems) == 1
 
 
 def test_heat_map_by_hand(tmp_path):
@@ -101,13 +111,70 @@ def test_heat_map_by_hand(tmp_path):
         (run / "layers.csv").write_text(as_csv(LayerCounts(["fc1.weight"], [90], updated)))
     make_run(tmp_path, "same_init", 1, [0.5, 0.6])
     make_run(tmp_path, "same_init", 2, [0.5, 0.6])
-    figure, problems = layers_figure(group_in(tmp_path))
+    panels, problems = read_panels(group_in(tmp_path))
+    figure = layers_figure(group_in(tmp_path), panels)
     (image,) = figure.axes[0].images
     assert image.get_array().tolist() == [pytest.approx([20, 10])]
     assert not problems
     paths, _ = save_plots(group_in(tmp_path), tmp_path, "-1")
     assert [path.name for path in paths] == ["accuracy-1.png", "bytes-1.png", "layers-1.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+
+
+def test_a_sweep_of_one_seed_has_no_bars(tmp_path):
+    run, full = (read_record(make_run(tmp_path, mode, 1, [0.5])) for mode in ("dpu", "same_init"))
+    above, below = sweep_figure("lamda", [make_row("0", [run], [full]), make_row("1", [run], [])], "a title").axes
+    assert "(one seed)" in below.get_xlabel()
+    for axes in (above, below):
+        bars = axes.containers[0].lines[2][0].get_segments()
+        assert not any(len(bar) and bar[0][1] == bar[0][1] for bar in bars), "NaN is not drawn"
+
+
+SETTINGS = [
+    ({"MPLBACKEND": "module://not.here"}, "", True),
+    ({"MPLBACKEND": "qtagg"}, "", True),
+    ({}, "text.usetex: True\nsavefig.dpi: 3\nbackend: nonsense\n", True),
+    ({}, None, False),  # a matplotlib that does not import
+]
+
+
+@pytest.mark.parametrize("variables, settings, drawn", SETTINGS)
+def test_plots_depend_on_no_settings_and_cost_no_table(tmp_path, variables, settings, drawn):
+    make_run(tmp_path / "runs", "dpu", 1, [0.5, 0.6])
+    make_run(tmp_path / "runs", "same_init", 1, [0.5, 0.6])
+    (tmp_path / "matplotlib").mkdir()
+    if settings is None:
+        (tmp_path / "matplotlib" / "__init__.py").write_text("raise ImportError('libfreetype.so.6: cannot open')")
+        variables = {"PYTHONPATH": str(tmp_path)}
+    else:
+        (tmp_path / "matplotlib" / "matplotlibrc").write_text(settings)
+        variables = {**variables, "MPLCONFIGDIR": str(tmp_path / "matplotlib")}
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "utils.table", tmp_path / "runs", "--out", out]
+    result = subprocess.run(command, cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True)
+    assert result.returncode == 0 and "Traceback" not in result.stderr
+    assert (out / "table.txt").read_text() == result.stdout
+    assert (out / "accuracy.png").exists() == (out / "bytes.png").exists() == drawn
+    assert ("accuracy.png cannot be drawn (libfreetype.so.6: cannot open)" in result.stderr) != drawn
+    if drawn:
+        size = [int.from_bytes((out / "accuracy.png").read_bytes()[start : start + 4]) for start in (16, 20)]
+        assert size == [1350, 720], "9 x 4.8 inches of 150 dots"
+
+
+def test_a_plot_that_fails_costs_no_other(two_seeds, monkeypatch):
+    def fail(_):
+        raise RuntimeError("no\nfonts")
+
+    monkeypatch.setattr("utils.table.plots.accuracy_figure", fail)
+    paths, problems = save_plots(group_in(two_seeds), two_seeds)
+    assert [path.name for path in paths] == ["bytes.png"]
+    assert f"{two_seeds / 'accuracy.png'} cannot be drawn (no fonts)" in problems
+
+
+def test_names_are_no_formulas(tmp_path):
+    make_run(tmp_path, "dpu", 1, [0.5], dataset="$\\frac{$ a$x$b", reinit_every="$\\nosuch{$")
+    _, problems = save_plots(group_in(tmp_path), tmp_path)
+    assert not [problem for problem in problems if "cannot be drawn" in problem]
 
 
 def test_export_makes_the_same_table_without_weights_or_paths(results, tmp_path, capsys):
@@ -121,8 +188,6 @@ def test_export_makes_the_same_table_without_weights_or_paths(results, tmp_path,
     for folder in (tmp_path / "committed").iterdir():
         assert {path.name for path in folder.iterdir()} == {"config.json", "rounds.csv", "summary.json", "layers.csv"}
         assert str(results["dpu"].folder.parent) not in (folder / "config.json").read_text()
-    for result in results.values():
-        (result.folder / "layers.csv").unlink()
 
 
 def test_paths_go_from_settings_and_command():
@@ -134,6 +199,20 @@ def test_paths_go_from_settings_and_command():
         "command": ["multiround_dpu.py", "--dataset", "my.npz", "--seed", "3"],
     }  # fmt: skip
     assert "/" not in json.dumps(clean)
+
+
+def test_export_loses_no_run_of_the_same_name_and_none_with_odd_words(tmp_path, capsys):
+    for parent, mode in (("a", "dpu"), ("b", "rpu"), ("c", "gcpu")):
+        run = make_run(tmp_path / parent, mode, 1, [0.5])
+        (run / "layers.csv").write_text(as_csv(LayerCounts(["fc1.weight"], [90], [[1]])))
+        run.rename(run.with_name("same-name" if parent != "c" else "odd"))
+    config = json.loads((tmp_path / "c" / "odd" / "config.json").read_text())
+    (tmp_path / "c" / "odd" / "config.json").write_text(json.dumps({**config, "command": ["x.py", "stray", "--seed", "1"]}))
+    main([str(tmp_path / "a"), str(tmp_path / "b"), str(tmp_path / "c"), "--export", str(tmp_path / "to")])
+    err = capsys.readouterr().err
+    assert f"not exported: {tmp_path}/b/same-name has the name of {tmp_path}/a/same-name" in err
+    assert "not exported: odd: " in err
+    assert [path.name for path in (tmp_path / "to").iterdir()] == ["same-name"]
 
 
 def test_export_of_a_run_without_messages_is_refused(tmp_path):

@@ -16,6 +16,7 @@ import multiround_dpu
 from tests.made_up_runs import make_run
 from tests.run.test_resume import wait_for_progress
 from tests.script_runs import ROOT, start_process, weights_of, without_time
+from utils.table.commands import Command
 from utils.table.jobs import Failure, Job, Progress
 from utils.table.program import main
 
@@ -182,6 +183,17 @@ def test_time_left_by_hand():
     again = [Made("a", [10], [2.0], finished=True)]
     assert Progress(again, again, 1, quiet=True).rounds_done == 0
     assert Progress(again, [], 1, quiet=True).rounds_done == 1
+
+
+@pytest.mark.parametrize("script, flags, epochs", [
+    ("multiround_dpu.py", "", 60), ("multiround_rpu.py", "", 60), ("multiround_rpu.py", "--num_epochs 7", 7),
+    ("multiround_dpu.py", "--updating_ratio 0.005 --rewind_fixing_ratio 0.8 --num_epochs 12", 60),  # 5 steps
+    ("multiround_dpu.py", "--updating_ratio 0.005 --rewind_fixing_ratio 0.8 --total_epochs 61", 61),
+    ("multiround_fu.py", "--mode pruning --pruning_ratio 0.005 --rewind_fixing_ratio 0.8", 150),
+])  # fmt: skip
+def test_work_of_a_run_counts_every_step(tmp_path, script, flags, epochs):
+    command = Command("a row", script, tuple(flags.split()))
+    assert Job(command, tmp_path, [10, 30]).work == [10 * epochs, 30 * epochs]
 
 
 def test_ablation_runs_and_tabulates_with_a_plot(tmp_path):

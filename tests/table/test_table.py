@@ -39,6 +39,11 @@ def table_of(capsys, *argv):
     return capsys.readouterr().out
 
 
+def notes_of(capsys, *argv):
+    """The lines of a table, those that were wrapped in one again."""
+    return table_of(capsys, *argv).replace("\n  ", " ").splitlines()
+
+
 def rows_of(capsys, *argv):
     """The CSV form, a dict a row."""
     return list(csv.DictReader(io.StringIO(table_of(capsys, "--format", "csv", *argv))))
@@ -47,13 +52,18 @@ def rows_of(capsys, *argv):
 def test_table_by_hand(two_seeds, capsys):
     # Differences -15 and -10: mean -12.5, standard deviation 5 / sqrt(2) = 3.54; served 62.5 and 70.
     # Ratios of bytes 0.05 and 0.2, by the formula 0.1 and 0.4.
-    assert table_of(capsys, two_seeds).splitlines()[:7] == [
+    assert table_of(capsys, two_seeds).splitlines()[:12] == [
         "mnist, mlp 512-512: 1,000 samples, 1,000 more each round, 2 rounds",
         "",
-        "method      k  epochs  n  to FU, points  paper     served, %     bytes / FU   formula / FU",
-        "------  -----  ------  -  -------------  -----  ------------  -------------  -------------",
-        "DPU     0.005  2 x 30  2  -12.50 ± 3.54  -0.17  66.25 ± 5.30  0.125 ± 0.106  0.250 ± 0.212",
-        "FU          1      60  2                        78.75 ± 1.77              1              1",
+        "method      k  epochs  n  to FU, points  paper     served, %",
+        "------  -----  ------  -  -------------  -----  ------------",
+        "DPU     0.005  2 x 30  2  -12.50 ± 3.54  -0.17  66.25 ± 5.30",
+        "FU          1      60  2                        78.75 ± 1.77",
+        "",
+        "method     bytes / FU   formula / FU",
+        "------  -------------  -------------",
+        "DPU     0.125 ± 0.106  0.250 ± 0.212",
+        "FU                  1              1",
         "",
     ]
 
@@ -90,9 +100,7 @@ def test_rounds_view_by_hand(two_seeds, capsys):
 def test_deleting_a_run_changes_n_and_says_so(two_seeds, capsys, lost, notes):
     (folder,) = two_seeds.glob(lost)
     shutil.rmtree(folder)
-    text = table_of(capsys, two_seeds)
-    for note in notes:
-        assert note in text.splitlines()
+    assert set(notes) <= set(notes_of(capsys, two_seeds))
     dpu = rows_of(capsys, two_seeds)[0]
     assert (dpu["n"], dpu["difference_std"]) == ("1", "")
     assert dpu["difference_mean"] == ("-15" if lost == "dpu-2*" else "-10")
@@ -107,6 +115,12 @@ DIFFERENT = [
     ({"hidden_sizes": [24]}, "other model (mlp 512-512 against mlp 24)"),
     ({"model": "vgg"}, "other model (mlp 512-512 against vgg)"),
     ({"num_epochs": 30}, "other epochs a round (60 against 30)"),
+    ({"augment": True}, "other augmentation (False against True)"),
+    ({"train_batch_size": 64}, "other batch size (128 against 64)"),
+    ({"lr": 0.01}, "other learning rate (0.005 against 0.01)"),
+    ({"precision": "bf16"}, "other precision (fp32 against bf16)"),
+    ({"deploy_sparsity": 0.5}, "other sparsity of the deployed network (0.0 against 0.5)"),
+    ({"deploy_epochs": 150}, "other epochs of the deployment (None against 150)"),
 ]
 
 
@@ -114,8 +128,7 @@ DIFFERENT = [
 def test_runs_of_different_data_model_sizes_or_epochs_are_no_pair(tmp_path, capsys, other, reason):
     make_run(tmp_path, "dpu", 1, [0.5, 0.5])
     full = make_run(tmp_path, "same_init", 1, [0.5, 0.5], **other)
-    text = table_of(capsys, tmp_path)
-    assert f"DPU: no pair: seed 1: not paired with {full.name}: {reason}" in text.splitlines()
+    assert f"DPU: no pair: seed 1: not paired with {full.name}: {reason}" in notes_of(capsys, tmp_path)
     dpu = next(row for row in rows_of(capsys, tmp_path) if row["method"] == "DPU")
     assert dpu["difference_mean"] == dpu["bytes_ratio_mean"] == "" and dpu["served_mean"] == "50"
 
@@ -123,13 +136,13 @@ def test_runs_of_different_data_model_sizes_or_epochs_are_no_pair(tmp_path, caps
 def test_other_order_of_arrival_or_rounds_is_no_pair(tmp_path, capsys):
     make_run(tmp_path, "dpu", 1, [0.5, 0.5])
     full = make_run(tmp_path, "same_init", 1, [0.5])
-    assert "other number of rounds (2 against 1)" in table_of(capsys, tmp_path)
+    assert "other number of rounds (2 against 1)" in "".join(notes_of(capsys, tmp_path))
     shutil.rmtree(full)
     full = make_run(tmp_path, "same_init", 1, [0.5, 0.5])
     summary = json.loads((full / "summary.json").read_text())
     summary["fingerprints"]["arrival"] = "another"
     (full / "summary.json").write_text(json.dumps(summary))
-    assert "other order of arrival (a1 against another)" in table_of(capsys, tmp_path)
+    assert "other order of arrival (a1 against another)" in "".join(notes_of(capsys, tmp_path))
 
 
 def test_epochs_are_the_same_in_total_or_by_the_recipe(tmp_path, capsys):
@@ -140,6 +153,52 @@ def test_epochs_are_the_same_in_total_or_by_the_recipe(tmp_path, capsys):
         make_run(tmp_path / "resnet56", mode, 1, [0.5], **residual, **{"updating_ratio": 0.1} if mode == "dpu" else {})
     assert {row["difference_mean"] for row in rows_of(capsys, tmp_path)} == {"0"}
     assert "no pair" not in table_of(capsys, tmp_path)
+
+
+@pytest.mark.parametrize("mode, settings, epochs", [
+    ("dpu", {}, ("2 x 30", 60)),
+    ("rpu", {}, ("60", 60)),
+    ("dpu", {"rewind_fixing_ratio": 0.8}, ("5 x 30", 150)),  # of 90 weights 18, 4, 1 and none are left
+    ("pruning", {"updating_ratio": 0.1}, ("3 x 30", 90)),  # of 90 weights 18 and 9 are left
+    ("pruning", {"updating_ratio": 0.1, "rewind_fixing_ratio": 1.0}, ("2 x 30", 60)),
+    ("dpu", {"rewind_fixing_ratio": 0.8, "total_epochs": 60, "num_epochs": 12}, ("5 x 12", 60)),
+    ("dpu", {"rewind_fixing_ratio": 0.8, "total_epochs": 61, "num_epochs": 12}, ("61 in 5", 61)),
+    ("rpu", {"total_epochs": 61}, ("61", 61)),
+])  # fmt: skip
+def test_epochs_are_those_of_every_step(tmp_path, capsys, mode, settings, epochs):
+    make_run(tmp_path, mode, 1, [0.5], **settings)
+    (row,) = rows_of(capsys, tmp_path)
+    assert row["epochs"] == str(epochs[1])
+    assert f"  {epochs[0]}  1  " in table_of(capsys, tmp_path)
+
+
+def test_pruning_is_in_steps_and_one_shot_is_another_row(tmp_path, capsys):
+    make_run(tmp_path, "same_init", 1, [0.5])
+    for fixing_ratio in (0.8, 1.0, 0.5):
+        make_run(tmp_path, "pruning", 1, [0.5], rewind_fixing_ratio=fixing_ratio)
+    rows = rows_of(capsys, tmp_path)
+    assert [(row["method"], row["published"], row["difference_mean"]) for row in rows] == [
+        ("Pruning", "-1.45", "0"), ("Pruning, one-shot", "", "0"), ("Pruning, rewind_fixing_ratio 0.5", "", "0"),
+        ("FU", "", "0"),
+    ]  # fmt: skip
+
+
+def test_precision_is_in_the_title_and_messages_may_differ(tmp_path, capsys):
+    make_run(tmp_path, "dpu", 1, [0.5], precision="bf16", value_bits=4)
+    make_run(tmp_path, "same_init", 1, [0.75], precision="bf16")
+    assert table_of(capsys, tmp_path).startswith("mnist, mlp 512-512, bf16: 1,000 samples")
+    assert [row["method"] for row in rows_of(capsys, tmp_path)] == ["DPU, value_bits 4", "FU"]
+    assert rows_of(capsys, tmp_path)[0]["difference_mean"] == "-25"
+
+
+def test_rows_say_which_commits_made_them(tmp_path, capsys):
+    make_run(tmp_path, "dpu", 1, [0.5], commits=("a" * 40, "b" * 40 + "+changes"))
+    make_run(tmp_path, "same_init", 1, [0.5], commits=("a" * 40,))
+    make_run(tmp_path, "rpu", 1, [0.5], commits=("a" * 40,))
+    assert "DPU: made by several commits: aaaaaaaaaa, bbbbbbbbbb+" in notes_of(capsys, tmp_path)
+    make_run(tmp_path, "rpu", 2, [0.5], commits=("c" * 40,))
+    make_run(tmp_path, "same_init", 2, [0.5], commits=("a" * 40,))
+    assert "RPU: made by several commits: aaaaaaaaaa, cccccccccc" in notes_of(capsys, tmp_path)
 
 
 def test_of_several_full_runs_the_likeliest_is_the_pair(tmp_path, capsys):
@@ -169,14 +228,25 @@ def test_rows_are_named_by_what_is_not_the_default(tmp_path, capsys):
 
 
 def test_published_figures_stand_only_beside_their_setting(tmp_path, capsys):
-    make_run(tmp_path, "dpu", 1, [0.5], dataset="digits", dataset_size_subseq=5000)
-    make_run(tmp_path, "dpu", 1, [0.5], dataset="digits", dataset_size_subseq=5000, updating_ratio=0.01)
-    make_run(tmp_path, "gcpu", 1, [0.5], dataset="digits", dataset_size_subseq=5000, num_epochs=5)
-    make_run(tmp_path, "rpu", 1, [0.5], dataset="digits", dataset_size_subseq=5000)
+    make_run(tmp_path, "dpu", 1, [0.5], dataset_size_subseq=5000)
+    make_run(tmp_path, "dpu", 1, [0.5], dataset_size_subseq=5000, updating_ratio=0.01)
+    make_run(tmp_path, "dpu", 1, [0.5], dataset_size_subseq=5000, lamda=0.25)
+    make_run(tmp_path, "gcpu", 1, [0.5], dataset_size_subseq=5000, num_epochs=5)
+    make_run(tmp_path, "rpu", 1, [0.5], dataset_size_subseq=5000)
     rows = {(row["method"], row["k"]): row["published"] for row in rows_of(capsys, tmp_path)}
-    assert rows == {("DPU", "0.005"): "-0.17", ("DPU", "0.01"): "", ("GCPU", "0.005"): "", ("RPU", "0.005"): "-4.04"}
-    note = "data mnist there, digits here, samples 1000/1000 there, 1000/5000 here"
-    assert note in table_of(capsys, tmp_path)
+    assert rows == {
+        ("DPU", "0.005"): "-0.17", ("DPU", "0.01"): "", ("DPU, lamda 0.25", "0.005"): "", ("GCPU", "0.005"): "",
+        ("RPU", "0.005"): "-4.04",
+    }  # fmt: skip
+    (note,) = [line for line in notes_of(capsys, tmp_path) if line.startswith("paper: ")]
+    assert "lambda 0.5" in note and "not known: sample sizes, rounds, seeds, layers of the MLP" in note
+
+
+@pytest.mark.parametrize("other", [{"dataset": "digits"}, {"model": "vgg", "width": 0.25}, {"model": "mobilenetv1"}])
+def test_without_the_paper_s_setting_there_is_no_column_for_it(tmp_path, capsys, other):
+    make_run(tmp_path, "dpu", 1, [0.5], **other)
+    assert "paper" not in table_of(capsys, tmp_path)
+    assert "paper" not in table_of(capsys, "--format", "markdown", tmp_path)
 
 
 def test_what_cannot_be_used_is_left_out_with_the_reason(two_seeds, capsys):
@@ -192,11 +262,11 @@ def test_what_cannot_be_used_is_left_out_with_the_reason(two_seeds, capsys):
     (odd / "config.json").write_text("[]")
     again = make_run(two_seeds, "dpu", 2, [0.6, 0.8], threads=7)
     (two_seeds / "logs").mkdir()
-    lines = [line.removeprefix("left out: ") for line in table_of(capsys, two_seeds).splitlines() if "left out" in line]
+    lines = [line.removeprefix("left out: ") for line in notes_of(capsys, two_seeds) if "left out" in line]
     reasons = dict(line.split(": ", 1) for line in lines)
     assert set(reasons) == {folder.name for folder in (cut, broken, short, nameless, odd, again)}
     assert reasons[cut.name] == "not finished: 2 of 2 rounds"
-    assert reasons[short.name] == "its files do not serve (rounds.csv has 1 of 2 rounds)"
+    assert reasons[short.name] == "rounds.csv has 1 of 2 rounds"
     assert reasons[nameless.name] == "it has no config.json, so its settings are not known"
     assert reasons[again.name].startswith("the same method and seed as dpu-2")
 
@@ -221,6 +291,49 @@ def test_full_updating_that_never_sends_gives_no_ratio(tmp_path, capsys):
     make_run(tmp_path, "same_init", 1, [0.5], [0])
     assert "nan" not in table_of(capsys, tmp_path)
     assert rows_of(capsys, tmp_path)[0]["bytes_ratio_mean"] == ""
+
+
+def test_lone_seeds_and_ratios_to_nothing(tmp_path, capsys):
+    for seed in (1, 2):
+        make_run(tmp_path, "dpu", seed, [0.5, 0.6], [100, 100])
+        make_run(tmp_path, "same_init", seed, [0.5, 0.6], [0, 0] if seed == 1 else [100, 0])
+    make_run(tmp_path, "rpu", 3, [0.5, 0.6])
+    text = table_of(capsys, tmp_path, "--rounds")
+    assert "nan" not in text.lower()
+    rows = {row["method"]: row for row in rows_of(capsys, tmp_path)}
+    assert rows["DPU"]["n"] == "2" and rows["DPU"]["bytes_ratio_mean"] == "" and rows["DPU"]["difference_mean"] == "0"
+    assert rows["RPU"]["n"] == "1" and rows["RPU"]["difference_mean"] == rows["RPU"]["served_std"] == ""
+
+
+def test_a_deviation_of_nothing_has_no_decimals_and_one_seed_none(tmp_path, capsys):
+    for seed in (1, 2):
+        make_run(tmp_path, "dpu", seed, [0.5])
+        make_run(tmp_path, "same_init", seed, [0.75])
+    assert "-25.00 ± 0  " in table_of(capsys, tmp_path) and "± 0.0" not in table_of(capsys, tmp_path)
+    shutil.rmtree(next(tmp_path.glob("dpu-2*")))
+    (line,) = [line for line in table_of(capsys, tmp_path).splitlines() if line.startswith("DPU ") and "2 x" in line]
+    assert "±" not in line
+
+
+def test_everything_fits_80_columns(tmp_path, capsys):
+    for seed in (1, 2, 3):
+        for number, mode in enumerate(("dpu", "gcpu", "lcpu", "rpu", "magnitude", "fisher", "pruning", "same_init")):
+            make_run(tmp_path, mode, seed, [0.5 + seed / 70, 0.6 + number / 100], [1000 * seed, 2000])
+    odd = {"value_bits": 4, "reinit_strategy": "shrink_perturb", "shrink": 0.5, "perturb": 0.25}
+    make_run(tmp_path, "dpu", 1, [0.5, 0.6], commits=tuple("abcdefghijk"), **odd)
+    (make_run(tmp_path, "rpu", 9, [0.5, 0.6]) / "summary.json").write_text("{}")
+    text = table_of(capsys, tmp_path, "--rounds")
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.count("\nDPU, perturb 0.25,  ") == 2, "the beginning of the name, in both tables"
+    assert "made by several commits: a, b, c" in text.replace("\n  ", " ") and "left out: rpu-9" in text
+
+
+def test_names_are_quoted_where_they_would_act(tmp_path, capsys):
+    make_run(tmp_path, "dpu", 1, [0.5], dataset='=HYPERLINK("x")|<b>', reinit_every="a\x1b[2J")
+    (row,) = rows_of(capsys, tmp_path)
+    assert row["data"] == """'=HYPERLINK("x")|<b>""" and row["method"] == r"DPU, reinit_every a\x1b[2J"
+    markdown = table_of(capsys, "--format", "markdown", tmp_path)
+    assert r"\|&lt;b>" in markdown and "\x1b" not in markdown
 
 
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=9))

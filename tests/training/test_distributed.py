@@ -15,10 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import multiround_dpu
-from tests.script_runs import ROOT, without_time
+from data.datasets import load_dataset
+from tests.script_runs import ROOT, SMALL, without_time
 from utils.edge import EdgeNode
 from utils.edge.state_file import read_state
 from utils.system.errors import UsageError
+from utils.system.processes import is_rank0
 from utils.training.distributed import Group, join
 
 FLAGS = (
@@ -41,26 +43,45 @@ def test_a_group_of_one_does_nothing():
     group, tensor = Group(), torch.ones(3)
     group.sum_(tensor)
     group.assert_same("ones", tensor)
-    assert (group.share(7), group.told("word"), tensor.tolist()) == (slice(0, 7), "word", [1, 1, 1])
+    assert (group.share(7), group.broadcast("word"), tensor.tolist()) == (slice(0, 7), "word", [1, 1, 1])
+
+
+def as_launched(monkeypatch, size):
+    """Let this process be the first of `size` that torchrun has started."""
+    for name, value in {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
+
+
+@pytest.mark.parametrize(
+    "variables", [{"RANK": "1"}, {"WORLD_SIZE": "2"}, {"WORLD_SIZE": ""}, {"WORLD_SIZE": "0"}, {"RANK": "1", "WORLD_SIZE": "x"}]
+)
+def test_a_group_needs_all_variables_of_torchrun(variables, monkeypatch):
+    """Job scripts export some of them for purposes of their own."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    group, device = join("cpu")
+    assert (group.rank, group.size, device, is_rank0()) == (0, 1, "cpu", True)
 
 
 @pytest.mark.parametrize("name", ["cuda:1", "mps"])
 def test_a_device_that_processes_cannot_share_is_refused(name, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    as_launched(monkeypatch, 2)
     with pytest.raises(UsageError, match=f"^--device is '{name}', which 2 processes cannot share: give cuda"):
         join(name)
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "4")
+    as_launched(monkeypatch, 4)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UsageError, match="^--nproc_per_node is 4, but this node has 2 CUDA devices"):
         join("cuda")
 
 
-def start(number, *flags):
-    """Start the processes of a run by the variables that torchrun sets; returns them by rank."""
+def start(number, *flags, more=None):
+    """Start the processes of a run by the variables that torchrun sets, rank 1 with `more`; returns them by rank."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -68,7 +89,7 @@ def start(number, *flags):
     command = [sys.executable, "multiround_dpu.py", *flags]
     return [
         subprocess.Popen(
-            command,
+            command + (more or []) * (rank == 1),
             cwd=ROOT,
             env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
             text=True,
@@ -186,3 +207,34 @@ def test_differing_processes_are_noticed(tmp_path):
         )
     outs = [out for (out, _), _ in finish(processes)]
     assert outs == ["numbers differ between the processes of this run\n[3.0, 3.0]\n"] * 2
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (["--num_epochs", "3"], "num_epochs"),
+        (["--hidden_sizes", "16"], "hidden_sizes"),
+        (["--val_dataset_size", "100"], "val_dataset_size, validation_split"),
+        (["--seed", "7"], "seed, arrival, validation_split"),
+        ("other pixels", "dataset"),
+    ],
+)
+def test_processes_that_would_not_make_one_run_are_refused(more, named, tmp_path):
+    """Other data or other settings on one rank trained on with a wrong accuracy, hung, or aborted."""
+    flags = [*SMALL, "--updating_ratio", "0.1", "--max_rounds", "1", "--num_epochs", "1", "--output_dir", str(tmp_path / "runs")]
+    if more == "other pixels":
+        digits = load_dataset("digits", "unused")
+        arrays = {"train_images": digits.train_images, "train_labels": digits.train_labels}
+        arrays |= {"test_images": digits.test_images, "test_labels": digits.test_labels}
+        arrays = {name: tensor.squeeze(1).numpy() if tensor.dim() == 4 else tensor.numpy() for name, tensor in arrays.items()}
+        np.savez(tmp_path / "a.npz", **arrays)
+        (tmp_path / "b").mkdir()
+        np.savez(tmp_path / "b" / "a.npz", **{**arrays, "train_images": arrays["train_images"] ^ 1})
+        flags += ["--dataset", str(tmp_path / "a.npz")]
+        more = ["--dataset", str(tmp_path / "b" / "a.npz")]
+    outs = finish(start(2, *flags, more=more))
+    assert [status for _, status in outs] == [2, 2]
+    assert outs[0][0][1].strip() == (
+        f"multiround_dpu.py: error: process 1 differs from process 0 in {named}: start all alike, on the same data"
+    )
+    assert not (tmp_path / "runs").exists()

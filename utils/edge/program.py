@@ -23,7 +23,7 @@ from utils.message.container import read_sign_key, unpack_message
 from utils.message.streams import UpdateFormatError
 from utils.message.update import Update, sent_by_layer
 from utils.schema import Schema
-from utils.system.pipes import reader_left
+from utils.system.streams import forgiving_streams
 from utils.system.terminal import columns
 
 
@@ -129,15 +129,12 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@forgiving_streams()
 def main(argv: list[str] | None = None) -> int:
     """Run one command; return the exit status: 0, or 2 with one line on stderr."""
     try:
         args = build_parser().parse_args(argv)
         args.function(args)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        reader_left()
-        return 1
     except (_Refused, ValueError) as error:
         print(f"edge: error: {error}", file=sys.stderr)
         return 2

@@ -110,11 +110,13 @@ def sent_by_layer(message: Message, schema: Schema, deployed: np.ndarray | None 
     """
     header, (positions, _, _) = message
     _check_receiver(header, schema, deployed)
+    sizes = schema.layer_sizes(deployed)
     if header.kind in ("sparse", "pruned"):
-        return code_counts(StreamReader(positions, "positions"), schema.layer_sizes(deployed), None)
-    sent = np.zeros(schema.num_weights, dtype=bool)
-    sent[_implied_weights(header.kind, positions, schema, deployed)] = True
-    return schema.layer_sizes(sent)
+        return code_counts(StreamReader(positions, "positions"), sizes, None)
+    if header.kind == "dense":
+        return sizes
+    _, ratio = _read_mask(positions)
+    return np.array([round(ratio * size) for size in sizes.tolist()], dtype=np.int64)  # as `draw_mask` draws them
 
 
 def _check_receiver(header: Header, schema: Schema, deployed: np.ndarray | None) -> None:
@@ -141,9 +143,15 @@ def _implied_weights(kind: str, positions: bytes, schema: Schema, deployed: np.n
         if positions:
             raise UpdateFormatError("a dense update has no positions section")
         return schema.weight_indices(deployed)
+    seed, ratio = _read_mask(positions)
+    return random_mask(schema.layer_sizes(), ratio, seed, deployed)
+
+
+def _read_mask(positions: bytes) -> tuple[int, float]:
+    """Return seed and updating ratio of a random mask."""
     if len(positions) != _RANDOM_MASK.size:
         raise UpdateFormatError(f"a random mask is stated in {_RANDOM_MASK.size} bytes, not {len(positions)}")
     seed, ratio = _RANDOM_MASK.unpack(positions)
     if not 0 < ratio <= 1:
         raise UpdateFormatError(f"impossible updating ratio {ratio}")
-    return random_mask(schema.layer_sizes(), ratio, seed, deployed)
+    return seed, ratio

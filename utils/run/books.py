@@ -1,35 +1,64 @@
 """The books of a run: what rank 0 reads from the run folder at the start, and writes to it as rounds are done."""
 
 import time
+import warnings
 from typing import Any
 
 import torch
 
 from utils.flat import FlatParameters, sha256
 from utils.link import Link
-from utils.rounds import EdgeCopy, pack
-from utils.run.checkpoint import Checkpoints
-from utils.run.folder import RunFolder, RunResult
+from utils.rounds import EdgeCopy
+from utils.run.checkpoint import CheckpointError, Checkpoints
+from utils.run.folder import ResultsError, RunFolder, RunResult, digest_of
 from utils.run.results import describe_round, describe_run, summarize
+from utils.schema import Schema
+from utils.system.processes import StopRequest
 from utils.system.progress import Bars
-from utils.training.round import RoundTraining
+from utils.training.round import STATE, RoundTraining
 
 
 class Books:
-    """Keeps the run folder up to date; `config` is the content of config.json."""
+    """Keeps the run folder up to date.
 
-    def __init__(self, folder: RunFolder, config: dict[str, Any]):
+    config  the content of config.json for a run that begins now
+    start   what is recorded of this start of the run: code, versions, machine
+    stop    whether a signal has asked the run to end
+    """
+
+    def __init__(self, folder: RunFolder, config: dict[str, Any], start: dict[str, Any], stop: StopRequest):
         self.folder, self.config = folder, config
+        self._start, self._stop = start, stop
         self._checkpoints = Checkpoints(folder.path)
         self._last_saved = time.monotonic()
         self._result: RunResult | None = None
 
     def where_to_begin(self, device: torch.device) -> dict[str, Any] | None:
-        """Return the state of the last checkpoint, empty if there is none; None: the run is finished."""
+        """Return the state of the last checkpoint, empty if there is none; None: the run is finished.
+
+        Raises ResultsError for a finished run whose files are not as it left them, CheckpointError for a checkpoint
+        that is not this run's.
+        """
         if self.folder.finished:
             self._result = self.folder.read()
+            self.folder.check_files(self._result.summary)
             return None
-        return self._checkpoints.load(device) or {}
+        state = self._checkpoints.load(device)
+        if state is None:
+            return {}
+        whose = state.pop("run", None)
+        digest = state.pop("rows", None)
+        if whose != self.folder.path.name or not _fits(state, Schema(self.config["layers"]).size):
+            problem = f"is of another run ({whose})" if whose != self.folder.path.name else "lacks what this run needs"
+            raise CheckpointError(f"{self._checkpoints.latest} {problem}: start anew with --overwrite")
+        # The rows of the rounds that the checkpoint knows; what rounds.csv has beyond them was never saved.
+        count = state["edge"]["next_round"]
+        rows = self.folder.read_rounds()[:count] if count else []
+        if len(rows) < count or digest != digest_of(rows):
+            problem = "does not have the rows that the checkpoint knows"
+            raise ResultsError(f"{self.folder.rounds} {problem}: start anew with --overwrite")
+        state["edge"]["rows"] = rows
+        return state
 
     def begin(self, headline: str, edge: EdgeCopy, interrupted: dict[str, Any] | None, link: Link) -> None:
         """Say what is run, and bring the folder to where the rounds go on."""
@@ -37,33 +66,40 @@ class Books:
         if edge.next_round or interrupted:
             epoch = f", epoch {interrupted['epoch']}" if interrupted else ""
             print(f"resuming at round {edge.next_round}{epoch}", flush=True)
-        else:
-            self.folder.write_config(self.config)
+        earlier = self.folder.read_config() if edge.next_round or interrupted else None
+        if earlier is not None:
+            self.config = earlier
+        starts = [*self.config.get("starts", []), {"round": edge.next_round, **self._start}]
+        self.config = {**self.config, "starts": starts}
+        self.folder.write_config(self.config)
         link.open([row["round"] for row in edge.rows if row["sent"]], edge.applied)
         self.folder.write_rounds(edge.rows)
         self._last_saved = time.monotonic()
 
     def epoch_done(self, edge: EdgeCopy, training: RoundTraining) -> None:
-        """Save a checkpoint if the last one is old enough."""
-        if time.monotonic() - self._last_saved >= self.config["settings"]["checkpoint_interval"]:
+        """Save a checkpoint if the last one is old enough, or if the run is asked to stop."""
+        interval = self.config["settings"]["checkpoint_interval"]
+        if self._stop.number is not None or time.monotonic() - self._last_saved >= interval:
             self._save(edge, training)
+        self._stop.check()
 
     def round_done(self, edge: EdgeCopy, bars: Bars) -> None:
-        """Save a checkpoint and the round's row, then show it."""
-        self._save(edge, None)
-        self.folder.write_rounds(edge.rows)
+        """Append the round's row, save a checkpoint, then show the row."""
         row = edge.rows[-1]
+        self.folder.append_round(row)
+        self._save(edge, None)
         bars.round_done(describe_round(row, self.config["num_rounds"]), row["served_test_acc"])
+        self._stop.check()
 
     def _save(self, edge: EdgeCopy, training: RoundTraining | None) -> None:
-        self._checkpoints.save(pack(edge, training))
+        state = {"run": self.folder.path.name, "rows": digest_of(edge.rows), **pack(edge, training)}
+        self._checkpoints.save(state)
         self._last_saved = time.monotonic()
 
     def finish(self, edge: EdgeCopy, flat: FlatParameters) -> None:
-        """Write the served network, the plot and, last, the summary."""
+        """Write the served network and the summary, after which the run is finished."""
         flat.load(edge.served)
         self.folder.write_model(flat.model.state_dict())
-        self.folder.write_plot(edge.rows, self.config["title"])
         self.folder.write_summary(
             {
                 **summarize(edge.rows, flat.num_weights, flat.vector.numel()),
@@ -80,9 +116,14 @@ class Books:
         self._result = self.folder.read()
 
     def close(self, headline: str, ran: bool) -> RunResult:
-        """Print the results, of a run that was finished before too, and return them."""
+        """Print the results, of a run that was finished before too, draw them, and return them."""
         if not ran:
             print(f"{headline}\nthis run is finished; --overwrite starts it anew", flush=True)
+        if self.folder.read_config() is None:  # lost; what it says of the settings follows from the command
+            self.folder.write_config(self.config)
+        problem = self.folder.draw(self._result.rows, self.config["title"])
+        if problem:
+            warnings.warn(problem, stacklevel=2)
         print(f"\n{describe_run(self._result)}")
         return self._result
 
@@ -99,3 +140,25 @@ class NoBooks:
     def finish(self, *_) -> None: ...
 
     def close(self, *_) -> None: ...
+
+
+def pack(edge: EdgeCopy, training: RoundTraining | None = None) -> dict[str, Any]:
+    """Return everything that a resumed run needs beside the rows: tensors and plain values."""
+    held = {name: value for name, value in vars(edge).items() if name != "rows"}  # which rounds.csv has
+    return {"edge": held, "training": None if training is None else training.state}
+
+
+def unpack(state: dict[str, Any]) -> tuple[EdgeCopy, dict[str, Any] | None]:
+    """Return the edge copy and the interrupted round in a `pack`ed state."""
+    return EdgeCopy(**state["edge"]), state["training"]
+
+
+def _fits(state: dict[str, Any], num_values: int) -> bool:
+    """Return whether a checkpoint's state has every field, and networks of the right size."""
+    try:
+        edge, training = unpack(state)
+        networks = [edge.line, edge.served, *([training["vector"]] if training else [])]
+        whole = training is None or STATE <= training.keys()
+        return whole and isinstance(edge.next_round, int) and all(n.shape == (num_values,) for n in networks)
+    except (AttributeError, KeyError, TypeError):
+        return False

@@ -14,10 +14,10 @@ from typing import Any, BinaryIO
 import torch
 
 from utils.system.errors import UserError
-from utils.system.files import replacing
+from utils.system.files import replacing, sync_folder
 
 _DIGEST_BYTES = 32
-FORMAT = 1  # of the saved state; another version's checkpoint is refused
+FORMAT = 2  # of the saved state; another version's checkpoint is refused
 
 
 class CheckpointError(UserError):
@@ -58,6 +58,7 @@ class Checkpoints:
         if self.latest.exists():
             os.replace(self.latest, self.previous)
         os.replace(self.new, self.latest)
+        sync_folder(self.latest.parent)
 
     def keep_one(self) -> None:
         """Delete the one before the latest, which a finished run does not need."""

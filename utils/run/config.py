@@ -1,5 +1,7 @@
 """What a run's config.json says, and what is printed before its first round."""
 
+import datetime
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -17,16 +19,10 @@ from utils.training.device import describe_device
 
 
 def make_config(
-    settings: Settings,
-    command: list[str],
-    fingerprints: dict[str, str],
-    device: torch.device,
-    flat: FlatParameters,
-    plan: Plan,
-    processes: int = 1,
+    settings: Settings, fingerprints: dict[str, str], flat: FlatParameters, plan: Plan, start: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return the content of config.json."""
-    ratio = "" if plan.way.updating_ratio == 1 else f", k = {settings.updating_ratio:g}"
+    """Return the content of config.json for a run that begins now; `start` describes this start."""
+    ratio = "" if plan.way.coding.updating_ratio == 1 else f", k = {settings.updating_ratio:g}"
     dataset = Path(settings.dataset).stem
     return {
         "title": f"{settings.mode} on {dataset}, {settings.model}{ratio}, seed {settings.seed}",
@@ -36,11 +32,19 @@ def make_config(
         "num_rounds": plan.num_rounds,
         "fingerprints": fingerprints,
         "layers": flat.schema.to_plain(),
+        **start,
+    }
+
+
+def describe_start(command: list[str], device: torch.device, processes: int = 1) -> dict[str, Any]:
+    """Return what config.json keeps of each start of a run: machine, versions, code and command."""
+    return {
         "device": describe_device(device) + (f", {processes} processes" if processes > 1 else ""),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "platform": platform.platform(),
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
         "command": command,
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
 
 
@@ -58,7 +62,7 @@ def headline(
     counts = [len(labels) for labels in (dataset.train_labels, split.val_labels, split.test_labels)]
     train, val, test = (f"{count:,}" for count in counts)
     rounds = f"{plan.num_rounds} round{'s' if plan.num_rounds > 1 else ''}"
-    ratio = "" if plan.way.updating_ratio == 1 else f" k = {plan.way.updating_ratio:g},"
+    ratio = "" if plan.way.coding.updating_ratio == 1 else f" k = {plan.way.coding.updating_ratio:g},"
     if settings.deploy_sparsity:
         deployed = num_deployed(flat.num_weights, settings.deploy_sparsity)
         ratio += f" {deployed:,} weights deployed,"
@@ -73,12 +77,22 @@ def headline(
     )
 
 
-def _git_commit() -> str | None:
-    """Return the commit that this code is at, "+changes" behind it if files differ; None outside git."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+def git_commit() -> str | None:
+    """Return the commit that this code is at, "+changes" behind it if files differ; None outside its own repository.
+
+    An unpacked archive can lie inside another repository, and GIT_DIR, as git's hooks set it, can name any.
+    """
+    root = Path(__file__).resolve().parents[2]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(root), *words]
+        answer = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        return answer.stdout.strip()
+
     try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-        status = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
+            return None
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, ValueError, subprocess.CalledProcessError):
         return None
-    return commit.stdout.strip() + ("+changes" if status.stdout.strip() else "")

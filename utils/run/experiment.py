@@ -8,16 +8,17 @@ from typing import Any
 import torch
 
 from utils.link import Link
-from utils.rounds import EdgeCopy, run_rounds, unpack
-from utils.run.books import Books, NoBooks
+from utils.rounds import EdgeCopy, run_rounds
+from utils.run.books import Books, NoBooks, unpack
 from utils.run.checkpoint import state_from_bytes, state_to_bytes
-from utils.run.config import headline, make_config
+from utils.run.config import describe_start, headline, make_config
 from utils.run.folder import RunFolder, RunResult
-from utils.run.identity import identify, read_dataset, read_key
-from utils.run.lock import claimed
+from utils.run.identity import Identity, changes_results, identify, read_dataset, read_key
 from utils.run.plan import first_network, make_batches, make_plan, network_maker
 from utils.run.results import round_row
 from utils.run.settings import Settings
+from utils.system.errors import UsageError
+from utils.system.processes import StopRequest, stop_request
 from utils.system.progress import Bars, watched_check
 from utils.training.device import denormals, set_up_device
 from utils.training.distributed import Group, join
@@ -41,15 +42,19 @@ def run_experiment(settings: Settings, command: list[str]) -> RunResult:
         group.broadcast("the data is there")
     run = identify(settings, dataset, device, sign_key)
     settings = run.settings
+    _check_same_run(group, run)
     make_network = network_maker(settings, dataset, device)
     flat = first_network(make_network, settings.model)
     plan = make_plan(settings, flat, run.arrival, make_network)
-    config = make_config(settings, command, run.fingerprints, device, flat, plan, group.size)
+    start = describe_start(command, device, group.size)
+    config = make_config(settings, run.fingerprints, flat, plan, start)
     about = headline(dataset, run.split, settings, flat, plan, config["device"], run.folder)
 
     folder = RunFolder(run.folder)
-    with claimed(folder, settings.overwrite) if group.is_rank0 else nullcontext():
-        books = Books(folder, config) if group.is_rank0 else NoBooks()
+    claim = folder.claimed(settings.overwrite) if group.is_rank0 else nullcontext()
+    # Of several processes torchrun itself ends the others when one is told to stop.
+    with claim, stop_request() if group.size == 1 else nullcontext(StopRequest()) as stop:
+        books = Books(folder, config, start, stop) if group.is_rank0 else NoBooks()
         state = _where_to_begin(group, books, device)
         if state is not None:
             train, validation, test = make_batches(settings, dataset, run.split, device)
@@ -70,6 +75,17 @@ def run_experiment(settings: Settings, command: list[str]) -> RunResult:
         result = group.broadcast(books.close(about, state is not None))
     group.leave()
     return result
+
+
+def _check_same_run(group: Group, run: Identity) -> None:
+    """Raise UsageError, in every process, if the processes were started on other data or with other settings."""
+    relevant = {name: value for name, value in vars(run.settings).items() if changes_results(name)}
+    everyone = group.gather({**relevant, **run.fingerprints})
+    for rank, other in enumerate(everyone):
+        differing = [name for name, value in everyone[0].items() if other[name] != value]
+        if differing:
+            names = ", ".join(differing)
+            raise UsageError(f"process {rank} differs from process 0 in {names}: start all alike, on the same data")
 
 
 def _where_to_begin(group: Group, books: Books | NoBooks, device: torch.device) -> dict[str, Any] | None:

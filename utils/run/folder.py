@@ -1,17 +1,23 @@
 """The files of a run's folder: each is whole or not there. Needs torch only to write the model."""
 
 import csv
+import hashlib
 import io
 import json
+import math
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from utils.run.results import COLUMNS, TOP5_COLUMNS
-from utils.system.errors import UserError
-from utils.system.files import write_atomic
+from utils.system.errors import UsageError, UserError
+from utils.system.figures import save_figure
+from utils.system.files import remove_leftovers, write_atomic
+from utils.system.locks import BusyError, locked
 
 LOCK = ".lock"
 
@@ -44,33 +50,104 @@ class RunFolder:
     def finished(self) -> bool:
         return self.summary.exists()
 
+    @contextmanager
+    def claimed(self, overwrite: bool) -> Iterator[None]:
+        """Make the folder this process's own while the block runs; with `overwrite` what is in it goes first.
+
+        Raises UsageError if another process has it, or it cannot be written.
+        """
+        with ExitStack() as stack:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(self.path / LOCK))
+            except BusyError as error:
+                raise UsageError(f"--output_dir: another process runs this in {self.path}: wait for it") from error
+            except OSError as error:
+                reason = f"{self.path} cannot be written ({error.strerror})"
+                raise UsageError(f"--output_dir: {reason}: name another") from error
+            remove_leftovers(self.path)
+            if overwrite:
+                self.clear()
+            yield
+
     def clear(self) -> None:
-        """Delete every file of the run, but for the lock."""
-        for path in self.path.iterdir():
-            if path.is_dir():
+        """Delete every file of the run, but for the lock.
+
+        In an order in which a kill at any moment leaves a folder that can go on: without the summary the run is not
+        finished, its checkpoints still fit the messages; without checkpoints it begins anew.
+        """
+        first = [self.summary.name, "checkpoint", "checkpoint_new", "checkpoint_previous"]
+        entries = [path for path in self.path.iterdir() if path.name != LOCK]
+        for path in sorted(entries, key=lambda path: first.index(path.name) if path.name in first else len(first)):
+            if path.is_dir() and not path.is_symlink():  # what a link leads to is not the run's
                 shutil.rmtree(path)
-            elif path.name != LOCK:
+            else:
                 path.unlink()
 
     def write_config(self, config: dict[str, Any]) -> None:
         write_atomic(self.config, json.dumps(config, indent=2) + "\n")
 
+    def read_config(self) -> dict[str, Any] | None:
+        """Return config.json, or None if it is lost or damaged."""
+        try:
+            config = json.loads(self.config.read_text())
+            return config if isinstance(config["settings"], dict) and isinstance(config["title"], str) else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
     def write_rounds(self, rows: list[dict[str, Any]]) -> None:
         """Write all rounds so far; a resumed run thereby drops what was never saved."""
         text = io.StringIO()
-        top5 = [name for name in TOP5_COLUMNS if any(name in row for row in rows)]
-        writer = csv.DictWriter(text, [*COLUMNS, *top5], restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: _as_text(name, value) for name, value in row.items()} for row in rows)
+        csv.writer(text, lineterminator="\n").writerow(_columns(rows))
+        text.writelines(map(_line, rows))
         write_atomic(self.rounds, text.getvalue())
 
+    def append_round(self, row: dict[str, Any]) -> None:
+        """Add a round to those written, at the cost of this one alone."""
+        if row["round"] == 0:  # the first row says which columns there are
+            self.write_rounds([row])
+            return
+        with open(self.rounds, "a", newline="") as file:
+            file.write(_line(row))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def read_rounds(self) -> list[dict[str, Any]]:
+        """Return the rows of rounds.csv. Raises ResultsError if they do not read back."""
+        return _read(self.rounds, _parse_rounds)
+
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Write summary.json, the last file of a run: where it is, the run is finished."""
-        write_atomic(self.summary, json.dumps(summary, indent=2) + "\n")
+        """Write summary.json with the checksums of the other files; where it is, the run is finished."""
+        files = [self.rounds, self.model, self.path / "initial.safetensors", *self.path.glob("updates/*.dpu")]
+        digests = {path.relative_to(self.path).as_posix(): _digest(path) for path in sorted(files) if path.is_file()}
+        write_atomic(self.summary, json.dumps({**summary, "files": digests}, indent=2) + "\n")
 
     def read(self) -> RunResult:
-        """Return the finished run in this folder. Raises ResultsError if its files do not read back."""
-        return RunResult(self.path, _read(self.rounds, _parse_rounds), _read(self.summary, json.loads))
+        """Return the finished run in this folder. Raises ResultsError if rows and summary are not those of one run."""
+        rows, summary = self.read_rounds(), _read(self.summary, json.loads)
+        try:
+            sent = sum(row["message_bytes"] for row in rows)
+            if len(rows) != summary["rounds"]:
+                reason = f"has {len(rows)} of {summary['rounds']} rounds"
+                raise ResultsError(f"{self.rounds} {reason}: start anew with --overwrite")
+            kept = sent == summary["message_bytes"]
+            mean = sum(row["served_test_acc"] for row in rows) / len(rows)
+            kept = kept and math.isclose(mean, summary["average_served_test_acc"], abs_tol=2e-6)
+            digest = summary.get("files", {}).get(self.rounds.name)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ResultsError(f"{self.summary} lacks {error}: start anew with --overwrite") from error
+        if not kept or (digest is not None and digest != _digest(self.rounds)):
+            raise ResultsError(f"{self.rounds} was changed since the run finished: start anew with --overwrite")
+        return RunResult(self.path, rows, summary)
+
+    def check_files(self, summary: dict[str, Any]) -> None:
+        """Raise ResultsError if a file of the finished run is missing or changed. Older runs promise no files."""
+        for name, digest in summary.get("files", {}).items():
+            path = self.path / name
+            if not path.is_file():
+                raise ResultsError(f"{path} is missing: start anew with --overwrite")
+            if _digest(path) != digest:
+                raise ResultsError(f"{path} was changed since the run finished: start anew with --overwrite")
 
     def write_model(self, state_dict: dict[str, Any]) -> None:
         """Write the served network as a state dict that `torch.load(..., weights_only=True)` reads."""
@@ -80,11 +157,28 @@ class RunFolder:
         torch.save({name: tensor.detach().cpu().clone() for name, tensor in state_dict.items()}, data)
         write_atomic(self.model, data.getvalue())
 
-    def write_plot(self, rows: list[dict[str, Any]], title: str) -> None:
-        """Draw test accuracy against the number of samples: of the line and as served."""
-        image = io.BytesIO()
-        _accuracy_figure(rows, title).savefig(image, format="png", dpi=150)
-        write_atomic(self.plot, image.getvalue())
+    def draw(self, rows: list[dict[str, Any]], title: str) -> str | None:
+        """Draw accuracy.png if it is not there; returns in one line why it cannot be."""
+        return None if self.plot.exists() else save_figure(self.plot, lambda: _accuracy_figure(rows, title))
+
+
+def _digest(path: Path) -> str:
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+
+
+def digest_of(rows: list[dict[str, Any]]) -> str:
+    """Return what tells these rows of rounds.csv from any others."""
+    return hashlib.blake2b("".join(map(_line, rows)).encode(), digest_size=16).hexdigest()
+
+
+def _columns(rows: list[dict[str, Any]]) -> list[str]:
+    return [*COLUMNS, *(name for name in TOP5_COLUMNS if any(name in row for row in rows))]
+
+
+def _line(row: dict[str, Any]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(_as_text(name, row.get(name)) for name in _columns([row]))
+    return text.getvalue()
 
 
 def _as_text(name: str, value: Any) -> str:

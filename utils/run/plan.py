@@ -14,6 +14,7 @@ from data.seeding import derive_seed
 from data.streaming.batches import StreamedBatches, reading_pool
 from models import build_model
 from utils.flat import FlatParameters
+from utils.message.body import Coding
 from utils.methods import full_update, partial_update, random_update
 from utils.modes import MODES
 from utils.reinit import Reinit
@@ -77,11 +78,10 @@ def make_plan(settings: Settings, flat: FlatParameters, arrival: Arrival, make_n
         raise UsageError(f"--{flag} is {ratio}, which selects none of {weights}: give more")
     return Plan(
         mode=mode,
-        way=Way(update, _step_recipe(settings, deployed), mode.kind, ratio),
+        way=Way(update, _step_recipe(settings, deployed), Coding(mode.kind, settings.value_bits, ratio)),
         arrival=arrival,
         num_rounds=count_rounds(settings, arrival),
         reinit=Reinit(**{field.name: getattr(settings, field.name) for field in fields(Reinit)}),
-        value_bits=settings.value_bits,
         initial=flat.snapshot(),
         fresh=lambda number: make_network(number).vector,
         deployment=_deployment(settings, flat.num_weights, deployed),
@@ -132,9 +132,9 @@ def _deployment(settings: Settings, num_weights: int, deployed: int) -> Way | No
         pruning, kept = MODES["pruning"], Fraction(deployed, num_weights)
         update = partial(partial_update, mode=pruning, updating_ratio=kept)
         half = replace(recipe, num_epochs=max(1, epochs // 2))
-        return Way(update, half, pruning.kind, float(kept), sparsifies=True)
+        return Way(update, half, Coding(pruning.kind, settings.value_bits, float(kept), deploys=True))
     if settings.deploy == "full":
-        return Way(full_update, replace(recipe, num_epochs=epochs), "dense", 1.0)
+        return Way(full_update, replace(recipe, num_epochs=epochs), Coding("dense", settings.value_bits, 1.0))
     return None
 
 

@@ -24,9 +24,10 @@ def binary_entropy(p: float) -> float:
 
 
 def formula_bytes(updating_ratio: float, num_weights: int) -> int:
-    """Return the paper's analytic cost of one update, `(32*k*I + H(k)*I) / 8` bytes, rounded.
+    """Return the usual analytic cost of one update, `(32*k*I + H(k)*I) / 8` bytes, rounded.
 
-    32 bits for each updated weight and the entropy H(k), in bits, of the mask for every weight; weights only.
+    32 bits for each updated weight and the entropy H(k), in bits, of the mask for every weight; weights only. Papers on
+    partial updating count so; the source of this paper's figures could not be read.
     """
     k = updating_ratio
     return round((32 * k + binary_entropy(k)) * num_weights / 8)
@@ -38,7 +39,7 @@ def round_row(done: "Round", edge: "EdgeCopy") -> dict[str, Any]:
     top5 = dict(zip(TOP5_COLUMNS, (edge.line_top5, edge.served_top5))) if edge.served_top5 is not None else {}
     nothing = dict.fromkeys(("message_bytes", "index_bytes", "value_bytes", "rest_bytes", "header_bytes"), 0)
     num_weights = training.flat.num_weights if training.candidates is None else training.candidates.numel()
-    return {
+    row = {
         "round": done.number,
         "num_samples": done.num_samples,
         "reinitialized": int(done.reinitialized),
@@ -52,9 +53,14 @@ def round_row(done: "Round", edge: "EdgeCopy") -> dict[str, Any]:
         "updated_weights": done.delivery.num_weights if done.delivery else 0,
         "sent": int(done.delivery is not None),
         **(done.delivery.sizes if done.delivery else nothing),
-        "formula_bytes": formula_bytes(done.way.updating_ratio, num_weights) if done.delivery else 0,
+        "formula_bytes": formula_bytes(done.way.coding.updating_ratio, num_weights) if done.delivery else 0,
         "seconds": training.seconds,
         **top5,
+    }
+    # As rounds.csv has them, so that a run that is resumed has the same rows.
+    return {
+        name: round(value, 3 if name == "seconds" else 6) if isinstance(value, float) else value
+        for name, value in row.items()
     }
 
 
@@ -62,7 +68,7 @@ def summarize(rows: list[dict[str, Any]], num_weights: int, num_values: int) -> 
     """Return the averages over all rounds, the last round and the totals.
 
     num_values  all values of the network: weights, the rest and buffers. Full updating would send each of them,
-                or by the paper's formula each weight, with 32 bits in every round.
+                or by the usual formula each weight, with 32 bits in every round.
     """
 
     def mean(name: str) -> float:
@@ -142,7 +148,7 @@ def describe_run(result: "RunResult") -> str:
             f"updates sent            in {s['rounds_sent']} of {s['rounds']} rounds",
             f"bytes sent, all counted {s['message_bytes']:,}: "
             f"{s['ratio_to_full_updating']:.4f} of sending the whole network in every round",
-            f"by the paper's formula  {s['formula_bytes']:,}: "
+            f"by the usual formula    {s['formula_bytes']:,}: "
             f"{s['formula_ratio_to_full_updating']:.4f} (weights and their mask only)",
             f"run folder              {result.folder}",
             "                        rounds.csv, summary.json, config.json, accuracy.png, model.pt, updates/",

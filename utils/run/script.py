@@ -1,13 +1,14 @@
 """What the three scripts share: from their arguments to a finished run, and every error as one line."""
 
+import signal
 import sys
 import warnings
 from typing import TYPE_CHECKING
 
 from utils.run.options import build_parser, parse
 from utils.system.errors import UserError
-from utils.system.pipes import reader_left
-from utils.system.processes import is_rank0
+from utils.system.processes import StopAsked, is_rank0
+from utils.system.streams import forgiving_streams
 
 if TYPE_CHECKING:
     from utils.run.folder import RunResult
@@ -16,29 +17,31 @@ if TYPE_CHECKING:
 def run(prog: str, description: str, argv: list[str] | None) -> "RunResult":
     """Run the whole experiment of the script `prog` with the arguments `argv` (None: those of the process).
 
-    Exits with status 2 and one line on stderr for what the user can put right, with 130 on Ctrl-C.
+    Exits with status 2 and one line on stderr for what the user can put right, with 128 plus its number on a signal.
     """
     argv = sys.argv[1:] if argv is None else argv
-    parser = build_parser(prog, description)
-    settings = parse(parser, argv)
-    try:
-        from utils.run.experiment import run_experiment  # torch is loaded only once the command line is right
+    with forgiving_streams(), warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        parser = build_parser(prog, description)
+        settings = parse(parser, argv)
+        try:
+            from utils.run.experiment import run_experiment  # torch is loaded only once the command line is right
 
-        with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
             return run_experiment(settings, [prog, *argv])
-    except UserError as error:
-        if error.of_one_process and not is_rank0():
-            print(f"{prog}: error: {error}", file=sys.stderr)
-        parser.error(str(error))
-    except BrokenPipeError:
-        reader_left()
-        sys.exit(1)
-    except OSError as error:
-        parser.error(f"{error.filename or 'a file'} cannot be used ({error.strerror})")
-    except KeyboardInterrupt:
-        how = "the same command without --overwrite" if settings.overwrite else "the same command"
-        parser.exit(130, f"\ninterrupted: {how} goes on from the last checkpoint, if there is one yet\n")
+        except UserError as error:
+            if error.of_one_process and not is_rank0():
+                print(f"{prog}: error: {error}", file=sys.stderr)
+            parser.error(f"{error}{error.advice}")
+        except OSError as error:
+            parser.error(f"{error.filename or 'a file'} cannot be used ({error.strerror or error})")
+        except MemoryError:
+            parser.error("this machine's memory does not suffice: take fewer or smaller images, or --stream")
+        except StopAsked as asked:
+            name = signal.Signals(asked.number).name
+            parser.exit(128 + asked.number, f"\nstopped by {name}: a checkpoint is saved, the same command goes on\n")
+        except KeyboardInterrupt:
+            how = "the same command without --overwrite" if settings.overwrite else "the same command"
+            parser.exit(130, f"\ninterrupted: {how} goes on from the last checkpoint, if there is one yet\n")
 
 
 def _show_warning(message, category, *_) -> None:

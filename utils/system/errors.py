@@ -4,6 +4,7 @@
 class UserError(ValueError):
     """Something outside the program is not as it must be; scripts show the text and exit with status 2."""
 
+    advice = ""  # behind the text, where a script shows it
     of_one_process = False  # of several processes of a run, one alone may meet it: a file in its share of the data
 
 

@@ -1,8 +1,14 @@
-"""Processes that end with the one that started them, or that belong together. The standard library is enough."""
+"""Processes that end with the one that started them, belong together, or are asked to stop."""
 
 import ctypes
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_ASKS_TO_STOP = ("SIGTERM", "SIGHUP", "SIGUSR1")  # what batch systems send before they kill
 
 
 def end_with_parent(number: int) -> None:
@@ -14,6 +20,62 @@ def end_with_parent(number: int) -> None:
         ctypes.CDLL(None).prctl(1, number)  # PR_SET_PDEATHSIG
 
 
+def launched_as() -> tuple[int, int]:
+    """Return this process's rank among those that torchrun started, and their number; (0, 1) without torchrun.
+
+    Job scripts export RANK or WORLD_SIZE for purposes of their own, so all of torchrun's variables have to be there.
+    """
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "MASTER_ADDR")
+    values = [os.environ.get(name, "") for name in names]
+    if not all(values) or not all(value.isdecimal() for value in values[:4]):
+        return 0, 1
+    rank, size = int(values[0]), int(values[1])
+    return (rank, size) if rank < size else (0, 1)
+
+
 def is_rank0() -> bool:
     """Return True unless this is one of several processes started by torchrun and not their first."""
-    return os.environ.get("RANK", "0") == "0"
+    return launched_as()[0] == 0
+
+
+class StopAsked(Exception):  # noqa: N818 - it is no error
+    """The process was asked to end by signal `number`, and has saved what it can."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number
+
+
+class StopRequest:
+    """Whether a signal has asked this process to stop; `number` is the signal's."""
+
+    number: int | None = None
+
+    def check(self) -> None:
+        """Raise StopAsked if a signal has come."""
+        if self.number is not None:
+            raise StopAsked(self.number)
+
+
+@contextmanager
+def stop_request() -> Iterator[StopRequest]:
+    """Within, signals that ask to stop are only noted, each once: a second one of the same kind acts as ever.
+
+    Signals that are ignored (nohup) or have a handler keep it. Elsewhere than in the main thread nothing is noted.
+    """
+    request, noted = StopRequest(), []
+
+    def note(number: int, _) -> None:
+        request.number = number
+        signal.signal(number, signal.SIG_DFL)
+
+    if threading.current_thread() is threading.main_thread():
+        numbers = [getattr(signal, name) for name in _ASKS_TO_STOP if hasattr(signal, name)]
+        noted = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    for number in noted:
+        signal.signal(number, note)
+    try:
+        yield request
+    finally:
+        for number in noted:
+            signal.signal(number, signal.SIG_DFL)

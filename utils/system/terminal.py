@@ -26,11 +26,13 @@ def aligned(
 ) -> str:
     """Return a table with rules below the header and above the footer; columns go to the right by default.
 
+    header  one cell a column, of one or more lines
     width  most characters of a line: columns that do not fit stand in further tables below, each of which begins
            with the first column
     """
     align = align or ">" * len(header)
-    sizes = [max(map(len, column)) for column in zip(header, *lines, *footer, strict=True)]
+    heads = [cell.split("\n") for cell in header]
+    sizes = [max(map(len, column)) for column in zip(*_bottom(heads), *lines, *footer, strict=True)]
     parts, used = [[0]], sizes[0]
     for i, size in list(enumerate(sizes))[1:]:
         used += 2 + size
@@ -39,10 +41,18 @@ def aligned(
             used = sizes[0] + 2 + size
         parts[-1].append(i)
     rule = ["-" * size for size in sizes]
-    everything = [header, rule, *lines, *([rule] if footer else []), *footer]
-    tables = [[[row[i] for i in part] for row in everything] for part in parts]
-    sides = ["".join(align[i] for i in part) for part in parts]
-    return "\n\n".join(columns(table, side, indent="") for table, side in zip(tables, sides))
+    body = [rule, *lines, *([rule] if footer else []), *footer]
+    tables = []
+    for part in parts:
+        rows = [*_bottom([heads[i] for i in part]), *([row[i] for i in part] for row in body)]
+        tables.append(columns(rows, "".join(align[i] for i in part), indent=""))
+    return "\n\n".join(tables)
+
+
+def _bottom(heads: Sequence[list[str]]) -> list[tuple[str, ...]]:
+    """Return the lines of a header whose cells have several, the last ones level."""
+    height = max(map(len, heads))
+    return list(zip(*([""] * (height - len(cell)) + cell for cell in heads)))
 
 
 def printable(text: str) -> str:
@@ -51,3 +61,8 @@ def printable(text: str) -> str:
     Names of foreign files would otherwise move a terminal's cursor, colour it or forge lines.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def inert(text: str) -> str:
+    """Return a name as a cell of a CSV file that no spreadsheet takes for a formula, nor runs."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text

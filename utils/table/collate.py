@@ -1,11 +1,13 @@
 """Runs collated into the paper's table: means and standard deviations over seeds, and what is left out."""
 
+import math
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from utils.modes import FULL_UPDATING
+from utils.system.terminal import printable
 from utils.table.names import published, rank, row_key
 from utils.table.pairing import Pair, describe_model, find_pair
 from utils.table.records import Record
@@ -13,13 +15,18 @@ from utils.table.records import Record
 
 @dataclass(frozen=True)
 class Stat:
-    """Mean and sample standard deviation (n - 1) over seeds; the latter is None for one seed."""
+    """Mean and sample standard deviation (n - 1) over seeds; the latter is None for one seed.
+
+    The mean is NaN, without a deviation, if a value is: a ratio to bytes that full updating never sent.
+    """
 
     mean: float
     std: float | None
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Stat":
+        if not all(map(math.isfinite, values)):
+            return cls(math.nan, None)
         return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
@@ -108,12 +115,22 @@ def make_row(name: str, runs: list[Record], fulls: Sequence[Record]) -> Row:
     return row
 
 
-def notes_on(rows: Sequence[Row]) -> list[str]:
-    """Return, for rows that lack seeds which others have, or pairs, which and why."""
-    expected = {run.seed for row in rows for run in row.runs}
+def row_labels(rows: Sequence[Row]) -> list[str]:
+    """Return the rows' names, with k and epochs where others have the same."""
     names = [row.name for row in rows]
-    lacking = defaultdict(list)
-    for row in rows:
+    for describe in (lambda run: f"k {run.settings['updating_ratio']:g}", lambda run: f"{run.epochs} epochs"):
+        count = Counter(names)
+        names = [
+            f"{name}, {describe(row.runs[0])}" if count[name] > 1 else name for name, row in zip(names, rows)
+        ]
+    return names
+
+
+def notes_on(rows: Sequence[Row]) -> list[str]:
+    """Return which rows lack seeds that others have, or pairs, and why; and which mix commits."""
+    expected = {run.seed for row in rows for run in row.runs}
+    lacking, mixing = defaultdict(list), defaultdict(list)
+    for row, label in zip(rows, row_labels(rows)):
         missing = sorted(expected - {run.seed for run in row.runs})
         reasons = [f"{_seeds(missing)} missing"] if missing else []
         by_reason = defaultdict(list)
@@ -122,16 +139,28 @@ def notes_on(rows: Sequence[Row]) -> list[str]:
         reasons += [f"{_seeds(seeds)}: {reason}" for reason, seeds in by_reason.items()]
         if reasons:
             counted = f"n = {row.n}" if row.pairs else "no pair"
-            ratio = f", k {row.runs[0].settings['updating_ratio']:g}" if names.count(row.name) > 1 else ""
-            lacking[f"{counted}: {'; '.join(reasons)}"].append(row.name + ratio)
-    return [f"{' / '.join(names)}: {what}" for what, names in lacking.items()]
+            lacking[f"{counted}: {'; '.join(reasons)}"].append(label)
+        commits = set().union(*(run.commits for run in [*row.counted, *(pair.full for pair in row.pairs)]))
+        if len(commits) > 1:
+            mixing[f"made by several commits: {', '.join(sorted(map(_short, commits)))}"].append(label)
+    return [
+        f"{'all rows' if 1 < len(rows) == len(labels) else ' / '.join(labels)}: {note}"
+        for note, labels in [*lacking.items(), *mixing.items()]
+    ]
 
 
 def _table_key(record: Record) -> tuple:
     settings = record.settings
     sizes = (settings["dataset_size_init"], settings["dataset_size_subseq"], settings["val_dataset_size"])
-    return record.dataset, record.fingerprints["dataset"], describe_model(record), sizes, len(record.rows)
+    network = describe_model(record), record.num_values, settings.get("precision", "fp32")
+    return record.dataset, record.fingerprints["dataset"], network, sizes, len(record.rows)
 
 
 def _seeds(seeds: Sequence[int]) -> str:
     return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+
+
+def _short(commit: str | None) -> str:
+    """Return a commit as git shortens it, with a mark if files differed from it."""
+    name, plus, _ = (commit or "not known").partition("+")
+    return printable(name[:10] + plus)

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from functools import cache
 
 from utils.modes import DPU, FU, FULL_UPDATING, MODES, RPU, modes_of
+from utils.run.flags import ALIASES, FLAGS, Flag
 from utils.run.options import build_parser, parse
 from utils.run.settings import Settings
 from utils.system.errors import UsageError
 from utils.table import paper
+from utils.table.pairing import SHARED
 from utils.training.recipes import DEFAULTS
 
 
@@ -91,13 +93,16 @@ def ablation_commands(
 ) -> tuple[list[Command], list[Command]]:
     """Return the calls that sweep `flag` over `values`, labelled by value, and those of full updating to pair.
 
-    Full updating gets the flags that are not for a method, and the swept one if it changes the data, the model
-    or the epochs; --num_epochs, if the method has two steps, scaled as by `paper_commands`. A swept --mode has it
-    scaled in all calls. Raises UsageError for a flag that is no script's or cannot be swept.
+    Full updating gets the flags that are not for a method, and the swept one if it changes the data, the model, the
+    epochs or what else a pair must share; --num_epochs, if the method has two steps, scaled as by `paper_commands`.
+    A swept --mode has it scaled in all calls. Raises UsageError for a flag that is no script's or cannot be swept.
     """
     _refuse(rest, {"seed": "give --seeds", flag: "it is what --ablate varies"})
-    if flag in ("seed", "quiet", "overwrite", "output_dir", "model_dir", "dataset_dir", "checkpoint_interval"):
-        raise UsageError(f"--ablate {flag}: {'give --seeds' if flag == 'seed' else 'it changes no result'}")
+    if flag == "seed":
+        raise UsageError("--ablate seed: give --seeds")
+    known = _known(flag)
+    if known and (known.place or known.group == "output"):
+        raise UsageError(f"--ablate {flag}: it changes no result")
     sweeps_mode = flag == "mode"
     full_script, full_flags = paper.ROWS["FU"]
     swept, full = [], {}
@@ -108,12 +113,10 @@ def ablation_commands(
             changed = [] if sweeps_mode else [_piece(script, flag, value)]
             given = [piece for piece in [*rest, *changed] if piece]
             model = _model(given, script)
-            own = _scaled(given, method, model) if sweeps_mode else given
+            flags = _joined(_scaled(given, method, model) if sweeps_mode else given)
             tail = (*_threads(given, model, on_cpu), "--seed", str(seed))
-            swept.append(Command(value, script, ("--mode", method, *_joined(own), *tail)))
-            shared = [piece for piece in given if _group(full_script, flag_of(piece)) not in (None, "method")]
-            if flag != "num_epochs" and _group(full_script, flag) not in ("data", "model"):
-                shared = [piece for piece in shared if flag_of(piece) != flag]
+            swept.append(Command(value, script, ("--mode", method, *flags, *tail)))
+            shared = [piece for piece in given if _is_for_full(flag_of(piece), swept=flag_of(piece) == flag)]
             if sweeps_mode or MODES[method].two_steps:
                 shared = _scaled(shared, FULL_UPDATING, model)
             command = Command("FU", full_script, (*full_flags.split(), *_joined(shared), *tail))
@@ -123,22 +126,30 @@ def ablation_commands(
 
 def _piece(script: str, flag: str, value: str) -> list[str]:
     """Return `flag` with a swept value as words: on and off for switches, several numbers in one word."""
-    action = parser_of(script)._option_string_actions.get(f"--{flag}")  # argparse has no other way to ask
-    if action is None or flag == "help":
+    known = _known(flag)
+    if known is None or script not in known.scripts:
         raise UsageError(f"--ablate {flag}: {script} has no such flag; its -h lists them")
-    if action.nargs == 0:
+    if known.kind is bool:
         if value not in ("on", "off"):
             raise UsageError(f"--ablate {flag} is a switch, but {value!r} is neither on nor off")
         return [f"--{flag}"] if value == "on" else []
-    return [f"--{flag}", *(value.split() if action.nargs == "*" else [value])]
+    return [f"--{flag}", *(value.split() if known.nargs else [value])]
 
 
-def _group(script: str, flag: str) -> str | None:
-    """Return the group of flags, as -h shows them, that `flag` is in; None if the script has no such flag."""
-    for group in parser_of(script)._action_groups:
-        if any(f"--{flag}" in action.option_strings for action in group._group_actions):
-            return group.title
-    return None
+def _is_for_full(flag: str, swept: bool) -> bool:
+    """Return True if full updating gets `flag` as the swept runs do, so that they can be compared with it."""
+    known = _known(flag)
+    if known is None or paper.ROWS["FU"][0] not in known.scripts:
+        return False
+    if swept:
+        return known.group in ("data", "model") or flag in ("num_epochs", "total_epochs", *SHARED)
+    return known.group != "method" or flag in SHARED
+
+
+def _known(flag: str) -> Flag | None:
+    """Return what the scripts know of a flag, by any of its names; None if none has it."""
+    names = {alias: name for name, aliases in ALIASES.items() for alias in aliases}
+    return FLAGS.get(names.get(flag, flag))
 
 
 def _scaled(pieces: list[list[str]], mode: str, model: str) -> list[list[str]]:

@@ -15,7 +15,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from utils.modes import MODES
+from utils.rewinding import rewinding_sizes
 from utils.system.processes import end_with_parent
+from utils.system.terminal import printable
 from utils.table.commands import Command
 from utils.training.recipes import DEFAULTS
 
@@ -48,9 +50,13 @@ class Job:
     def work(self) -> list[float]:
         """What every round costs, in samples trained on."""
         given = self.command.settings
-        one_step = not MODES[given.mode].two_steps
-        epochs = given.num_epochs or DEFAULTS[given.model][2 if one_step else 1]
-        return [samples * epochs * (1 if one_step else 2) for samples in self.num_samples]
+        steps, epochs = 1, DEFAULTS[given.model][2]
+        if MODES[given.mode].two_steps:
+            # The number of rewindings hardly depends on that of weights, which is not known here.
+            steps = 1 + len(rewinding_sizes(1_000_000, given.updating_ratio, given.rewind_fixing_ratio))
+            epochs = DEFAULTS[given.model][1]
+        epochs = given.total_epochs or steps * (given.num_epochs or epochs)
+        return [samples * epochs for samples in self.num_samples]
 
     def seconds(self) -> list[float]:
         """The duration of every round that is done."""
@@ -169,7 +175,7 @@ class Progress:
 
 def _start(job: Job) -> subprocess.Popen:
     job.log.parent.mkdir(parents=True, exist_ok=True)
-    with open(job.log, "a") as log:
+    with open(job.log, "a", encoding="utf-8", errors="surrogateescape") as log:
         log.write(f"$ {job.command}\n")
         log.flush()
         return subprocess.Popen(
@@ -216,7 +222,7 @@ def _last_line(path: Path) -> str:
         lines = path.read_text(errors="replace").split("\n")
     except OSError as error:
         return str(error)
-    return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+    return next((printable(line.strip()) for line in reversed(lines) if line.strip()), "no output")
 
 
 def _clock(seconds: float) -> str:

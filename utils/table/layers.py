@@ -1,15 +1,22 @@
-"""How many weights of each layer a run sent in each round: `layers.csv`, read from a run's messages once."""
+"""How many weights of each layer a run sent in each round: from its messages, or from the layers.csv of an export."""
 
 import csv
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from utils.system.files import write_atomic
+from utils.system.files import read_regular
+from utils.system.terminal import printable
 from utils.table.records import NotUsable, Record
 
-COLUMNS = ("round", "layer", "weights", "updated")
+if TYPE_CHECKING:
+    from utils.schema import Schema
+
 FILE = "layers.csv"
+_HEADER = ("round", "layer", "weights", "updated")
+_MOST_BYTES = 64 << 20  # of layers.csv
+_MOST_WEIGHTS = 1 << 26  # of a network whose messages are decoded: 0.5 GB of positions
 
 
 @dataclass(frozen=True)
@@ -22,29 +29,25 @@ class LayerCounts:
 
 
 def read_layer_counts(record: Record) -> LayerCounts:
-    """Return the counts of a run from its layers.csv, else from its messages; the latter are kept as layers.csv.
-
-    Raises NotUsable if the run folder has neither.
-    """
+    """Return the counts of a run. Raises NotUsable if neither its layers.csv nor its messages can be read."""
     path = record.folder / FILE
     try:
-        return _parse(path.read_text(), len(record.rows))
+        return _parse(read_regular(path, _MOST_BYTES).decode(), len(record.rows))
     except FileNotFoundError:
-        counts = _decode(record)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        pass
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise NotUsable(f"{path} cannot be read ({error}): delete it") from error
     try:
-        write_atomic(path, as_csv(counts))
-    except OSError:
-        pass  # a folder that may only be read; decoding takes seconds, no more
-    return counts
+        return _decode(record)
+    except Exception as error:  # what cannot go wrong, if anybody can have made the messages and what they are for?
+        raise NotUsable(f"{record.name} has no {FILE}, and its messages cannot be read ({error})") from error
 
 
 def as_csv(counts: LayerCounts) -> str:
     """Return the content of layers.csv."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow(_HEADER)
     for number, updated in enumerate(counts.updated):
         writer.writerows([number, *row] for row in zip(counts.layers, counts.weights, updated))
     return text.getvalue()
@@ -58,32 +61,36 @@ def _parse(text: str, num_rounds: int) -> LayerCounts:
         (str(number), name) for number in range(num_rounds) for name in names
     ]:
         raise ValueError(f"it does not hold each layer in each of {num_rounds} rounds")
-    updated = [int(row["updated"]) for row in rows]
+    weights, updated = ([int(row[name]) for row in rows] for name in ("weights", "updated"))
+    if not all(0 <= count <= size < 1 << 53 and size > 0 for count, size in zip(updated, weights)):
+        raise ValueError("more weights updated than a layer has")
     by_round = [updated[start : start + len(names)] for start in range(0, len(rows), len(names))]
-    return LayerCounts(names, [int(row["weights"]) for row in first], by_round)
+    return LayerCounts(list(map(printable, names)), weights[: len(names)], by_round)
 
 
 def _decode(record: Record) -> LayerCounts:
-    from utils.edge.node import deployed_in_run  # with numpy, which tables do without
+    from utils.schema import Schema  # with numpy, which tables do without
+
+    schema = Schema(record.config["layers"])
+    if schema.num_weights > _MOST_WEIGHTS:
+        raise ValueError(f"{schema.num_weights:,} weights are more than {_MOST_WEIGHTS:,}")
+    names, sizes = zip(*((printable(layer.name), layer.size) for layer in schema.layers))
+    return LayerCounts(list(names), list(sizes), list(_decoded(record, schema)))
+
+
+def _decoded(record: Record, schema: "Schema") -> Iterator[list[int]]:
+    """Give the counts round by round."""
+    from utils.edge.node import deployed_in_run
     from utils.message.container import unpack_message
-    from utils.message.streams import UpdateFormatError
     from utils.message.update import sent_by_layer
-    from utils.schema import Schema
 
-    try:
-        schema = Schema(record.config["layers"])
-        layers, deployed, updated = schema.layers, deployed_in_run(record.folder), []
-        for row in record.rows:
-            counts = [0] * len(layers)
-            if row["sent"]:
-                message = unpack_message(_message(record.folder, row["round"]))
-                made = message.header.deploys
-                counts = sent_by_layer(message, schema, None if made else deployed).tolist()
-            updated.append(counts)
-    except (OSError, KeyError, TypeError, ValueError, UpdateFormatError) as error:
-        raise NotUsable(f"{record.name} has no {FILE}, and its messages cannot be read ({error})") from error
-    return LayerCounts([layer.name for layer in layers], [layer.size for layer in layers], updated)
-
-
-def _message(folder: Path, number: int) -> bytes:
-    return (folder / "updates" / f"round_{number:03d}.dpu").read_bytes()
+    most, deployed = 8 * schema.size + (1 << 20), None
+    for row in record.rows:
+        if not row["sent"]:
+            yield [0] * len(schema.layers)
+            continue
+        message = unpack_message(read_regular(record.folder / "updates" / f"round_{row['round']:03d}.dpu", most))
+        yield sent_by_layer(message, schema, deployed).tolist()
+        if message.header.deploys:
+            read_regular(record.folder / "initial.safetensors", most)  # no pipe, and no gigabytes
+            deployed = deployed_in_run(record.folder)

@@ -1,42 +1,48 @@
-"""What a row of the table is called: its method and every setting that is not the default."""
+"""What a row of the table is called: its method, and every setting that is not that of the paper's row."""
 
 from functools import cache
+from typing import Any
 
 from utils.modes import MODES
-from utils.run.options import FLAGS
+from utils.run.flags import FLAGS
+from utils.system.terminal import printable
 from utils.table import paper
 from utils.table.commands import parser_of
 from utils.table.records import Record
 from utils.training.recipes import DEFAULTS
 
-# `reinitialize` says the same; partial deployment is what the parser fills in.
-_TOLD_ALREADY = {"reinit_strategy": ("doubling", "never"), "deploy": ("partial",)}
+_NOT_AS_FLAGS = {"reinitialize", "signed", "rewind_fixing_ratio"}  # they have words of their own, or none
 
 
 def row_name(record: Record) -> str:
-    """Return the name of the row that `record` belongs in; as the paper's where all settings are."""
+    """Return what the row is called that `record` belongs in: its method, and every setting that is not the paper's."""
     mode, settings = record.mode, record.settings
-    parts = [MODES[mode].row or mode]
-    usual = MODES[mode].reinitializes and mode != "gcpu"  # the paper's GCPU never starts again
-    if settings["reinitialize"] != usual:
-        parts.append("without re-init" if usual else "with re-init")
-    defaults = {
-        **_defaults(MODES[mode].script),
-        "lamda": 0.5 if mode == "dpu" else None,
+    parts, usual = [MODES[mode].row or mode], _usual(mode)
+    reinitializes = MODES[mode].reinitializes and not usual.get("without_reinit")
+    if settings["reinitialize"] != reinitializes:
+        parts.append("without re-init" if reinitializes else "with re-init")
+    fixing_ratio = settings.get("rewind_fixing_ratio", 1.0)
+    if fixing_ratio != usual.get("rewind_fixing_ratio", 1.0):
+        parts.append("one-shot" if fixing_ratio == 1 else f"rewind_fixing_ratio {fixing_ratio:g}")
+    usual = {
+        **usual,
         "lr": DEFAULTS[settings["model"]][0]["lr"],
         "augment": record.dataset in ("cifar10", "cifar100") or settings.get("stream", False),
     }
-    for name in sorted(name for name in settings if name in FLAGS and FLAGS[name].names_rows):
+    for name in sorted(settings.keys() - _NOT_AS_FLAGS):
+        flag = FLAGS.get(name)
+        if flag and not flag.names_rows:
+            continue
         if name == "deploy" and settings.get("deploy_sparsity"):
             continue  # which is always full
-        if settings[name] != defaults.get(name) and settings[name] not in _TOLD_ALREADY.get(name, ()):
-            parts.append(f"{name} {shown(settings[name])}")
+        if settings[name] != usual.get(name) and settings[name] not in (flag.before if flag else ()):
+            parts.append(printable(f"{name} {_as_written(settings[name])}"))
     return ", ".join(parts)
 
 
 def row_key(record: Record) -> tuple:
     """Return what the runs of one row share."""
-    return row_name(record), record.settings["updating_ratio"], record.steps, record.num_epochs
+    return row_name(record), record.settings["updating_ratio"], record.steps, record.epochs
 
 
 def rank(key: tuple) -> tuple:
@@ -47,17 +53,25 @@ def rank(key: tuple) -> tuple:
 
 
 def published(record: Record) -> float | None:
-    """Return the paper's figure where `record` has its method, model, updating ratio and epochs, else None."""
-    model = record.settings["model"]
-    theirs = record.settings["updating_ratio"] == paper.updating_ratio(model) and record.share_of_recipe == 1
-    return paper.PUBLISHED.get(model, {}).get(row_name(record)) if theirs else None
+    """Return the paper's figure beside `record` if all that is known of the paper's setting is as there, else None."""
+    settings, model = record.settings, record.settings["model"]
+    known = (
+        model in paper.PUBLISHED
+        and record.dataset == paper.DATASETS[model]
+        and settings.get("width", 1) == 1
+        and not settings.get("image_size")
+        and settings["updating_ratio"] == paper.updating_ratio(model)
+        and record.share_of_recipe == 1
+    )
+    return paper.PUBLISHED[model].get(row_name(record)) if known else None
 
 
-def shown(value: object) -> object:
-    """Return a setting as people write it."""
+def _as_written(value: Any) -> Any:
     return ("on" if value else "off") if isinstance(value, bool) else value
 
 
 @cache
-def _defaults(script: str) -> dict:
-    return vars(parser_of(script).parse_args([]))
+def _usual(mode: str) -> dict[str, Any]:
+    """Return the flags of the paper's row for a mode, of other modes the defaults."""
+    flags = (MODES[mode].paper or "").replace(" K", " 1").split()
+    return vars(parser_of(MODES[mode].script).parse_args(flags))

@@ -1,17 +1,27 @@
-"""What becomes of collated runs: text on stdout, files and figures in a folder."""
+"""What becomes of collated runs: text on stdout, tables and plots in a folder, runs in the form to be committed."""
 
+import json
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from utils.run.flags import ALIASES, FLAGS
+from utils.system.errors import UsageError
+from utils.system.figures import save_figure
 from utils.system.files import write_atomic
-from utils.system.pipes import show
 from utils.table.collate import Row, collate
-from utils.table.records import NotUsable, Record
+from utils.table.commands import flag_of, split_flags
+from utils.table.layers import FILE, as_csv, read_layer_counts
+from utils.table.plots import save_plots, sweep_figure
+from utils.table.records import NotUsable, Record, read_bytes
 from utils.table.render import render, render_rounds, render_sweep, sweep_title
 
 FORMATS = {"text": "table.txt", "markdown": "table.md", "csv": "table.csv"}  # and the files that hold them
+_PLACES = {name for flag in FLAGS.values() if flag.place for name in (flag.name, *ALIASES.get(flag.name, ()))}
+_MACHINE = ("platform",)
 
 
 def present(args: Namespace, records: Sequence[Record], left_out: Sequence[str]) -> None:
@@ -19,62 +29,93 @@ def present(args: Namespace, records: Sequence[Record], left_out: Sequence[str])
     groups, doubles = collate(records)
     left_out = [*left_out, *doubles]
     if args.format == "csv":  # which has no place for them
-        for line in left_out:
-            print(f"left out: {line}", file=sys.stderr)
-
-    def rendered(form: str) -> str:
-        return render(groups, left_out, form)
-
-    show(rendered(args.format))
+        _note(f"left out: {line}" for line in left_out)
+    rendered = partial(render, groups, left_out)
+    print(rendered(args.format))
     if args.rounds:
         for group in groups:
-            show(f"\n{render_rounds(group)}")
+            print(f"\n{render_rounds(group)}")
     if args.export:
-        _export(records, args.export)
+        _export_all(records, args.export)
     if args.out:
-        from utils.table.plots import save_plots  # with matplotlib, which takes a second
-
         _write_tables(args.out, rendered)
         for number, group in enumerate(groups, start=1):
             paths, problems = save_plots(group, args.out, f"-{number}" if len(groups) > 1 else "")
-            _say_written(paths)
-            for problem in problems:
-                print(problem, file=sys.stderr)
+            _note([*(f"written: {path}" for path in paths), *problems])
 
 
 def present_sweep(args: Namespace, flag: str, rows: Sequence[Row], notes: Sequence[str]) -> None:
     """Print the table of a sweep, and write it with its plot into --out."""
-    from utils.table.plots import sweep_figure
-
-    def rendered(form: str) -> str:
-        return render_sweep(flag, rows, notes, form)
-
-    show(rendered(args.format))
+    rendered = partial(render_sweep, flag, rows, notes)
+    print(rendered(args.format))
     _write_tables(args.out, rendered)
     path = args.out / "ablation.png"
-    sweep_figure(flag, rows, sweep_title(flag, rows)).savefig(path, dpi=150)
-    _say_written([path])
+    problem = save_figure(path, lambda: sweep_figure(flag, rows, sweep_title(flag, rows)))
+    _note([problem or f"written: {path}"])
     if args.export:
-        _export([run for row in rows for run in [*row.runs, *(pair.full for pair in row.pairs)]], args.export)
+        _export_all([run for row in rows for run in [*row.runs, *(pair.full for pair in row.pairs)]], args.export)
+
+
+def export(record: Record, to: Path) -> Path:
+    """Write config.json, rounds.csv, summary.json and layers.csv of a run below `to`; returns the new folder.
+
+    Raises NotUsable if the messages cannot be read, OSError if a file cannot be written.
+    """
+    folder = to / record.folder.resolve().name
+    files = {FILE: as_csv(read_layer_counts(record))}
+    files["config.json"] = json.dumps(without_paths(record.config), indent=2) + "\n"
+    for name in ("rounds.csv", "summary.json"):
+        files[name] = read_bytes(record.folder / name)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        write_atomic(folder / name, content)
+    return folder
+
+
+def without_paths(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a config.json that does not tell where files lay; of a data set's path its name stays."""
+    settings = {name: value for name, value in config["settings"].items() if name not in _PLACES}
+    settings["dataset"] = Path(settings["dataset"]).name
+    starts = [_start_without_paths(start) for start in config.get("starts") or []]
+    return {**_start_without_paths(config), "settings": settings, **({"starts": starts} if starts else {})}
+
+
+def _start_without_paths(start: dict[str, Any]) -> dict[str, Any]:
+    """Return what is recorded of a start of a run, or the whole config.json, without what tells of this machine."""
+    kept = {name: value for name, value in start.items() if name not in _MACHINE}
+    return {**kept, "command": _command(start.get("command", []))}
+
+
+def _command(words: list[str]) -> list[str]:
+    pieces = [words[:1]]
+    for piece in split_flags(words[1:]):
+        if flag_of(piece) == "dataset":
+            piece = ["--dataset", Path(piece[0].partition("=")[2] or piece[-1]).name]
+        if flag_of(piece) not in _PLACES:
+            pieces.append(piece)
+    return [word for piece in pieces for word in piece]
+
+
+def _export_all(records: Sequence[Record], to: Path) -> None:
+    done: dict[str, Path] = {}
+    for record in {record.folder: record for record in records}.values():
+        if record.name in done:
+            _note([f"not exported: {record.folder} has the name of {done[record.name]}"])
+            continue
+        try:
+            _note([f"written: {export(record, to)}"])
+            done[record.name] = record.folder
+        except (NotUsable, UsageError, ValueError, RecursionError) as reason:
+            _note([f"not exported: {record.name}: {reason}"])
 
 
 def _write_tables(folder: Path, rendered: Callable[[str], str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for form, name in FORMATS.items():
         write_atomic(folder / name, rendered(form) + "\n")
-    _say_written([folder / name for name in FORMATS.values()])
+        _note([f"written: {folder / name}"])
 
 
-def _export(records: Sequence[Record], to: Path) -> None:
-    from utils.table.export import export
-
-    for record in {record.folder: record for record in records}.values():
-        try:
-            _say_written([export(record, to)])
-        except NotUsable as reason:
-            print(f"not exported: {reason}", file=sys.stderr)
-
-
-def _say_written(paths: Sequence[Path]) -> None:
-    for path in paths:
-        print(f"written: {path}", file=sys.stderr)
+def _note(lines) -> None:
+    for line in lines:
+        print(line, file=sys.stderr)

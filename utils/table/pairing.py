@@ -1,11 +1,24 @@
-"""Which runs may be compared: the same data, model, sizes and epochs, seed by seed."""
+"""Which runs may be compared: the same data, model, training and rounds, seed by seed."""
 
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from utils.modes import FULL_UPDATING
+from utils.system.terminal import printable
 from utils.table.records import Record
+
+# Settings that a run shares with the full updating that it is compared with: what they are called, and their value
+# in runs that are older than the flag. Settings of messages may differ: they are what is compared.
+SHARED = {
+    "augment": ("augmentation", None),
+    "train_batch_size": ("batch size", None),
+    "lr": ("learning rate", None),
+    "precision": ("precision", None),
+    "deploy_sparsity": ("sparsity of the deployed network", 0.0),
+    "deploy_epochs": ("epochs of the deployment", None),
+}
 
 
 @dataclass(frozen=True)
@@ -49,10 +62,10 @@ def mismatches(run: Record, full: Record) -> list[str]:
     """Return what keeps two runs of a seed from being compared; empty if nothing does."""
     found = []
 
-    def compare(what: str, shown: Callable[[Record], object]) -> None:
-        ours, theirs = shown(run), shown(full)
+    def compare(fact: str, value_of: Callable[[Record], Any]) -> None:
+        ours, theirs = value_of(run), value_of(full)
         if ours != theirs:
-            found.append(f"other {what} ({ours} against {theirs})")
+            found.append(printable(f"other {fact} ({ours} against {theirs})"))
 
     compare("data", lambda r: f"{r.dataset} {r.fingerprints['dataset'][:8]}")
     compare("samples in round 0", lambda r: r.settings["dataset_size_init"])
@@ -63,9 +76,13 @@ def mismatches(run: Record, full: Record) -> list[str]:
         compare("validation split", lambda r: r.fingerprints["validation_split"][:8])
     compare("number of rounds", lambda r: len(r.rows))
     compare("model", describe_model)
+    if describe_model(run) == describe_model(full):  # of that name, but before and after its code was changed
+        compare("size of the network", lambda r: r.num_values)
     # By the recipe of residual networks, each of two steps has as many epochs as the only step of other methods.
     if run.share_of_recipe != full.share_of_recipe:
-        compare("epochs a round", lambda r: r.steps * r.num_epochs)
+        compare("epochs a round", lambda r: r.epochs)
+    for name, (fact, before) in SHARED.items():
+        compare(fact, lambda r, name=name, before=before: r.settings.get(name, before))
     return found
 
 

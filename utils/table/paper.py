@@ -1,4 +1,4 @@
-"""What the paper's table holds: its rows as commands of the scripts, its settings and its published figures."""
+"""The paper's table: its rows as commands of the scripts, its figures, and what is known of their setting."""
 
 from utils.modes import FULL_UPDATING, MODES
 from utils.training.recipes import DEFAULTS
@@ -10,7 +10,6 @@ ROWS = {
     if mode.paper is not None
 }
 DATASETS = {"mlp": "mnist", "vgg": "cifar10", "resnet56": "cifar100"}
-SIZES = (1000, 1000)  # samples in round 0, samples that each further round adds
 
 # Average difference to full updating in accuracy over all rounds, percentage points.
 PUBLISHED = {
@@ -18,8 +17,17 @@ PUBLISHED = {
     "vgg": {"DPU": 0.33, "GCPU": -1.51, "RPU": -11.35, "Pruning": -4.35},
     "resnet56": {"DPU": -0.42, "GCPU": -3.87, "RPU": -7.78, "Pruning": -2.35},
 }
+_UNKNOWN = {"mlp": ", layers of the MLP", "vgg": " (1,000 and 1,000 are an example in its authors' README)"}
 
 
 def updating_ratio(model: str) -> float:
     """Return the paper's updating ratio k for `model`; pruning keeps the same share."""
     return DEFAULTS[model][3]
+
+
+def what_is_known(model: str) -> str:
+    """Return which facts of the setting behind the published figures are known, and which are not."""
+    return (
+        "paper: the difference to FU that it publishes; known of its setting: data, model, k, optimizer, epochs, "
+        f"lambda 0.5; not known: sample sizes, rounds, seeds{_UNKNOWN.get(model, '')}"
+    )

@@ -3,42 +3,49 @@
 Every curve has a line style and a marker of its own, so that all can be told apart without colour.
 """
 
+import math
 import statistics
 import textwrap
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-
+from utils.system.figures import save_figure
 from utils.table.collate import Group, Row
 from utils.table.layers import LayerCounts, read_layer_counts
 from utils.table.records import NotUsable
 from utils.table.render import describe_group
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Panel = tuple[Row, list[LayerCounts]]
+
 # The three lists have lengths without a common factor, so hundreds of curves would differ.
 _COLORS = ("#000000", "#7b3294", "#1b7837", "#d95f02", "#2166ac", "#8c510a", "#e7298a")
 _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*")
-_THOUSANDS = FuncFormatter(lambda value, _: f"{value:,.0f}")
 
 
 def save_plots(group: Group, folder: Path, suffix: str = "") -> tuple[list[Path], list[str]]:
-    """Draw a group's figures into `folder`; returns their paths, and why one is missing."""
-    figures = {"accuracy": accuracy_figure(group), "bytes": bytes_figure(group)}
-    layers, problems = layers_figure(group)
-    if layers is not None:
-        figures["layers"] = layers
+    """Draw a group's figures into `folder`; returns the paths of those that are there, and why others are not."""
+    panels, problems = read_panels(group)
+    figures = {"accuracy": partial(accuracy_figure, group), "bytes": partial(bytes_figure, group)}
+    if panels:
+        figures["layers"] = partial(layers_figure, group, panels)
     paths = []
-    for name, figure in figures.items():
-        paths.append(folder / f"{name}{suffix}.png")
-        figure.savefig(paths[-1], dpi=150)
+    for name, draw in figures.items():
+        path = folder / f"{name}{suffix}.png"
+        if problem := save_figure(path, draw):
+            problems.append(problem)
+        else:
+            paths.append(path)
     return paths, problems
 
 
-def accuracy_figure(group: Group) -> Figure:
+def accuracy_figure(group: Group) -> "Figure":
     """Served test accuracy against the number of samples: mean over seeds, a band of one standard deviation."""
     figure, axes = _new(describe_group(group))
     for number, row in enumerate(group.rows):
@@ -48,12 +55,12 @@ def accuracy_figure(group: Group) -> Figure:
         axes.plot(samples, mean, label=_label(row), **style)
         _band(axes, samples, mean, std, style)
     axes.set_xlabel("training samples on the server")
-    axes.xaxis.set_major_formatter(_THOUSANDS)
+    axes.xaxis.set_major_formatter(_with_commas)
     _legend(figure, group.rows)
     return figure
 
 
-def bytes_figure(group: Group) -> Figure:
+def bytes_figure(group: Group) -> "Figure":
     """Served test accuracy against all bytes sent so far, a marker a round, means over seeds."""
     figure, axes = _new(describe_group(group))
     for number, row in enumerate(group.rows):
@@ -68,18 +75,20 @@ def bytes_figure(group: Group) -> Figure:
         start = next((i for i, size in enumerate(total) if size > 0), len(total))
         axes.plot(total[start:], mean[start:], label=_label(row), **style)
         _band(axes, total[start:], mean[start:], None if std is None else std[start:], style)
+    from matplotlib.ticker import LogLocator
+
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if high < 50 * low else (1,)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    axes.xaxis.set_minor_formatter("")
     axes.set_xlabel("sent since the first round, all bytes counted (kB, logarithmic)")
     _legend(figure, group.rows)
     return figure
 
 
-def layers_figure(group: Group) -> tuple[Figure | None, list[str]]:
-    """The share of each layer's weights that a round updated, a panel a method, means over seeds.
+def read_panels(group: Group) -> tuple[list[Panel], list[str]]:
+    """Return what `layers_figure` draws of a group, and why rows are missing that it could show.
 
     Methods that send all weights, or the same share of every layer, are left out: there is nothing to see.
     """
@@ -88,38 +97,49 @@ def layers_figure(group: Group) -> tuple[Figure | None, list[str]]:
         if row.runs[0].settings["updating_ratio"] == 1 or row.runs[0].mode == "rpu":
             continue
         try:
-            panels.append((row, [read_layer_counts(run) for run in row.counted]))
+            counts = [read_layer_counts(run) for run in row.counted]
         except NotUsable as reason:
             problems.append(f"{row.name}: no shares by layer: {reason}")
-    if not panels:
-        return None, problems
+            continue
+        expected = panels[0][1][0] if panels else counts[0]
+        if all((run.layers, run.weights) == (expected.layers, expected.weights) for run in counts):
+            panels.append((row, counts))
+        else:
+            problems.append(f"{row.name}: no shares by layer: its layers are not those of the other runs")
+    return panels, problems
+
+
+def layers_figure(group: Group, panels: Sequence[Panel]) -> "Figure":
+    """The share of each layer's weights that a round updated, a panel a method, means over seeds."""
+    from matplotlib.colors import LogNorm
+
     names = panels[0][1][0].layers
     height = 1.2 + len(panels) * (0.6 + 0.25 * min(len(names), 16))
-    figure = Figure(figsize=(8, height), layout="constrained")
-    title = f"weights sent, % of each layer's, mean over seeds\n{describe_group(group)}"
-    figure.suptitle(title.encode(errors="replace").decode(), fontsize=10, parse_math=False)
+    figure = _new_figure(8, height)
+    title = f"weights sent, % of each layer's, mean over seeds\n{_wrapped(describe_group(group), 90)}"
+    figure.suptitle(title, fontsize=10, parse_math=False)
     shares = [_shares(counts) for _, counts in panels]
     positive = [share for panel in shares for layer in panel for share in layer if share > 0] or [1.0]
     # Layers differ by orders of magnitude; a third below the least, as the map's light end cannot be told from white.
     norm = LogNorm(min(positive) / 3, max(positive))
     all_axes = figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0]
     for axes, (row, _), panel in zip(all_axes, panels, shares, strict=True):
-        sent = [[share or float("nan") for share in layer] for layer in panel]
+        sent = [[share or math.nan for share in layer] for layer in panel]
         image = axes.imshow(sent, aspect="auto", cmap="Greys", norm=norm, interpolation="nearest")
         axes.set_title(_label(row).replace("\n", " "), fontsize=9)
         step = -(-len(names) // 16)
         axes.set_yticks(range(0, len(names), step), [name.removesuffix(".weight") for name in names[::step]])
     axes.set_xlabel("round")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.get_major_locator().set_params(integer=True)
     bar = figure.colorbar(image, ax=list(all_axes), label="% (logarithmic; white: none)")
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    return figure, problems
+    bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    return figure
 
 
-def sweep_figure(flag: str, rows: Sequence[Row], title: str) -> Figure:
+def sweep_figure(flag: str, rows: Sequence[Row], title: str) -> "Figure":
     """Difference to full updating, and bytes sent, against the values of a flag; bars are a standard deviation."""
-    figure = Figure(figsize=(7.2, 5.6), layout="constrained")
-    figure.suptitle("\n".join(textwrap.wrap(title, 90)), fontsize=10)
+    figure = _new_figure(7.2, 5.6)
+    figure.suptitle(_wrapped(title, 90), fontsize=10, parse_math=False)
     above, below = figure.subplots(2, 1, sharex=True)
     places, are_numbers = _places([row.name for row in rows])
     order = sorted(range(len(rows)), key=places.__getitem__)
@@ -127,11 +147,11 @@ def sweep_figure(flag: str, rows: Sequence[Row], title: str) -> Figure:
         (above, [row.difference for row in rows], 1, _style(0)),
         (below, [row.sent("message_bytes") for row in rows], 1e-3, _style(1)),
     ):
-        there = [(places[i], stats[i]) for i in order if stats[i] is not None]
+        shown = [(places[i], stats[i]) for i in order if stats[i] is not None]
         axes.errorbar(
-            [place for place, _ in there],
-            [factor * stat.mean for _, stat in there],
-            [factor * (stat.std or 0) for _, stat in there],
+            [place for place, _ in shown],
+            [factor * stat.mean for _, stat in shown],
+            [math.nan if stat.std is None else factor * stat.std for _, stat in shown],  # one seed has no bar
             capsize=4,
             **(style if are_numbers else {**style, "linestyle": "none"}),
         )
@@ -140,31 +160,36 @@ def sweep_figure(flag: str, rows: Sequence[Row], title: str) -> Figure:
     above.axhline(0, color="0.6", linewidth=0.8)
     above.set_ylabel("served test accuracy,\ndifference to full updating (points)")
     below.set_ylabel("sent in all rounds (kB)")
-    below.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    below.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     below.set_ylim(0, 1.15 * max(below.get_ylim()[1], 1e-3))
     if are_numbers and min(places) > 0 and max(places) > 20 * min(places):
         below.set_xscale("log")
-    below.set_xticks(places, [row.name for row in rows])
+    below.set_xticks(places, [_plain(row.name) for row in rows])
     below.set_xticks([], minor=True)
     numbers = sorted({row.n for row in rows})
-    below.set_xlabel(f"{flag}   (mean and standard deviation, n = {' or '.join(map(str, numbers))} seeds)")
+    spread = f"mean and standard deviation, n = {' or '.join(map(str, numbers))} seeds"
+    below.set_xlabel(f"{flag}   ({'one seed' if numbers == [1] else spread})")
     below.margins(x=0.1)
     return figure
 
 
-def _new(title: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(9, 4.8), layout="constrained")
+def _new_figure(width: float, height: float) -> "Figure":
+    from matplotlib.figure import Figure  # takes a second, so only once something is drawn
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _new(title: str) -> tuple["Figure", "Axes"]:
+    figure = _new_figure(9, 4.8)
     axes = figure.add_subplot()
-    # A data set can be named after a file, whose name is no formula and need not be Unicode.
-    title = "\n".join(textwrap.wrap(title.encode(errors="replace").decode(), 68))  # so that it ends before the legend
-    axes.set_title(title, fontsize=10, parse_math=False)
+    axes.set_title(_wrapped(title, 68), fontsize=10, parse_math=False)  # so that it ends before the legend
     axes.set_ylabel("served test accuracy (%)")
     axes.grid(axis="y", color="0.92")
     axes.set_axisbelow(True)
     return figure, axes
 
 
-def _legend(figure: Figure, rows: Sequence[Row]) -> None:
+def _legend(figure: "Figure", rows: Sequence[Row]) -> None:
     """Name the curves beside the axes: between them there is no place that is always free."""
     title = "mean over seeds,\nband: ± 1 std" if any(row.n > 1 for row in rows) else None
     looks = {"frameon": False, "fontsize": 9, "title_fontsize": 9, "handlelength": 4, "alignment": "left"}
@@ -176,13 +201,26 @@ def _style(number: int) -> dict:
     return {"markersize": 5, "linewidth": 1.4, **{name: ways[number % len(ways)] for name, ways in looks.items()}}
 
 
+def _wrapped(text: str, width: int) -> str:
+    return "\n".join(textwrap.wrap(text, width))
+
+
+def _with_commas(value: float, _: int) -> str:
+    return f"{value:,.0f}"
+
+
 def _label(row: Row) -> str:
     ratio = row.runs[0].settings["updating_ratio"]
     words = f"{row.name}{'' if ratio == 1 else f', k_=_{ratio:g}'} (n_=_{row.n})"
-    return "\n".join(line.replace("_=_", " = ") for line in textwrap.wrap(words, 34))
+    return _plain("\n".join(line.replace("_=_", " = ") for line in textwrap.wrap(words, 34)))
 
 
-def _band(axes: Axes, x: Sequence[float], mean: Sequence[float], std: Sequence[float] | None, style: dict) -> None:
+def _plain(text: str) -> str:
+    """Return a name as it is written, where matplotlib would take what is between dollars for a formula."""
+    return text.replace("$", r"\$")
+
+
+def _band(axes: "Axes", x: Sequence[float], mean: Sequence[float], std: Sequence[float] | None, style: dict) -> None:
     if std is not None:
         low, high = ([m + sign * s for m, s in zip(mean, std)] for sign in (-1, 1))
         axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)

@@ -12,11 +12,12 @@ from pathlib import Path
 from utils.run.checks import check_folder
 from utils.run.options import Parser
 from utils.system.errors import UsageError
-from utils.system.pipes import reader_left
+from utils.system.streams import forgiving_streams
+from utils.system.terminal import printable
 from utils.table import paper
 from utils.table.commands import ablation_commands, flag_of, paper_commands, split_flags
 from utils.table.output import FORMATS, present, present_sweep
-from utils.table.records import NotUsable, find_run_folders, read_record
+from utils.table.records import NotUsable, find_run_folders, folder_label, read_record
 from utils.table.sweep import find_jobs, list_commands, read_finished, run_missing, sweep_rows
 
 _SWEEP_FLAGS = ("mode", "seeds", "jobs", "dry_run", "quiet")
@@ -55,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@forgiving_streams()
 def main(argv: Sequence[str] | None = None) -> None:
     """Make the table that `argv` asks for; exits with status 2 for bad input, with 1 if a run failed."""
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -64,10 +66,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             _sweep(parser, argv)
         else:
             _collate(parser, argv)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        reader_left()
-        sys.exit(1)
     except (UsageError, NotUsable) as error:
         parser.error(str(error))
     except OSError as error:
@@ -85,11 +83,15 @@ def _collate(parser: argparse.ArgumentParser, argv: list[str]) -> None:
         parser.error("give run folders, --run or --ablate; -h says more")
     _check_places(args)
     records, left_out = [], []
-    for folder in find_run_folders(args.folders):
+
+    def unlisted(error: OSError) -> None:
+        left_out.append(printable(f"{error.filename}: this folder cannot be listed ({error.strerror})"))
+
+    for folder in find_run_folders(args.folders, unlisted):
         try:
             records.append(read_record(folder))
         except NotUsable as reason:
-            left_out.append(f"{folder.resolve().name}: {reason}")
+            left_out.append(f"{folder_label(folder)}: {reason}")
     if not records:
         more = f", and {len(left_out) - 1} more" if len(left_out) > 1 else ""
         raise NotUsable(f"no finished run to show ({left_out[0]}{more})")
@@ -98,9 +100,9 @@ def _collate(parser: argparse.ArgumentParser, argv: list[str]) -> None:
 
 def _sweep(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     pieces = split_flags(argv)
-    own = {action.dest for action in parser._actions}
-    args = parser.parse_args([word for piece in pieces if flag_of(piece) in own for word in piece])
-    rest = [piece for piece in pieces if flag_of(piece) not in own]
+    tables = {action.dest for action in parser._actions}  # argparse has no other way to ask
+    args = parser.parse_args([word for piece in pieces if flag_of(piece) in tables for word in piece])
+    rest = [piece for piece in pieces if flag_of(piece) not in tables]
     if args.folders or (args.run and args.ablate):
         parser.error("give one of run folders, --run and --ablate")
     if args.run and args.mode:

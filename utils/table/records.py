@@ -1,28 +1,31 @@
-"""Finished runs as tables need them, read from run folders or from what `--export` made of them; no torch."""
+"""Finished runs as tables need them, found and read in run folders or in what `--export` made of them; no torch."""
 
 import glob
 import json
-import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from utils.modes import MODES
+from utils.rewinding import rewinding_sizes
 from utils.run.folder import ResultsError, RunFolder
+from utils.system.files import read_regular
+from utils.system.terminal import printable
+from utils.table.checks import check_run, is_whole
 from utils.training.recipes import DEFAULTS
 
-# What tables count; older versions of the scripts left some of it empty.
-_NEEDED = ("round", "num_samples", "served_test_acc", "sent", "message_bytes", "formula_bytes")
-_SETTINGS = (
-    "dataset dataset_size_init dataset_size_subseq val_dataset_size model hidden_sizes batch_norm mode "
-    "updating_ratio lamda reinitialize lr seed"
-).split()
+_RUN_FILES = {"config.json", "rounds.csv"}  # a folder with one of them is a run's
+_MOST_BYTES = {"config.json": 4 << 20, "rounds.csv": 16 << 20, "summary.json": 4 << 20}  # for 100,000 rounds
 
 
 class NotUsable(Exception):
-    """A folder that holds no finished run; the message says why."""
+    """What holds no finished run, or not all of it; the message says why in one line."""
+
+    def __init__(self, reason: str):
+        super().__init__(printable(reason))
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Record:
 
     @property
     def name(self) -> str:
-        return self.folder.resolve().name
+        return folder_label(self.folder)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -53,30 +56,45 @@ class Record:
     @property
     def dataset(self) -> str:
         """The data set's name; a path's last part without its suffix."""
-        return Path(self.settings["dataset"]).stem
+        return printable(Path(self.settings["dataset"]).stem)
 
     @property
     def fingerprints(self) -> dict[str, str]:
         return self.summary["fingerprints"]
 
-    @cached_property
-    def steps(self) -> int:
-        """Training steps a round: only methods with two of them rewind or prune in between.
-
-        The last round tells: the first one can be a deployment, with steps of its own.
-        """
-        return 2 if self.rows[-1]["rewound_val_acc"] is not None else 1
+    @property
+    def commits(self) -> set[str | None]:
+        """The commits that the run was started at, None for one that is not known."""
+        starts = self.config.get("starts") or [self.config]
+        return {start.get("git_commit") for start in starts}
 
     @property
-    def num_epochs(self) -> int:
-        """Epochs of one step."""
-        return self.config["recipe"]["num_epochs"]
+    def num_values(self) -> int | None:
+        """Weights and others of the network; None in old runs."""
+        counts = [self.summary.get(name) for name in ("num_weights", "num_rest", "num_buffers")]
+        return None if None in counts else sum(counts)
+
+    @cached_property
+    def steps(self) -> int:
+        """Training steps of a round: one more than it has rewindings."""
+        if not MODES[self.mode].two_steps:
+            return 1
+        fixing_ratio = self.settings.get("rewind_fixing_ratio", 1.0)
+        if fixing_ratio == 1:
+            return 2
+        num_weights = self.summary.get("num_deployed") or self.summary["num_weights"]
+        return 1 + len(rewinding_sizes(num_weights, self.settings["updating_ratio"], fixing_ratio))
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of a round, in all its steps."""
+        return self.settings.get("total_epochs") or self.steps * self.config["recipe"]["num_epochs"]
 
     @property
     def share_of_recipe(self) -> float:
-        """Epochs, in units of those that the paper's recipe has for this model and number of steps."""
+        """Epochs of a step, in units of those that the paper's recipe has for this model and number of steps."""
         two, one = DEFAULTS[self.settings["model"]][1:3]
-        return self.num_epochs / (two if self.steps == 2 else one)
+        return self.epochs / self.steps / (two if self.steps > 1 else one)
 
     def column(self, name: str) -> list[Any]:
         return [row[name] for row in self.rows]
@@ -85,77 +103,97 @@ class Record:
         return sum(self.column(name))
 
 
-def find_run_folders(paths: Sequence[str]) -> list[Path]:
+def folder_label(folder: Path) -> str:
+    """Return what a run folder is called in tables."""
+    return printable(folder.resolve().name)
+
+
+def find_run_folders(paths: Sequence[str], onerror: Callable[[OSError], None] | None = None) -> list[Path]:
     """Return the run folders that `paths` (folders, folders of folders, glob patterns) name, each once.
 
-    Raises NotUsable for a path that is not there or holds no run folder.
+    `onerror` is called for a folder in them that cannot be listed. Raises NotUsable for a path that is not there or
+    holds no run folder. Links are followed only if a run folder is behind them: others may lead anywhere, in circles
+    even.
     """
     found = {}
     for path in paths:
         # A shell expands patterns; this is for quoted ones.
-        places = [path] if os.path.exists(path) or not glob.has_magic(path) else sorted(glob.glob(path))
-        if not places or not os.path.exists(places[0]):
+        places = [path] if os.path.lexists(path) or not glob.has_magic(path) else sorted(glob.glob(path))
+        if not places or not os.path.lexists(places[0]):
             raise NotUsable(f"{path}: no such folder")
-        folders = [folder for place in places for folder in _search(place)]
+        errors: list[OSError] = []
+        folders = [folder for place in places for folder in _search(place, errors.append)]
         if not folders:
-            raise NotUsable(f"{path}: no run folder here; a run folder holds config.json and rounds.csv")
+            reason = "no run folder here; a run folder holds config.json and rounds.csv"
+            raise NotUsable(f"{path}: {f'cannot be listed ({errors[0].strerror})' if errors else reason}")
+        for error in errors if onerror else ():
+            onerror(error)
         found.update((folder.resolve(), folder) for folder in folders)
     return list(found.values())
+
+
+def _search(place: str, onerror: Callable[[OSError], None]) -> list[Path]:
+    folders, waiting = [], [place]
+    while waiting:
+        path = waiting.pop()
+        try:
+            with os.scandir(path) as entries:
+                entries = sorted(entries, key=lambda entry: entry.name, reverse=True)
+            if _RUN_FILES & {entry.name for entry in entries}:
+                folders.append(Path(path))
+                continue
+            waiting += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False) or _is_linked_run(entry)]
+        except NotADirectoryError:
+            pass
+        except OSError as error:
+            onerror(error)
+    return folders
+
+
+def _is_linked_run(entry: os.DirEntry) -> bool:
+    return entry.is_symlink() and any(os.path.lexists(os.path.join(entry.path, name)) for name in _RUN_FILES)
 
 
 def read_record(folder: Path) -> Record:
     """Read a finished run. Raises NotUsable if it is not finished, damaged, or lacks what tables need."""
     run = RunFolder(folder)
     try:
-        config = json.loads(run.config.read_text())
+        config = json.loads(read_bytes(run.config))
         total = config["num_rounds"]
     except FileNotFoundError:
         raise NotUsable("it has no config.json, so its settings are not known") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise NotUsable(f"config.json cannot be read ({error})") from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise NotUsable(f"config.json cannot be read ({_reason(error)})") from error
     if not run.finished:
-        raise NotUsable(f"not finished: {rounds_done(folder)} of {total} rounds")
+        raise NotUsable(f"not finished: {rounds_done(folder)} of {total if is_whole(total) else '?'} rounds")
     try:
+        for path in (run.rounds, run.summary):
+            read_bytes(path)  # so that what follows meets no pipe and no gigabytes
         result = run.read()
-        record = Record(folder, config, result.rows, result.summary)
-        _check(record)
+        check_run(config, result.rows, result.summary)
     except ResultsError as error:
-        raise NotUsable(str(error.__cause__) + f" in {folder}") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise NotUsable(f"its files do not serve ({error})") from error
-    return record
+        reason = str(error).removesuffix(": start anew with --overwrite")
+        raise NotUsable(reason.replace(f"{folder}{os.sep}", "")) from error
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise NotUsable(f"its files do not serve ({_reason(error)})") from error
+    return Record(folder, config, result.rows, result.summary)
+
+
+def _reason(error: Exception) -> str:
+    """Return what an error says, without the folder, which stands before it."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{os.path.basename(error.filename)}: {error.strerror}"
+    return str(error)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return what is in a file of a run folder. Raises OSError, or ValueError if it is none or too long for one."""
+    return read_regular(path, _MOST_BYTES[path.name])
 
 
 def rounds_done(folder: Path) -> int:
     """Return the number of rounds in the rounds.csv of a run, finished or under way."""
     try:
-        with open(folder / "rounds.csv", "rb") as file:
-            return max(0, sum(1 for _ in file) - 1)
-    except OSError:
+        return max(0, read_bytes(folder / "rounds.csv").count(b"\n") - 1)
+    except (OSError, ValueError):
         return 0
-
-
-def _search(place: str) -> list[Path]:
-    folders = []
-    for path, inside, files in os.walk(place):
-        inside.sort()
-        if {"config.json", "rounds.csv"} & set(files):
-            folders.append(Path(path))
-            inside.clear()
-    return folders
-
-
-def _check(record: Record) -> None:
-    """Touch everything that tables use, so that no later code meets a half-written file."""
-    for name in _NEEDED:
-        for row in record.rows:
-            if row[name] is None or not math.isfinite(row[name]):
-                raise ValueError(f"rounds.csv has no {name} in round {row['round']}")
-    if len(record.rows) != record.summary["rounds"]:
-        raise ValueError(f"rounds.csv has {len(record.rows)} of {record.summary['rounds']} rounds")
-    lacking = [name for name in _SETTINGS if name not in record.settings]
-    lacking += [name for name in ("dataset", "arrival", "validation_split") if name not in record.fingerprints]
-    if lacking:
-        raise ValueError(f"no {', '.join(lacking)}")
-    if not isinstance(record.seed, int) or not record.share_of_recipe > 0 or not record.dataset:
-        raise ValueError("no seed, epochs or data set")

@@ -1,23 +1,25 @@
-"""Tables of collated runs as text, Markdown and CSV."""
+"""Tables of collated runs as text in 80 columns, as Markdown and as CSV."""
 
 import csv
 import io
 import math
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
 
-from utils.system.terminal import aligned
+from utils.system.terminal import aligned, inert, printable
 from utils.table import paper
-from utils.table.collate import Group, Row, Stat
+from utils.table.collate import Group, Row, Stat, row_labels
 from utils.table.names import row_name
 from utils.table.pairing import describe_model
 from utils.table.records import Record
 
-HEADER = ("method", "k", "epochs", "n", "to FU, points", "paper", "served, %", "bytes / FU", "formula / FU")
-ALIGN = "<" + ">" * (len(HEADER) - 1)
-LEGEND = (
+_WIDTH = 80
+_HEADER = ("method", "k", "epochs", "n", "to FU, points", "paper", "served, %", "bytes / FU", "formula / FU")
+_LEGEND = (
     "served: test accuracy of what the edge serves, average over rounds; to FU: less that of full updating (same_init)",
-    "bytes / FU: all bytes sent over those of full updating; formula / FU: the same by the paper's formula",
-    "mean ± standard deviation (n - 1) over n seeds; epochs: of a round, in one step or two",
+    "bytes / FU: all bytes sent over those of full updating; formula / FU: the same for 32 bits a weight and the "
+    "entropy of the mask",
+    "mean ± standard deviation (n - 1) over n seeds; epochs: steps of a round x epochs of each",
 )
 
 
@@ -27,21 +29,21 @@ def render(groups: Sequence[Group], left_out: Sequence[str], form: str) -> str:
         return _csv(groups)
     parts = []
     for group in groups:
-        rows = [cells(row) for row in group.rows]
-        table = aligned(HEADER, rows, align=ALIGN) if form == "text" else markdown(HEADER, rows)
-        parts.append(_part(describe_group(group), table, [*paper_notes(group), *group.notes], form))
-    notes = [*LEGEND, *(f"left out: {line}" for line in left_out)]
+        notes = list(group.notes)
+        if any(row.published is not None for row in group.rows):
+            notes.insert(0, paper.what_is_known(group.example.settings["model"]))
+        parts.append(_part(describe_group(group), _table(_HEADER, map(_cells, group.rows), form), notes, form))
+    notes = [*_LEGEND, *(f"left out: {line}" for line in left_out)]
     return "\n\n".join([*parts, _notes(notes, form)])
 
 
 def render_sweep(flag: str, rows: Sequence[Row], notes: Sequence[str], form: str) -> str:
     """Return the table of a sweep, a row a value; `rows` are named by value."""
-    header = (flag, *HEADER[2:5], *HEADER[6:])
-    lines = [(row.name, *cells(row)[2:5], *cells(row)[6:]) for row in rows]
     if form == "csv":
         return _csv([Group(list(rows), [])])
-    table = aligned(header, lines, align="<" + ">" * (len(header) - 1)) if form == "text" else markdown(header, lines)
-    return f"{_part(sweep_title(flag, rows), table, notes, form)}\n\n{_notes(LEGEND, form)}"
+    lines = [(cells[0], *cells[2:]) for cells in map(_cells, rows)]
+    table = _table((flag, *_HEADER[2:]), lines, form)
+    return f"{_part(sweep_title(flag, rows), table, notes, form)}\n\n{_notes(_LEGEND, form)}"
 
 
 def sweep_title(flag: str, rows: Sequence[Row]) -> str:
@@ -51,11 +53,10 @@ def sweep_title(flag: str, rows: Sequence[Row]) -> str:
     facts = [
         {name.split(",")[0] for name in names} if len(names) > 1 else names,
         {f"k {run.settings['updating_ratio']:g}" for run in runs},
-        {run.dataset for run in runs},
-        {describe_model(run) for run in runs},
-        {describe_rounds(run) for run in runs},
+        *map(set, zip(*map(_describe_data, runs))),
+        {_describe_rounds(run) for run in runs},
     ]
-    return f"{flag}: {', '.join(fact.pop() for fact in facts if len(fact) == 1)}"
+    return f"{flag}: {_joined(fact.pop() for fact in facts if len(fact) == 1)}"
 
 
 def render_rounds(group: Group) -> str:
@@ -74,67 +75,96 @@ def render_rounds(group: Group) -> str:
         ["sent kB", "", *(f"{row.sent('message_bytes').mean / 1000:,.1f}" for row in rows)],
         ["formula kB", "", *(f"{row.sent('formula_bytes').mean / 1000:,.1f}" for row in rows)],
     ]
-    title = f"served test accuracy, %, mean over seeds: {describe_group(group)}"
-    return f"{title}\n\n{aligned(['round', 'samples', *(row.name for row in rows)], lines, footer)}"
-
-
-def cells(row: Row) -> tuple[str, ...]:
-    """Return the table's cells of a row, in the order of HEADER."""
-    run = row.runs[0]
-    difference = "" if row.is_full else "-" if row.difference is None else _points(row.difference)
-    return (
-        row.name,
-        f"{run.settings['updating_ratio']:g}",
-        f"2 x {run.num_epochs}" if run.steps == 2 else str(run.num_epochs),
-        str(row.n),
-        difference,
-        "" if row.published is None else f"{row.published:+.2f}",
-        _with_std(row.served, 2),
-        *(_ratio(row, kind) for kind in ("message_bytes", "formula_bytes")),
-    )
+    title = _notes([f"served test accuracy, %, mean over seeds: {describe_group(group)}"], "text")
+    names = ["\n".join(textwrap.wrap(label, 20, break_on_hyphens=False)) for label in row_labels(rows)]
+    return f"{title}\n\n{aligned(['round', 'samples', *names], lines, footer, width=_WIDTH)}"
 
 
 def describe_group(group: Group) -> str:
     """Return data, model, sizes and rounds in words."""
-    run = group.example
-    return f"{run.dataset}, {describe_model(run)}: {describe_rounds(run)}"
+    return f"{_joined(_describe_data(group.example))}: {_describe_rounds(group.example)}"
 
 
-def describe_rounds(run: Record) -> str:
+def _describe_rounds(run: Record) -> str:
     """Return sizes and rounds in words."""
     first, more = (f"{run.settings[f'dataset_size_{name}']:,}" for name in ("init", "subseq"))
     return f"{first} samples, {more} more each round, {len(run.rows)} round{'s' if len(run.rows) > 1 else ''}"
 
 
-def paper_notes(group: Group) -> list[str]:
-    """Return what tells the published setting from that of the runs beside it; nothing without such figures."""
-    if all(row.published is None for row in group.rows):
-        return []
-    run, differing = group.example, []
-    if run.dataset != paper.DATASETS[run.settings["model"]]:
-        differing.append(f"data {paper.DATASETS[run.settings['model']]} there, {run.dataset} here")
-    sizes = (run.settings["dataset_size_init"], run.settings["dataset_size_subseq"])
-    if sizes != paper.SIZES:
-        differing.append("samples {}/{} there, {}/{} here".format(*paper.SIZES, *sizes))
-    if run.settings["max_rounds"]:
-        differing.append(f"all rounds there, the first {len(run.rows)} here")
-    note = "paper: the difference to FU that it publishes"
-    return [f"{note}; {', '.join(differing)}" if differing else note]
+def _describe_data(run: Record) -> tuple[str, str, str]:
+    """Return data, model and, where it is not the usual one, precision."""
+    precision = run.settings.get("precision", "fp32")
+    return run.dataset, describe_model(run), "" if precision == "fp32" else printable(precision)
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table, all columns but the first aligned to the right."""
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *rows])
+def _joined(facts: Iterable[str]) -> str:
+    return ", ".join(filter(None, facts))
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    """Return the table's cells of a row, in the order of _HEADER."""
+    difference = "" if row.is_full else "-"
+    if row.difference and not row.is_full:
+        difference = _with_std(row.difference, "+.2f")
+    return (
+        row.name,
+        f"{row.runs[0].settings['updating_ratio']:g}",
+        _epochs(row.runs[0]),
+        str(row.n),
+        difference,
+        "" if row.published is None else f"{row.published:+.2f}",
+        _with_std(row.served, ".2f"),
+        *(_ratio(row, kind) for kind in ("message_bytes", "formula_bytes")),
+    )
+
+
+def _epochs(run: Record) -> str:
+    if run.steps == 1:
+        return str(run.epochs)
+    each, rest = divmod(run.epochs, run.steps)
+    return f"{run.epochs} in {run.steps}" if rest else f"{run.steps} x {each}"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], form: str) -> str:
+    """Return a table without the columns in which no row has anything."""
+    columns = [column for column in zip(header, *rows) if any(column[1:])]
+    header, *rows = zip(*columns)
+    if form == "markdown":
+        rule = ["---", *["---:"] * (len(header) - 1)]
+        lines = [header, rule, *([_escaped(cell) for cell in row] for row in rows)]
+        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    cut = header.index("bytes / FU")  # where the table is divided if it is too wide
+    sizes = [max(map(len, column)) + 2 for column in columns]
+    lines = []
+    for name, *cells in rows:  # a long name takes several lines
+        first, *more = textwrap.wrap(name, max(20, _WIDTH - sum(sizes[1:cut])), break_on_hyphens=False) or [""]
+        lines += [[first, *cells], *([part, *[""] * len(cells)] for part in more)]
+    if sum(sizes) - 2 <= _WIDTH:
+        return _aligned(header, lines)
+    accuracies, costs = [0, *range(1, cut)], [0, *range(cut, len(header))]
+    return "\n\n".join(
+        _aligned([header[i] for i in part], [[line[i] for i in part] for line in lines]) for part in (accuracies, costs)
+    )
+
+
+def _aligned(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    return aligned(header, lines, align="<" + ">" * (len(header) - 1), width=_WIDTH)
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("|", "\\|").replace("<", "&lt;")
 
 
 def _part(title: str, table: str, notes: Sequence[str], form: str) -> str:
-    heading = f"### {title}" if form == "markdown" else title
+    heading = f"### {_escaped(title)}" if form == "markdown" else _notes([title], form)
     return "\n\n".join([heading, table, *([_notes(notes, form)] if notes else [])])
 
 
 def _notes(notes: Sequence[str], form: str) -> str:
-    return "\n".join(f"- {note}" if form == "markdown" else note for note in notes)
+    if form == "markdown":
+        return "\n".join(f"- {_escaped(note)}" for note in notes)
+    wrapped = textwrap.TextWrapper(_WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return "\n".join(map(wrapped.fill, notes))
 
 
 def _csv(groups: Sequence[Group]) -> str:
@@ -151,8 +181,8 @@ def _csv(groups: Sequence[Group]) -> str:
             sizes = (run.settings["dataset_size_init"], run.settings["dataset_size_subseq"], len(run.rows))
             seeds = " ".join(str(counted.seed) for counted in row.counted)
             writer.writerow([
-                run.dataset, describe_model(run), *sizes, row.name, run.settings["updating_ratio"],
-                run.steps * run.num_epochs, row.n, seeds, *_numbers(row.difference),
+                inert(run.dataset), describe_model(run), *sizes, inert(row.name), run.settings["updating_ratio"],
+                run.epochs, row.n, seeds, *_numbers(row.difference),
                 "" if row.published is None else row.published, *_numbers(row.served),
                 *_numbers(row.ratio("message_bytes")), *_numbers(row.ratio("formula_bytes")),
                 *(round(row.sent(kind).mean) for kind in ("message_bytes", "formula_bytes")),
@@ -170,12 +200,12 @@ def _mean_by_round(row: Row, column: str) -> list[float]:
     return [sum(values) / row.n for values in zip(*(run.column(column) for run in row.counted))]
 
 
-def _points(stat: Stat) -> str:
-    return f"{stat.mean:+.2f}" + ("" if stat.std is None else f" ± {stat.std:.2f}")
-
-
-def _with_std(stat: Stat, decimals: int) -> str:
-    return f"{stat.mean:.{decimals}f}" + ("" if stat.std is None else f" ± {stat.std:.{decimals}f}")
+def _with_std(stat: Stat, form: str) -> str:
+    """Return mean and deviation; one that rounds to zero is 0, without decimals that it does not have."""
+    if stat.std is None:
+        return f"{stat.mean:{form}}"
+    std = f"{stat.std:{form.removeprefix('+')}}"
+    return f"{stat.mean:{form}} ± {std if float(std) else 0}"
 
 
 def _ratio(row: Row, kind: str) -> str:
@@ -186,4 +216,4 @@ def _ratio(row: Row, kind: str) -> str:
     if stat is None or not math.isfinite(stat.mean):
         return "-"
     decimals = 2 - math.floor(math.log10(stat.mean)) if stat.mean > 0 else 0
-    return _with_std(stat, min(max(decimals, 0), 6))
+    return _with_std(stat, f".{min(max(decimals, 0), 6)}f")

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.sources import DatasetError
+from data.errors import DatasetError
 from utils.system.errors import UsageError
 from utils.table.collate import Row, make_row, notes_on
 from utils.table.commands import Command
@@ -35,8 +35,8 @@ def list_commands(commands: Sequence[Command]) -> None:
         print(*commands, sep="\n")
         return
     missing = missing_among(jobs)
-    there = len({job.folder for job in jobs})
-    print(f"{there} runs, {there - len(missing)} of them finished", file=sys.stderr)
+    total = len({job.folder for job in jobs})
+    print(f"{total} runs, {total - len(missing)} of them finished", file=sys.stderr)
     for job in missing:
         print(job.command)
 

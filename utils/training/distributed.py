@@ -17,6 +17,7 @@ from torch import Tensor
 
 from utils.flat import sha256
 from utils.system.errors import UsageError, UserError
+from utils.system.processes import launched_as
 
 # How long one process may keep the others waiting, as rank 0 does while it writes. By gloo a dead one is noticed at
 # once; NCCL does not notice, there torchrun stops the others.
@@ -27,8 +28,7 @@ PATIENCE_WITH_RANK0 = datetime.timedelta(days=1)  # rank 0 may download or check
 class ProcessLostError(UserError):
     """Another process of the run died, was stopped or differs; nothing can go on without it."""
 
-    def __str__(self) -> str:
-        return f"{super().__str__()}; the same command goes on from the last checkpoint, with any number of processes"
+    advice = "; the same command goes on from the last checkpoint, with any number of processes"
 
 
 class Group:
@@ -63,6 +63,13 @@ class Group:
         _answered(lambda: dist.broadcast_object_list(values, src=0, group=self._plain, device=torch.device("cpu")))
         return values[0]
 
+    def gather(self, value: Any) -> list[Any]:
+        """Return the plain `value` of every process, by rank, in every process."""
+        values = [value] * self.size
+        if self.size > 1:
+            _answered(lambda: dist.all_gather_object(values, value, group=self._plain))
+        return values
+
     def assert_same(self, name: str, tensor: Tensor) -> None:
         """Raise ProcessLostError if `tensor` is not the same, bit for bit, in every process."""
         if self.size == 1:
@@ -83,7 +90,7 @@ def join(device_name: str) -> tuple[Group, str]:
 
     Without torchrun that is a group of one, and the device as it was named.
     """
-    size = int(os.environ.get("WORLD_SIZE", 1))
+    _, size = launched_as()
     if size == 1:
         return Group(), device_name
     if device_name not in ("auto", "cpu", "cuda"):

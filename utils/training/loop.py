@@ -30,15 +30,10 @@ class Trainer:
 
     def __init__(
         self,
-        flat: FlatParameters,
-        train: BatchSource,
-        seed: int,
-        validation: BatchSource | None = None,
-        test: BatchSource | None = None,
-        bfloat16: bool = False,
-        graphs: bool | None = None,
-        group: Group | None = None,
-    ):
+        flat: FlatParameters, train: BatchSource, seed: int,
+        validation: BatchSource | None = None, test: BatchSource | None = None,
+        bfloat16: bool = False, graphs: bool | None = None, group: Group | None = None,
+    ):  # fmt: skip
         self.flat = flat
         self.train, self.validation, self.test = train, validation, test
         self.seed = seed
@@ -56,12 +51,9 @@ class Trainer:
 
     def epoch(
         self,
-        optimizer: FlatOptimizer,
-        samples: Tensor,
-        place: tuple[int, ...],
-        local: Accumulator | None = None,
-        on_batch: Callable[[], None] = lambda: None,
-    ) -> float:
+        optimizer: FlatOptimizer, samples: Tensor, place: tuple[int, ...],
+        local: Accumulator | None = None, on_batch: Callable[[], None] = lambda: None,
+    ) -> float:  # fmt: skip
         """Train once over `samples` (indices, int64) and return the mean loss.
 
         place     where in the run this epoch stands (round, step, epoch): names its random stream
@@ -98,12 +90,9 @@ class Trainer:
 
     def _step(
         self,
-        optimizer: FlatOptimizer,
-        local: Accumulator | None,
-        images: Tensor | None,
-        labels: Tensor | None,
-        size: int,
-    ) -> None:
+        optimizer: FlatOptimizer, local: Accumulator | None,
+        images: Tensor | None, labels: Tensor | None, size: int,
+    ) -> None:  # fmt: skip
         """Train on one batch of `size` samples, of which `images` and `labels` are this process's, None for none."""
         flat, share = self.flat, 0.0 if images is None else len(labels) / size
         flat.zero_grad()

@@ -19,8 +19,8 @@ class FlatOptimizer:
 
     selected  (S,) int64 ascending, or None for all weights
     carried   the optimizer of the step before, over all weights or over a selection that includes this one: the
-              state of the selected weights and of the rest goes on from it (section 3.1 of the paper: fine-tuning
-              continues the first step)
+              state of the selected weights and of the rest goes on from it (in the paper, too,
+              fine-tuning continues the first step)
 
     .weights, .weight_grad   what it updates and the loss's gradients, (S,) or (I,)
     """

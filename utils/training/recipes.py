@@ -1,4 +1,4 @@
-"""How each model is trained: optimizer, learning rate, schedule and epochs (section 4 of the paper)."""
+"""How each model is trained: optimizer, learning rate, schedule and epochs, as the paper states them."""
 
 import math
 from dataclasses import dataclass

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # The two steps of a round; each names a random stream of its own. Iterative rewinding has more steps between them.
 FULL_UPDATING, SPARSE_FINE_TUNING = 1, 2
+_ACCURACIES = ("start_val_acc", "full_val_acc", "rewound_val_acc", "best_val_acc")
+STATE = {"number", "step", "epoch", "vector", "optimizer", "local", "selected", "best", "seconds", *_ACCURACIES}
 
 
 @dataclass(frozen=True)
@@ -48,14 +50,10 @@ class RoundTraining:
 
     def __init__(
         self,
-        trainer: Trainer,
-        recipe: Recipe,
-        start: StartPoint,
-        bars: Bars,
+        trainer: Trainer, recipe: Recipe, start: StartPoint, bars: Bars,
         on_epoch: Callable[["RoundTraining"], None],
-        outgoing: "Outgoing | None" = None,
-        saved: dict[str, Any] | None = None,
-    ):
+        outgoing: "Outgoing | None" = None, saved: dict[str, Any] | None = None,
+    ):  # fmt: skip
         self.trainer, self.flat, self.recipe = trainer, trainer.flat, recipe
         self.number, self.samples, self.start = start.number, start.samples, start.network
         self.candidates = self.selected = start.candidates
@@ -185,11 +183,8 @@ class RoundTraining:
             "local": None if self._local is None else self._local.value,
             "selected": self.selected,
             "best": self.best if self.improved else None,
-            "best_val_acc": self.best_val_acc,
-            "start_val_acc": self.start_val_acc,
-            "full_val_acc": self.full_val_acc,
-            "rewound_val_acc": self.rewound_val_acc,
             "seconds": self.seconds,
+            **{name: getattr(self, name) for name in _ACCURACIES},
         }
 
     def _restore(self, saved: dict[str, Any]) -> None:
@@ -198,7 +193,6 @@ class RoundTraining:
         self.selected = saved["selected"]
         self.improved = saved["best"] is not None
         self.best = saved["best"] if self.improved else self.start
-        self.best_val_acc = saved["best_val_acc"]
-        self.start_val_acc = saved["start_val_acc"]
-        self.full_val_acc, self.rewound_val_acc = saved["full_val_acc"], saved["rewound_val_acc"]
         self._seconds_before = saved["seconds"]
+        for name in _ACCURACIES:
+            setattr(self, name, saved[name])

@@ -17,7 +17,8 @@ from models import build_model
 from tests.image_trees import made_up_images, write_tree
 from tests.run.test_resume import SUICIDE
 from tests.script_runs import start_process, weights_of, without_time
-from utils.rounds import EdgeCopy, unpack
+from utils.rounds import EdgeCopy
+from utils.run.books import unpack
 from utils.run.checkpoint import Checkpoints
 
 FLAGS = (
@@ -141,7 +142,7 @@ def test_a_file_that_breaks_while_training_is_named_and_the_run_goes_on_once_it_
     ("--dataset digits --stream", "--stream is for a folder of images, not digits"),
     ("--dataset nowhere --stream", "--stream: nowhere is no folder"),
     ("--dataset imagenet --dataset_dir nowhere", "nowhere: has no train/"),
-    ("--dataset digits --width 0.5", "--width is for --model mobilenetv1, not mlp"),
+    ("--dataset digits --width 0.5", "--width is for convolutional networks, not mlp"),
     ("--dataset digits --model mobilenetv1 --width 0", "'0' is not a number above 0"),
     ("--dataset imagenet --image_size 0", "'0' is not a whole number"),
 ])  # fmt: skip
@@ -223,7 +224,18 @@ def test_width_of_one_is_the_network_of_1000_classes_and_changes_no_name(trees, 
     assert sum(p.numel() for p in model.parameters()) == 4_231_976
     for other in ("resnet56", "mlp"):
         build_model(other, (3, 224, 224), 1000)
-    pictures = ["--dataset", "imagenet", "--dataset_dir", str(trees["flat"]), "--model", "mobilenetv1", "--image_size", "32"]
-    names = [name_of(multiround_dpu, [*pictures, *more], monkeypatch)
-             for more in ([], ["--width", "1"], ["--num_workers", "3"], ["--width", "0.5"], ["--image_size", "40"])]
+    pictures = [
+        "--dataset",
+        "imagenet",
+        "--dataset_dir",
+        str(trees["flat"]),
+        "--model",
+        "mobilenetv1",
+        "--image_size",
+        "32",
+    ]
+    names = [
+        name_of(multiround_dpu, [*pictures, *more], monkeypatch)
+        for more in ([], ["--width", "1"], ["--num_workers", "3"], ["--width", "0.5"], ["--image_size", "40"])
+    ]
     assert names[0] == names[1] == names[2] and len({*names}) == 3

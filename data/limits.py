@@ -1,0 +1,34 @@
+"""How much foreign files may unpack to: a file of kilobytes can state gigabytes."""
+
+import os
+import warnings
+from pathlib import Path
+
+from data.errors import DatasetError
+
+VARIABLE = "DPU_MAX_GIGABYTES"  # of the environment: for who knows the data and has the memory
+_GIGABYTES = 4.3  # ImageNet at 32x32 pixels fits
+
+
+def check_size(source: Path, num_bytes: int, way_out: str) -> None:
+    """Raise DatasetError if a data set in memory would take more than $DPU_MAX_GIGABYTES, by what its files state."""
+    text = os.environ.get(VARIABLE) or str(_GIGABYTES)
+    try:
+        limit = float(text)
+    except ValueError:
+        raise DatasetError(f"{VARIABLE} is {text!r}; set it to a number of gigabytes") from None
+    if not num_bytes <= limit * 1e9:
+        raise DatasetError(
+            f"{source}: takes {num_bytes / 1e9:.3g} GB in memory, more than the limit of {limit:g} GB; {way_out}, "
+            f"or set the environment variable {VARIABLE} to more"
+        )
+
+
+def refuse_huge_images() -> None:
+    """Make Pillow raise an error for a file that states more than its limit of 89 million pixels, not only warn.
+
+    For use in `warnings.catch_warnings`.
+    """
+    from PIL import Image
+
+    warnings.simplefilter("error", Image.DecompressionBombWarning)
