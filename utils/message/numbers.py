@@ -48,8 +48,8 @@ def code_floats(coder: StreamWriter, groups: np.ndarray, old: np.ndarray, new: n
     if new is not None:
         offset = np.where(symbols > 2 * MAX_DELTA_CLASS, 2 * (MAX_DELTA_CLASS - max_class) + 2 * low, 0)
         symbols = symbols - offset
-        difference = np.abs(_ordered(new_bits) - _ordered(old_bits))
-        mantissa = np.where(symbols > 2 * max_class, new_bits & 0x7FFFFF, difference)
+        direct = symbols > 2 * max_class
+        mantissa = np.where(direct, new_bits & 0x7FFFFF, np.abs(_ordered(new_bits) - _ordered(old_bits)))
     alphabet = 1 + 2 * max_class + 2 * (high - low + 1)
     model = SymbolModel(alphabet, num_groups(groups), _MAGNITUDES)
     symbols = model.code(coder, contexts(groups, old), None if new is None else symbols)
