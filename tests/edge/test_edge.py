@@ -110,6 +110,36 @@ def test_a_node_survives_in_its_file(tmp_path, messages):
     assert node.round == messages - 1 and (node.serving is not node.line) == (messages in (3, 4))
 
 
+SLOW_DISK = """
+import os, sys, time
+from utils.edge import program as edge
+sync = os.fsync
+os.fsync = lambda number: (print("writing", flush=True), time.sleep(1), sync(number))
+sys.exit(edge.main(sys.argv[1:]))
+"""
+
+
+def test_of_two_applies_at_once_one_waits_and_nothing_is_lost(run_folder, tmp_path, capsys):
+    path, updates = tmp_path / "node.safetensors", run_folder / "updates"
+    EdgeNode(SCHEMA, INITIAL).save(path)
+    (tmp_path / f".{path.name}.0123456789abcdef.tmp").write_bytes(b"of a killed one")
+    slow = [sys.executable, "-c", SLOW_DISK, "apply", "--node", str(path), str(updates / "round_000.dpu")]
+    with subprocess.Popen(slow, cwd=ROOT, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout.readline() == "writing\n"
+        assert edge.main(["apply", "--node", str(path), str(updates / "round_002.dpu")]) == 0
+        assert "applied, round 0" in first.stdout.read()
+    assert first.returncode == 0
+    line = story()[2][1]  # re-initialises, so it builds on the first as well as on none
+    node = EdgeNode.load(path)
+    assert holds(node, line, story()[0][2]) and node.round == 2 and node.serving is not node.line
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_a_lock_is_not_made_beside_a_node_that_is_not_there(tmp_path, capsys):
+    assert edge.main(["apply", "--node", str(tmp_path / "none"), "x"]) == 2
+    assert "No such file" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 def test_power_cut_between_write_and_rename(tmp_path, monkeypatch):
     path = tmp_path / "node.safetensors"
     EdgeNode(SCHEMA, INITIAL).save(path)

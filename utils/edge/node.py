@@ -7,6 +7,9 @@ re-initialisation the new line may be worse than the network in service, which t
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
 
@@ -18,6 +21,8 @@ from utils.message.container import checksum, unpack_message
 from utils.message.streams import UpdateFormatError
 from utils.message.update import Update, decode_message
 from utils.schema import Schema
+from utils.system.files import remove_leftovers
+from utils.system.locks import locked
 
 
 class EdgeNode:
@@ -76,7 +81,7 @@ class EdgeNode:
         return update
 
     def save(self, path: str | Path) -> None:
-        """Write the node into a file, atomically."""
+        """Write the node into a file, atomically. Hold `locked_node(path)` where other processes may use it."""
         states = {"initial": self.initial, "line": self.line}
         if self.serving is not self.line:
             states["serving"] = self.serving
@@ -92,7 +97,10 @@ class EdgeNode:
 
     @classmethod
     def load(cls, path: str | Path, *, key: bytes | None = None) -> EdgeNode:
-        """Return the node in a file; it goes on living there. Raises ValueError if the file is damaged."""
+        """Return the node in a file; it goes on living there. Raises ValueError if the file is damaged.
+
+        Hold `locked_node(path)` until the last message is applied where other processes may do the same.
+        """
         tensors, metadata = read_tensors(path)
         schema = read_schema(path, metadata)
         try:
@@ -109,6 +117,18 @@ class EdgeNode:
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: not an edge node, or a damaged one ({error})") from None
         return self
+
+
+@contextmanager
+def locked_node(path: str | Path) -> Iterator[None]:
+    """Keep other processes from a node's file while the block runs; waits until none has it.
+
+    Without this, of two that load, apply and save at once, the second would undo what the first did.
+    """
+    target = Path(os.path.realpath(path))
+    with locked(target.with_name(f".{target.name}.lock"), wait=True):
+        remove_leftovers(target)
+        yield
 
 
 def deployed_in_run(folder: Path) -> np.ndarray | None:
