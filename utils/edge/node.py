@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.edge.state_file import join_state, read_schema, read_state, read_tensors, split_state, write_tensors
+from utils.edge.state_file import join_state, parse_json, read_schema, read_tensors, split_state, write_tensors
 from utils.message.base import Shared, pruned
 from utils.message.container import checksum, unpack_message
 from utils.message.streams import UpdateFormatError
@@ -104,7 +104,7 @@ class EdgeNode:
         tensors, metadata = read_tensors(path)
         schema = read_schema(path, metadata)
         try:
-            node, fingerprints = json.loads(metadata["node"]), json.loads(metadata["fingerprints"])
+            node, fingerprints = parse_json(metadata["node"]), parse_json(metadata["fingerprints"])
             states = {name: join_state(schema, tensors, name + "/") for name in fingerprints}
             if any(schema.state_fingerprint(states[name]).hex() != fingerprints[name] for name in states):
                 raise ValueError("the fingerprint of a state differs")
@@ -129,13 +129,3 @@ def locked_node(path: str | Path) -> Iterator[None]:
     with locked(target.with_name(f".{target.name}.lock"), wait=True):
         remove_leftovers(target)
         yield
-
-
-def deployed_in_run(folder: Path) -> np.ndarray | None:
-    """Return the weights of a run's sparse network, (I,) bool, by the message that deployed it; None: all weights."""
-    for path in sorted((folder / "updates").glob("round_*.dpu"))[:1]:
-        message = unpack_message(path.read_bytes())
-        if message.header.deploys:
-            schema, initial = read_state(folder / "initial.safetensors")
-            return decode_message(message, Shared(schema, initial, initial)).deployed
-    return None

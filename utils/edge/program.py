@@ -17,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.edge.node import EdgeNode, deployed_in_run, locked_node
+from utils.edge.node import EdgeNode, locked_node
 from utils.edge.report import REPLAY_HEADER, describe, describe_layers, replay_row
+from utils.edge.run_files import Promises, deployed_in_run, message_files
 from utils.edge.state_file import read_schema, read_state, read_tensors
 from utils.message.container import read_sign_key, unpack_message
 from utils.message.streams import UpdateFormatError
@@ -73,13 +74,17 @@ def show(args: argparse.Namespace) -> None:
 
 
 def replay(args: argparse.Namespace) -> None:
-    """Rebuild the node from a run's initial network and all its messages; every fingerprint is checked."""
-    messages = sorted((args.run / "updates").glob("round_*.dpu"))
+    """Rebuild the node from a run's initial network and all its messages; check fingerprints and the run's records."""
+    messages, promises = message_files(args.run), Promises.of(args.run)
     node = EdgeNode(*read_state(args.run / "initial.safetensors"), key=_key(args))
+    promises.check_files(messages)
     rows = [REPLAY_HEADER, *(replay_row(path.name, _receive(node, path)) for path in messages)]
+    promises.check_served(node.serving)
     print(columns(rows, "<>>><<"))
     total = sum(path.stat().st_size for path in messages)
     print(f"{len(messages)} messages, {total:,} bytes, all fingerprints right; now at {node.fingerprint.hex()}")
+    if note := promises.note(messages):
+        print(f"note: {note}")
     if args.out is not None:
         with locked_node(args.out):
             node.save(args.out)
