@@ -9,8 +9,9 @@ import torch
 import multiround_fu
 import multiround_rpu
 from tests.script_runs import NUM_WEIGHTS, SMALL
-from utils.edge.node import EdgeNode, deployed_in_run
+from utils.edge.node import EdgeNode
 from utils.edge.program import main as edge_main
+from utils.edge.run_files import deployed_in_run
 from utils.edge.state_file import read_state
 from utils.message import unpack_message
 from utils.message.base import pruned

@@ -1,6 +1,9 @@
 """The edge node: order and replays, standby, power cuts, the program, and life without torch."""
 
+import hashlib
+import json
 import os
+import re
 import subprocess
 import sys
 import venv
@@ -108,6 +111,36 @@ def test_a_node_survives_in_its_file(tmp_path, messages):
         refused(node, data, "already applied")
     node = EdgeNode.load(path)
     assert node.round == messages - 1 and (node.serving is not node.line) == (messages in (3, 4))
+
+
+SLOW_DISK = """
+import os, sys, time
+from utils.edge import program as edge
+sync = os.fsync
+os.fsync = lambda number: (print("writing", flush=True), time.sleep(1), sync(number))
+sys.exit(edge.main(sys.argv[1:]))
+"""
+
+
+def test_of_two_applies_at_once_one_waits_and_nothing_is_lost(run_folder, tmp_path, capsys):
+    path, updates = tmp_path / "node.safetensors", run_folder / "updates"
+    EdgeNode(SCHEMA, INITIAL).save(path)
+    (tmp_path / f".{path.name}.0123456789abcdef.tmp").write_bytes(b"of a killed one")
+    slow = [sys.executable, "-c", SLOW_DISK, "apply", "--node", str(path), str(updates / "round_000.dpu")]
+    with subprocess.Popen(slow, cwd=ROOT, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout.readline() == "writing\n"
+        assert edge.main(["apply", "--node", str(path), str(updates / "round_002.dpu")]) == 0
+        assert "applied, round 0" in first.stdout.read()
+    assert first.returncode == 0
+    line = story()[2][1]  # re-initialises, so it builds on the first as well as on none
+    node = EdgeNode.load(path)
+    assert holds(node, line, story()[0][2]) and node.round == 2 and node.serving is not node.line
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_a_lock_is_not_made_beside_a_node_that_is_not_there(tmp_path, capsys):
+    assert edge.main(["apply", "--node", str(tmp_path / "none"), "x"]) == 2
+    assert "No such file" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_power_cut_between_write_and_rename(tmp_path, monkeypatch):
@@ -251,6 +284,92 @@ def test_replay_stops_at_a_missing_message(run_folder, capsys):
     (run_folder / "updates" / "round_003.dpu").unlink()
     assert edge.main(["replay", str(run_folder)]) == 2
     assert "round_004.dpu: builds on another base" in capsys.readouterr().err
+
+
+@pytest.fixture
+def recorded(run_folder):
+    """The run with its records: six rounds, in the last of which nothing was sent."""
+    rows = [f"{number},{int(number < 5)}" for number in range(6)]
+    (run_folder / "rounds.csv").write_text("\n".join(["round,sent", *rows, ""]))
+    files = [path for path in run_folder.rglob("*") if path.is_file()]
+    digests = {
+        path.relative_to(run_folder).as_posix(): hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+        for path in files
+    }
+    served = hashlib.sha256(story()[-1][2].tobytes()).hexdigest()
+    (run_folder / "summary.json").write_text(json.dumps({"served_sha256": served, "files": digests}))
+    return run_folder
+
+
+def test_replay_of_a_whole_run(recorded, capsys):
+    assert edge.main(["replay", str(recorded)]) == 0
+    out = capsys.readouterr().out
+    assert "5 messages" in out and "all fingerprints right" in out and "note" not in out
+
+
+@pytest.mark.parametrize("records", ["rounds.csv summary.json", "rounds.csv", "summary.json"])
+@pytest.mark.parametrize(
+    ("lost", "names"), [([4], "round_004.dpu"), ([0, 3], "round_000.dpu, round_003.dpu"), (range(5), "round_002.dpu")]
+)
+def test_replay_says_which_messages_are_missing(recorded, lost, names, records, capsys):
+    for name in {"rounds.csv", "summary.json"} - set(records.split()):
+        (recorded / name).unlink()
+    for number in lost:
+        (recorded / "updates" / f"round_{number:03}.dpu").unlink()
+    assert edge.main(["replay", str(recorded)]) == 2
+    out, err = capsys.readouterr()
+    assert "all fingerprints right" not in out and err.count("\n") == 1 and "missing: round_" in err and names in err
+
+
+def damage(folder, name):
+    path = folder / name
+    path.write_bytes(path.read_bytes().replace(b"5,0", b"5,1") if name == "rounds.csv" else b"{")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda run: damage(run, "rounds.csv"), "missing: round_005.dpu"),
+        (lambda run: damage(run, "summary.json"), "summary.json: cannot be read"),
+        (lambda run: (run / "rounds.csv").write_text("round\n0\n"), "rounds.csv: cannot be read"),
+        (lambda run: (run / "rounds.csv").unlink(), "missing: rounds.csv"),
+        (lambda run: (run / "updates" / "round_001.dpu").write_bytes(story()[0][0]), "changed .*: round_001.dpu"),
+        (lambda run: (run / "updates" / "round_007.dpu").write_bytes(b"x"), "no round of this run: round_007.dpu"),
+    ],
+)
+def test_replay_compares_with_the_records(recorded, change, words, capsys):
+    change(recorded)
+    assert edge.main(["replay", str(recorded)]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and re.search(words, err)
+
+
+def test_replay_compares_the_served_network(recorded, capsys):
+    path = recorded / "summary.json"
+    path.write_text(json.dumps({"served_sha256": "0" * 64}))  # as of a run from before there were checksums
+    assert edge.main(["replay", str(recorded)]) == 2
+    out, err = capsys.readouterr()
+    assert "right" not in out and "lead to another network than summary.json says" in err
+
+
+def test_replay_says_what_the_records_leave_open(recorded, capsys):
+    (recorded / "summary.json").unlink()
+    (recorded / "rounds.csv").write_text("round,sent\n0,1\n1,1\n2,1\n3,1\n4")  # killed while it wrote the last row
+    assert edge.main(["replay", str(recorded)]) == 0
+    assert "it has not finished; not yet in rounds.csv: round_004.dpu" in capsys.readouterr().out
+    (recorded / "rounds.csv").unlink()
+    assert edge.main(["replay", str(recorded)]) == 0
+    assert "nothing says whether these are all" in capsys.readouterr().out
+
+
+def test_messages_are_in_the_order_of_their_numbers(tmp_path):
+    from utils.edge.run_files import message_files
+
+    (tmp_path / "updates").mkdir()
+    for number in (1000, 2, 999, 10000):
+        (tmp_path / "updates" / f"round_{number:03}.dpu").touch()
+    (tmp_path / "updates" / "round_1 (copy).dpu").touch()
+    assert [path.stem for path in message_files(tmp_path)] == ["round_002", "round_999", "round_1000", "round_10000"]
 
 
 WITHOUT_TORCH = """

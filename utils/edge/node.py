@@ -7,17 +7,22 @@ re-initialisation the new line may be worse than the network in service, which t
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
 
 import numpy as np
 
-from utils.edge.state_file import join_state, read_schema, read_state, read_tensors, split_state, write_tensors
+from utils.edge.state_file import join_state, parse_json, read_schema, read_tensors, split_state, write_tensors
 from utils.message.base import Shared, pruned
 from utils.message.container import checksum, unpack_message
 from utils.message.streams import UpdateFormatError
 from utils.message.update import Update, decode_message
 from utils.schema import Schema
+from utils.system.files import remove_leftovers
+from utils.system.locks import locked
 
 
 class EdgeNode:
@@ -76,7 +81,7 @@ class EdgeNode:
         return update
 
     def save(self, path: str | Path) -> None:
-        """Write the node into a file, atomically."""
+        """Write the node into a file, atomically. Hold `locked_node(path)` where other processes may use it."""
         states = {"initial": self.initial, "line": self.line}
         if self.serving is not self.line:
             states["serving"] = self.serving
@@ -92,11 +97,14 @@ class EdgeNode:
 
     @classmethod
     def load(cls, path: str | Path, *, key: bytes | None = None) -> EdgeNode:
-        """Return the node in a file; it goes on living there. Raises ValueError if the file is damaged."""
+        """Return the node in a file; it goes on living there. Raises ValueError if the file is damaged.
+
+        Hold `locked_node(path)` until the last message is applied where other processes may do the same.
+        """
         tensors, metadata = read_tensors(path)
         schema = read_schema(path, metadata)
         try:
-            node, fingerprints = json.loads(metadata["node"]), json.loads(metadata["fingerprints"])
+            node, fingerprints = parse_json(metadata["node"]), parse_json(metadata["fingerprints"])
             states = {name: join_state(schema, tensors, name + "/") for name in fingerprints}
             if any(schema.state_fingerprint(states[name]).hex() != fingerprints[name] for name in states):
                 raise ValueError("the fingerprint of a state differs")
@@ -111,11 +119,13 @@ class EdgeNode:
         return self
 
 
-def deployed_in_run(folder: Path) -> np.ndarray | None:
-    """Return the weights of a run's sparse network, (I,) bool, by the message that deployed it; None: all weights."""
-    for path in sorted((folder / "updates").glob("round_*.dpu"))[:1]:
-        message = unpack_message(path.read_bytes())
-        if message.header.deploys:
-            schema, initial = read_state(folder / "initial.safetensors")
-            return decode_message(message, Shared(schema, initial, initial)).deployed
-    return None
+@contextmanager
+def locked_node(path: str | Path) -> Iterator[None]:
+    """Keep other processes from a node's file while the block runs; waits until none has it.
+
+    Without this, of two that load, apply and save at once, the second would undo what the first did.
+    """
+    target = Path(os.path.realpath(path))
+    with locked(target.with_name(f".{target.name}.lock"), wait=True):
+        remove_leftovers(target)
+        yield

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from utils.edge.node import EdgeNode, deployed_in_run
+from utils.edge.node import EdgeNode, locked_node
 from utils.edge.report import REPLAY_HEADER, describe, describe_layers, replay_row
+from utils.edge.run_files import Promises, deployed_in_run, message_files
 from utils.edge.state_file import read_schema, read_state, read_tensors
 from utils.message.container import read_sign_key, unpack_message
 from utils.message.streams import UpdateFormatError
@@ -33,19 +35,24 @@ class _Refused(Exception):
 
 def init(args: argparse.Namespace) -> None:
     """Make a node file of the initial network."""
-    if args.out.exists():
-        raise _Refused(f"{args.out} exists; remove it, or choose another --out")
-    EdgeNode(*read_state(args.initial)).save(args.out)
+    node = EdgeNode(*read_state(args.initial))
+    with locked_node(args.out):
+        if args.out.exists():
+            raise _Refused(f"{args.out} exists; remove it, or choose another --out")
+        node.save(args.out)
     print(f"{args.out}: an edge node with the initial network of {args.initial}")
 
 
 def apply(args: argparse.Namespace) -> None:
     """Apply messages to a node file, in the given order; stop at the first that is refused."""
-    node = EdgeNode.load(args.node, key=_key(args))
-    for path in args.messages:
-        update = _receive(node, path)
-        state = "serving" if update.header.serve else "standing by"
-        print(f"{path}: applied, round {update.header.round}, {update.selected.size:,} weights, {state}")
+    key = _key(args)
+    args.node.stat()  # a lock is put beside a node that is there, only
+    with locked_node(args.node):
+        node = EdgeNode.load(args.node, key=key)
+        for path in args.messages:
+            update = _receive(node, path)
+            state = "serving" if update.header.serve else "standing by"
+            print(f"{path}: applied, round {update.header.round}, {update.selected.size:,} weights, {state}")
 
 
 def show(args: argparse.Namespace) -> None:
@@ -67,15 +74,20 @@ def show(args: argparse.Namespace) -> None:
 
 
 def replay(args: argparse.Namespace) -> None:
-    """Rebuild the node from a run's initial network and all its messages; every fingerprint is checked."""
-    messages = sorted((args.run / "updates").glob("round_*.dpu"))
+    """Rebuild the node from a run's initial network and all its messages; check fingerprints and the run's records."""
+    messages, promises = message_files(args.run), Promises.of(args.run)
     node = EdgeNode(*read_state(args.run / "initial.safetensors"), key=_key(args))
+    promises.check_files(messages)
     rows = [REPLAY_HEADER, *(replay_row(path.name, _receive(node, path)) for path in messages)]
+    promises.check_served(node.serving)
     print(columns(rows, "<>>><<"))
     total = sum(path.stat().st_size for path in messages)
     print(f"{len(messages)} messages, {total:,} bytes, all fingerprints right; now at {node.fingerprint.hex()}")
+    if note := promises.note(messages):
+        print(f"note: {note}")
     if args.out is not None:
-        node.save(args.out)
+        with locked_node(args.out):
+            node.save(args.out)
 
 
 def _schema_in(file: Path) -> Schema:
@@ -129,16 +141,20 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-@forgiving_streams()
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; return the exit status: 0, or 2 with one line on stderr."""
-    try:
-        args = build_parser().parse_args(argv)
-        args.function(args)
-    except (_Refused, ValueError) as error:
-        print(f"edge: error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"edge: error: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
-    return 0
+    """Run one command; return the exit status: 0, or 2 with one line on stderr; 130 if interrupted."""
+    with forgiving_streams(), warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: print(f"edge: warning: {message}", file=sys.stderr)
+        try:
+            args = build_parser().parse_args(argv)
+            args.function(args)
+        except (_Refused, ValueError) as error:
+            print(f"edge: error: {error}", file=sys.stderr)
+            return 2
+        except OSError as error:
+            print(f"edge: error: {error.filename}: {error.strerror}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("edge: interrupted: what is said to be applied is in the node's file", file=sys.stderr)
+            return 130
+        return 0

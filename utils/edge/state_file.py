@@ -9,7 +9,9 @@ metadata back from a file alone, and a device would have to install it.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +41,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str
     if len(data) < 8 or length > min(len(data) - 8, _MAX_HEADER):
         raise ValueError(f"{path}: not a safetensors file, or a truncated one")
     try:
-        header = json.loads(data[8 : 8 + length])
+        header = parse_json(data[8 : 8 + length])
         metadata, tensors = header.pop("__metadata__", {}), {}
         for name, info in header.items():
             start, end = info["data_offsets"]
@@ -68,6 +70,30 @@ def join_state(schema: Schema, tensors: dict[str, np.ndarray], prefix: str = "")
     return np.concatenate([np.zeros(0, dtype=np.float32), *parts])
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Return what JSON text says. Raises ValueError if it is none, holds a name twice or is nested too deep."""
+    try:
+        hooks = {"parse_constant": _refuse_constant, "parse_float": _finite, "object_pairs_hook": _without_repeats}
+        return json.loads(text, **hooks)
+    except RecursionError:
+        raise ValueError("JSON is nested too deep") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse_constant(text)
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a JSON object holds a name twice")
+    return dict(pairs)
+
+
 def write_state(path: str | Path, schema: Schema, state: np.ndarray) -> None:
     """Write one network state with its schema, as a device is shipped with it (`initial.safetensors`)."""
     write_tensors(path, split_state(schema, state), {"schema": json.dumps(schema.to_plain())})
@@ -86,6 +112,6 @@ def read_state(path: str | Path) -> tuple[Schema, np.ndarray]:
 def read_schema(path: str | Path, metadata: dict[str, str]) -> Schema:
     """Return the schema in a file's metadata. Raises ValueError, naming the file, if it has none."""
     try:
-        return Schema(json.loads(metadata["schema"]))
+        return Schema(parse_json(metadata["schema"]))
     except (KeyError, ValueError, TypeError):
         raise ValueError(f"{path}: holds no network schema") from None

@@ -80,7 +80,7 @@ def _decode(record: Record) -> LayerCounts:
 
 def _decoded(record: Record, schema: "Schema") -> Iterator[list[int]]:
     """Give the counts round by round."""
-    from utils.edge.node import deployed_in_run
+    from utils.edge.run_files import deployed_in_run
     from utils.message.container import unpack_message
     from utils.message.update import sent_by_layer
 
