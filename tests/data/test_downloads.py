@@ -91,6 +91,7 @@ def assert_whole(root):
     assert sorted(os.listdir(root / "MNIST" / "raw")) == expected
 
 
+@pytest.mark.slow
 def test_first_runs_at_once_do_not_spoil_each_others_files(tmp_path, server):
     root = tmp_path / "downloads"
     first = start(server, root, "wait")
@@ -102,6 +103,7 @@ def test_first_runs_at_once_do_not_spoil_each_others_files(tmp_path, server):
     assert os.listdir(root) == ["MNIST"]
 
 
+@pytest.mark.slow
 def test_a_first_run_that_is_killed_leaves_no_half_file(tmp_path, server):
     root = tmp_path / "downloads"
     first = start(server, root, "wait")

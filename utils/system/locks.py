@@ -1,6 +1,7 @@
 """Locks that processes hold on a file; the kernel frees one when its holder ends, however it ends.
 
-Not the filelock library: where flock fails, it puts a file in the lock's place, which a killed process leaves behind.
+Not the filelock library: it takes EACCES for a busy lock, and where flock is missing it falls back to a file that a
+killed process leaves behind.
 """
 
 import os
