@@ -124,7 +124,13 @@ def test_reading_what_somebody_else_made_ends(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "device").symlink_to("/dev/zero")
     (tmp_path / "itself").symlink_to("itself")
-    for name, error in (("pipe", ValueError), ("device", ValueError), ("itself", OSError), ("", OSError), ("no", OSError)):
+    for name, error in (
+        ("pipe", ValueError),
+        ("device", ValueError),
+        ("itself", OSError),
+        ("", OSError),
+        ("no", OSError),
+    ):
         with pytest.raises(error):
             read_regular(tmp_path / name, 12)
 
