@@ -40,12 +40,12 @@ def partial_update(
     for step, size in enumerate(sizes, FULL_UPDATING):
         if work.reached(step + 1):
             continue
-        # Step 1: full updating, which measures what each weight contributes to the loss reduction.
+        # First all weights, later those still selected; it measures what each contributes to the loss reduction.
         work.train(step, accumulated, num_epochs=epochs[step - 1])
         if step == FULL_UPDATING:
             work.full_val_acc = work.validate()
 
-        # Select the weights of largest score over the whole network, rewind all others.
+        # Over the whole network, not layer by layer: layers differ in how much they matter.
         evidence = Evidence(
             weights=work.of_selected(flat.weights),
             start=work.of_selected(work.start_weights),

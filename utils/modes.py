@@ -1,13 +1,14 @@
 """Every updating method by the name that `--mode` takes. Needs no torch.
 
 An entry says all that tells one method from another; scripts, command line, training and tables read it here. A new
-selection criterion is one entry here and one score function in `utils.contribution` (docs/algorithm.md shows both).
+selection criterion is one entry here, and a function with its entry in `utils.contribution.CRITERIA`
+(docs/algorithm.md shows both).
 """
 
 from dataclasses import dataclass
 
 DPU, RPU, FU = "multiround_dpu.py", "multiround_rpu.py", "multiround_fu.py"
-FULL_UPDATING = "same_init"  # the mode that all others are compared with
+REFERENCE = "same_init"  # the mode that all others are compared with
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class Mode:
             "fresh", new random ones
     kind    how its messages name the weights: "sparse", the positions of the selected ones; "random", the seed of a
             random mask; "dense", all weights; "pruned", the nonzero ones
-    score   the function in `utils.contribution` by which step 1 ranks the weights; None: a round has one step only
+    score   the name in `utils.contribution.CRITERIA` by which a training step ranks the weights; None: a round has
+            one step only
     row     what tables call it; None: its name
     paper   with these flags, K its updating ratio, it is a row of the paper's table; None: it is none
     """

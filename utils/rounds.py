@@ -87,7 +87,7 @@ def run_rounds(
     on_epoch     called with the training after each of its epochs, to save its state
     interrupted  the state of the round that was under way when it was saved
     """
-    line = edge.served if plan.mode.restarts else edge.line
+    line = edge.served if plan.mode.restarts else edge.line  # a method that restarts has no line
     link.restore(line, edge.served, edge.last_message, edge.applied, edge.weights)
     for number in range(edge.next_round, plan.num_rounds):
         # The samples that have arrived, and the network from which this round starts.
@@ -126,7 +126,7 @@ def base_of(plan: Plan, reinitialize: bool) -> Base:
 
 
 def send(plan: Plan, link: Link, edge: EdgeCopy, outgoing: Outgoing, training: RoundTraining) -> Delivery | None:
-    """Bring the round's candidate to the edge if it is worth its bytes; returns None where it is not.
+    """Bring the round's candidate to the edge if it is worth its bytes; returns None, nothing sent, where it is not.
 
     Nothing is sent if training did not improve on the start point, or nothing changes. An update that builds on
     the line always goes out, and is served as soon as it is no worse on validation than what is served; one
@@ -140,7 +140,7 @@ def send(plan: Plan, link: Link, edge: EdgeCopy, outgoing: Outgoing, training: R
         network = candidate.network
         changed = not torch.equal(network, edge.served if plan.mode.restarts else edge.line)
     if not changed or (plan.mode.restarts and not no_worse):
-        if plan.mode.restarts:
+        if plan.mode.restarts:  # it is shown as this round's network; no message builds on it
             edge.line, edge.line_acc = network, acc
         return None
     delivery = outgoing.send(candidate, serve=no_worse)

@@ -78,7 +78,7 @@ def test_rounds_come_back_as_written(tmp_path):
 def test_lines_that_are_printed(tmp_path):
     assert describe_round(ROWS[0], 12) == "round  0 of 0-11    1,000 samples  test 40.00 %  10 weights in 0.1 kB  (1.2 s)"
     assert describe_round(ROWS[1], 2) == (
-        "round 1 of 0-1    3,000 samples  test 40.00 %  nothing sent, re-initialized, line 20.00 %  (2.0 s)"
+        "round 1 of 0-1    3,000 samples  test 40.00 %  nothing sent, re-initialized, this round's 20.00 %  (2.0 s)"
     )
     folder = RunFolder(tmp_path)
     folder.write_rounds(ROWS)

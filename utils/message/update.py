@@ -1,7 +1,8 @@
 """The update message: what a server sends so that the edge node's network becomes its own.
 
-`draft_update` chooses what to send and says what will come of it, `encode_update` makes the message, `decode_update`
-checks and reads it. The byte format is in docs/update_format.md.
+`body.draft_update` chooses what to send and says what will come of it; here `encode_update` codes it, and
+`container.pack_message` lays out the bytes. `decode_update` checks and reads a message. docs/update_format.md has every
+byte.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from utils.training.recipes import DEFAULTS
 
 IMAGE_SIZE = 224  # of streamed images
 # How a network comes to the edge, in round 0: "partial", by an update of the initial network like all others (the
-# paper's multi-round experiment), or "full", by all weights (its single-round experiment has one more round). A sparse
+# paper's multi-round experiment), or "full", by all weights (as in its single-round experiment). A sparse
 # deployment trains all weights, keeps the largest, sets the others to zero, and trains on; from then on the network
 # consists of the weights that were kept, whatever values they take.
 DEPLOYMENTS = ("partial", "full")

@@ -77,14 +77,14 @@ def _listed(column: int) -> str:
 _SIZE = "(default: 1000, or a sixth of a small training set)"
 _RATIOS = "(default: " + ", ".join(f"{name} {row[3]}" for name, row in DEFAULTS.items()) + ")"
 _EPOCHS = {DPU: _listed(1), RPU: _listed(2), FU: f"{_listed(2)}, pruning {_listed(1)}"}
-_RATES = "/".join(str(row[0]["lr"]) for row in DEFAULTS.values())
+_RATES = f"{'/'.join(str(row[0]['lr']) for row in DEFAULTS.values())} for {'/'.join(DEFAULTS)}"
 _BATCH = "(default: 500, on the CPU 128 but for mlp)"
 _START_AGAIN = (
     "start again when the samples have doubled, never, or every N rounds, from the initial weights; "
     "shrink_perturb: when they have doubled, from shrink * last network + perturb * initial one (default: {})"
 )
 _REWOUND = (
-    "share of the weights still selected that each rewinding fixes; below 1, a round trains and rewinds in turn, "
+    "share of the weights still selected that each rewinding rewinds; below 1, a round trains and rewinds in turn, "
     "E epochs each time, until as many as the updating ratio says are left"
 )
 _PRUNED = (

@@ -1,6 +1,7 @@
 """The command line of the three scripts: from the words of a command to checked settings. Needs no torch."""
 
 import argparse
+import shutil
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -35,12 +36,13 @@ class _HelpFormatter(argparse.HelpFormatter):
 
 def build_parser(script: str, description: str = "") -> argparse.ArgumentParser:
     """Return the parser of `script`, one of those in `utils.modes`."""
+    width = min(110, shutil.get_terminal_size().columns)
     parser = Parser(
         prog=script,
         description=description,
         allow_abbrev=False,
         usage="%(prog)s [flags]",
-        formatter_class=lambda prog: _HelpFormatter(prog, max_help_position=28, width=110),
+        formatter_class=lambda prog: _HelpFormatter(prog, max_help_position=28, width=width),
     )
     groups = {title: parser.add_argument_group(title) for title in GROUPS}
     for flag in FLAGS.values():

@@ -108,7 +108,7 @@ def describe_round(row: dict[str, Any], num_rounds: int) -> str:
         sent = f"{row['updated_weights']:,} weights in {row['message_bytes'] / 1000:,.1f} kB"
     notes = ", re-initialized" if row["reinitialized"] else ""
     if row["served_val_acc"] != row["val_acc"] or row["served_test_acc"] != row["test_acc"]:
-        notes += f", line {100 * row['test_acc']:.2f} %"
+        notes += f", this round's {100 * row['test_acc']:.2f} %"
     return (
         f"round {row['round']:>{len(str(num_rounds - 1))}} of 0-{num_rounds - 1}  {row['num_samples']:>7,} samples  "
         f"test {100 * row['served_test_acc']:5.2f} %  {sent}{notes}  ({row['seconds']:.1f} s)"

@@ -1,6 +1,6 @@
 """The settings of one run, all of them, under the names of the flags. Needs no torch.
 
-`utils.run.options` says of each flag whether it can change a result. Nothing below `utils.run` sees these settings:
+`utils.run.flags` says of each flag whether it can change a result. Nothing below `utils.run` sees these settings:
 `utils.run.plan` makes of them what the rounds need.
 """
 

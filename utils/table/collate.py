@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from utils.modes import FULL_UPDATING
+from utils.modes import REFERENCE
 from utils.system.terminal import printable
 from utils.table.names import published, rank, row_key
 from utils.table.pairing import Pair, describe_model, find_pair
@@ -51,7 +51,7 @@ class Row:
 
     @property
     def is_full(self) -> bool:
-        return self.runs[0].mode == FULL_UPDATING
+        return self.runs[0].mode == REFERENCE
 
     @property
     def difference(self) -> Stat | None:
@@ -84,7 +84,7 @@ class Group:
 
 def collate(records: Sequence[Record]) -> tuple[list[Group], list[str]]:
     """Return a table for each data set, model and sizes among `records`, and which runs are left out and why."""
-    fulls = [record for record in records if record.mode == FULL_UPDATING]
+    fulls = [record for record in records if record.mode == REFERENCE]
     tables, left_out = defaultdict(dict), []
     for record in records:
         runs = tables[_table_key(record)].setdefault(row_key(record), {})

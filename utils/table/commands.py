@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from utils.modes import DPU, FU, FULL_UPDATING, MODES, RPU, modes_of
+from utils.modes import DPU, FU, MODES, REFERENCE, RPU, modes_of
 from utils.run.flags import ALIASES, FLAGS, Flag
 from utils.run.options import build_parser, parse
 from utils.run.settings import Settings
@@ -123,7 +123,7 @@ def ablation_commands(
             swept.append(Command(value, script, ("--mode", method, *flags, *tail)))
             shared = [piece for piece in given if _is_for_full(flag_of(piece), swept=flag_of(piece) == flag)]
             if sweeps_mode or MODES[method].two_steps:
-                shared = _scaled(shared, FULL_UPDATING, model)
+                shared = _scaled(shared, REFERENCE, model)
             command = Command("FU", full_script, (*full_flags.split(), *_joined(shared), *tail))
             full[command.flags] = command
     return swept, list(full.values())

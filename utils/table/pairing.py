@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from utils.modes import FULL_UPDATING
+from utils.modes import REFERENCE
 from utils.system.terminal import printable
 from utils.table.records import Record
 
@@ -50,7 +50,7 @@ def find_pair(run: Record, fulls: Sequence[Record]) -> tuple[Record | None, str]
     """
     same_seed = [full for full in fulls if full.seed == run.seed]
     if not same_seed:
-        return None, f"there is no {FULL_UPDATING} run of this seed"
+        return None, f"there is no {REFERENCE} run of this seed"
     fitting = [full for full in same_seed if not mismatches(run, full)]
     if fitting:
         return max(fitting, key=lambda full: _likeness(run, full)), ""

@@ -1,12 +1,12 @@
 """The paper's table: its rows as commands of the scripts, its figures, and what is known of their setting."""
 
-from utils.modes import FULL_UPDATING, MODES
+from utils.modes import MODES, REFERENCE
 from utils.training.recipes import DEFAULTS
 
 # Row -> script, its flags; K stands for the model's updating ratio. Full updating is the last row.
 ROWS = {
     mode.row: (mode.script, f"--mode {name} {mode.paper}".strip())
-    for name, mode in sorted(MODES.items(), key=lambda item: item[0] == FULL_UPDATING)
+    for name, mode in sorted(MODES.items(), key=lambda item: item[0] == REFERENCE)
     if mode.paper is not None
 }
 DATASETS = {"mlp": "mnist", "vgg": "cifar10", "resnet56": "cifar100"}

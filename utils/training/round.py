@@ -103,7 +103,7 @@ class RoundTraining:
         self._local = local
         recipe = self.recipe if num_epochs is None else replace(self.recipe, num_epochs=num_epochs)
         self._optimizer = FlatOptimizer(self.flat, recipe, self.selected, carried=self._optimizer)
-        if self._step == step:
+        if self._step == step:  # resumed within this step: the epochs before the checkpoint are done
             self._optimizer.load_state_dict(self._saved["optimizer"])
             if local is not None:
                 local.value.copy_(self._saved["local"])
