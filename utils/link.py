@@ -74,7 +74,7 @@ class Link:
         node = self.node
         node.line = to_numpy(line)
         node.serving = node.line if torch.equal(line, serving) else to_numpy(serving)
-        node.round, node.applied = last_round, tuple(applied)
+        node.round, node.applied = last_round, tuple(applied[-1:])
         node.deployed = None if deployed is None else to_numpy(deployed)
 
     @property

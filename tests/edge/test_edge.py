@@ -113,6 +113,20 @@ def test_a_node_survives_in_its_file(tmp_path, messages):
     assert node.round == messages - 1 and (node.serving is not node.line) == (messages in (3, 4))
 
 
+def test_a_node_does_not_grow_with_its_messages(tmp_path):
+    path = tmp_path / "node.safetensors"
+    EdgeNode(SCHEMA, INITIAL).save(path)
+    node, sizes, line, messages = EdgeNode.load(path), set(), INITIAL, []
+    for round_ in range(20):
+        draft = draft_update(Shared(SCHEMA, INITIAL, line), line + np.float32(1), Coding("dense"))
+        messages.append(encode_update(draft, round=round_))
+        line = node.receive(messages[-1]).result
+        sizes.add(len(json.loads(read_tensors(path)[1]["node"])["applied"]))
+    assert sizes == {1}
+    for data in messages:
+        refused(EdgeNode.load(path), data, "already applied|out of order")
+
+
 SLOW_DISK = """
 import os, sys, time
 from utils.edge import program as edge

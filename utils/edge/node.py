@@ -34,7 +34,7 @@ class EdgeNode:
 
     .line, .serving   the states that messages build on, and that answers queries; the same object but in standby
     .round            of the last message applied, -1 before the first
-    .applied          the checksums of all messages applied
+    .applied          the checksum of the last message applied, if any; those before it are refused by their rounds
     .deployed         (I,) bool, the weights of a sparse network; None: all
     """
 
@@ -74,7 +74,7 @@ class EdgeNode:
         after = copy(self)  # so that a full disk or a power cut leaves this one as it was
         after.line = update.result
         after.serving = update.result if header.serve else self.serving
-        after.round, after.applied, after.deployed = header.round, (*self.applied, digest), update.deployed
+        after.round, after.applied, after.deployed = header.round, (digest,), update.deployed
         if self.path is not None:
             after.save(self.path)
         vars(self).update(vars(after))
@@ -113,7 +113,7 @@ class EdgeNode:
             self.serving = states.get("serving", self.line)
             if "deployed" in states:
                 self.deployed = states["deployed"][: schema.num_weights] != 0
-            self.round, self.applied = int(node["round"]), tuple(node["applied"])
+            self.round, self.applied = int(node["round"]), tuple(node["applied"][-1:])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: not an edge node, or a damaged one ({error})") from None
         return self
