@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import multiround_dpu
 import multiround_fu
 import multiround_rpu
 from tests.script_runs import NUM_WEIGHTS, SMALL
@@ -20,6 +21,7 @@ from utils.run.results import formula_bytes
 from utils.table.layers import read_layer_counts
 from utils.table.names import row_name
 from utils.table.records import read_record
+from utils.training.loop import Trainer
 
 SPARSE = ("sparse", "sparse_gcpu", "sparse_rpu", "sparse_fu")
 KEPT = NUM_WEIGHTS - int(0.5 * NUM_WEIGHTS)  # 888
@@ -216,3 +218,18 @@ def test_rows_of_the_table(results):
     assert names["sparse"] == "DPU, deploy_sparsity 0.5" and names["sparse_fu"] == "FU, deploy_sparsity 0.5"
     assert names["full"] == "DPU, deploy full" and names["rewinding"] == "DPU, rewind_fixing_ratio 0.5"
     assert names["dpu"] == "DPU, lamda 0.25"
+
+
+@pytest.mark.parametrize("script, more", [(multiround_dpu, ["--deploy", "full", "--updating_ratio", "0.1"]), (multiround_fu, [])])
+def test_deploy_epochs_are_those_of_round_0_alone(script, more, tmp_path, monkeypatch):
+    """Full updating takes the flag, too, so that it can be compared: its round 0 is a full deployment."""
+    epochs, plain = [], Trainer.epoch
+
+    def counted(self, optimizer, samples, place, *rest):
+        epochs.append(place[0])
+        return plain(self, optimizer, samples, place, *rest)
+
+    monkeypatch.setattr(Trainer, "epoch", counted)
+    flags = [*SMALL, *more, "--max_rounds", "2", "--num_epochs", "2", "--deploy_epochs", "5"]
+    script.main([*flags, "--output_dir", str(tmp_path)])
+    assert [epochs.count(number) for number in (0, 1)] == [5, 4 if more else 2]

@@ -87,11 +87,11 @@ def test_coarser_values_close_the_loop(results, tmp_path, name, bits):
 
 def test_signed_messages(tmp_path, capsys):
     key = tmp_path / "key"
-    key.write_bytes(b"secret")
+    key.write_bytes(b"a secret of enough bytes")
     flags = [*SMALL, "--updating_ratio", "0.1", "--num_epochs", "1", "--output_dir", str(tmp_path / "out")]
     result = multiround_dpu.main([*flags, "--sign_key", str(key)])
     assert edge_main(["replay", str(result.folder), "--sign_key", str(key)]) == 0
-    key.write_bytes(b"other")
+    key.write_bytes(b"another secret of enough bytes")
     assert multiround_dpu.main([*flags, "--sign_key", str(key)]).folder != result.folder
     assert edge_main(["replay", str(result.folder), "--sign_key", str(key)]) == 2
     assert "signature" in capsys.readouterr().err

@@ -45,7 +45,8 @@ class Link:
         self.sign_key, self.device = sign_key, initial.device
         shipped = to_numpy(initial)
         shipped.setflags(write=False)  # so the node takes it as it is
-        self.node = EdgeNode(schema, shipped, key=sign_key)
+        run = folder.name if folder and sign_key else ""  # signatures hold for this run alone
+        self.node = EdgeNode(schema, shipped, key=sign_key, run=run)
         self._initial_file = folder and folder / "initial.safetensors"
         self._updates = folder and folder / "updates"
 
@@ -56,7 +57,7 @@ class Link:
         Raises UserError if a message is missing or another one.
         """
         self._updates.mkdir(exist_ok=True)
-        write_state(self._initial_file, self.node.schema, self.node.initial)
+        write_state(self._initial_file, self.node.schema, self.node.initial, self.node.run)
         expected = {self._path(number): digest for number, digest in zip(rounds, applied, strict=True)}
         for path, digest in expected.items():
             if not path.is_file() or checksum(path.read_bytes()).hex() != digest:
@@ -74,7 +75,7 @@ class Link:
         node = self.node
         node.line = to_numpy(line)
         node.serving = node.line if torch.equal(line, serving) else to_numpy(serving)
-        node.round, node.applied = last_round, tuple(applied)
+        node.round, node.applied = last_round, tuple(applied[-1:])
         node.deployed = None if deployed is None else to_numpy(deployed)
 
     @property

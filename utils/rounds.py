@@ -59,7 +59,7 @@ class EdgeCopy:
     round_of_last_init: int = 0
     last_message: int = -1  # the round of the last message sent
     weights: Tensor | None = None  # (I,) bool, the deployed weights of a sparse network; None: all
-    applied: list[str] = field(default_factory=list)  # the checksums of all messages, as the node keeps them
+    applied: list[str] = field(default_factory=list)  # the checksums of all messages
     rows: list[dict[str, Any]] = field(default_factory=list)
     line_top5: float | None = None  # top-5 accuracy on the test set; None for ten classes or fewer
     served_top5: float | None = None
@@ -144,7 +144,7 @@ def send(plan: Plan, link: Link, edge: EdgeCopy, outgoing: Outgoing, training: R
             edge.line, edge.line_acc = network, acc
         return None
     delivery = outgoing.send(candidate, serve=no_worse)
-    edge.last_message, edge.applied = link.node.round, list(link.node.applied)
+    edge.last_message, edge.applied = link.node.round, [*edge.applied, *link.node.applied]
     edge.weights = link.deployed
     edge.line, edge.line_acc = network, acc
     if no_worse:

@@ -16,6 +16,7 @@ from utils.edge import EdgeNode
 from utils.edge import program as edge
 from utils.edge.state_file import read_state, read_tensors, write_state, write_tensors
 from utils.message import Base, Coding, Shared, UpdateFormatError, draft_update, encode_update
+from utils.message.container import read_sign_key
 from utils.schema import Schema
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,7 +33,7 @@ def number(seed):
 INITIAL = number(0)
 
 
-def story(sign_key=None):
+def story(sign_key=None, run=""):
     """Five rounds: (message, line, served). Round 2 re-initialises into standby, round 4 serves again."""
     line, serving, told = INITIAL, INITIAL, []
     for round_ in range(5):
@@ -41,7 +42,7 @@ def story(sign_key=None):
         new = base + np.float32(0.1) * number(round_ + 1)
         kept = np.random.RandomState(round_).random_sample(SCHEMA.num_weights) < 0.9
         new[: SCHEMA.num_weights][kept] = base[: SCHEMA.num_weights][kept]
-        draft = draft_update(Shared(SCHEMA, INITIAL, line), new, Coding("sparse"), Base(reinitialize))
+        draft = draft_update(Shared(SCHEMA, INITIAL, line, run=run), new, Coding("sparse"), Base(reinitialize))
         data = encode_update(draft, round=round_, serve=serve, sign_key=sign_key)
         line, serving = new, new if serve else serving
         told.append((data, line, serving))
@@ -100,6 +101,66 @@ def test_a_node_with_a_key_takes_signed_messages_only():
     node.receive(story(b"k")[0][0])
 
 
+KEY = b"k" * 32
+
+
+def test_a_signature_holds_for_one_run(tmp_path):
+    path = tmp_path / "node.safetensors"
+    EdgeNode(SCHEMA, INITIAL, key=KEY, run="mine").save(path)
+    node = EdgeNode.load(path, key=KEY)
+    for run in ("", "other"):
+        refused(node, story(KEY, run)[2][0], "for another run")  # re-initialises: fits every run with this network
+    refused(EdgeNode(SCHEMA, INITIAL, key=KEY), story(KEY, "mine")[2][0], "for another run")
+    node.receive(story(KEY, "mine")[0][0])
+    EdgeNode.load(path, key=KEY).receive(story(KEY, "mine")[2][0])
+    assert [data for data, *_ in story()] == [data for data, *_ in story(run="mine")]  # unsigned ones know no run
+
+
+def test_a_node_that_was_set_up_with_a_key_needs_it(tmp_path):
+    path, data = tmp_path / "node.safetensors", story(KEY)[0][0]
+    EdgeNode(SCHEMA, INITIAL, key=KEY).save(path)
+    assert KEY.hex().encode() not in path.read_bytes() and KEY not in path.read_bytes()
+    for message in (data, story()[0][0]):
+        refused(EdgeNode.load(path), message, "set up with a key, and without it")
+        refused(EdgeNode.load(path, key=b"x" * 32), message, "set up with a key, and the one given is another")
+    EdgeNode.load(path, key=KEY).receive(data)
+    refused(EdgeNode.load(path), story()[1][0], "set up with a key")
+
+
+def test_init_with_a_key(tmp_path, capsys):
+    initial, node, key = (tmp_path / name for name in ("initial.safetensors", "node.safetensors", "key"))
+    write_state(initial, SCHEMA, INITIAL, run="mine")
+    key.write_bytes(b"a secret of enough bytes")
+    key.chmod(0o600)
+    message = tmp_path / "round_000.dpu"
+    message.write_bytes(story(read_sign_key(key), "mine")[0][0])
+    assert edge.main(["init", "--initial", str(initial), "--out", str(node), "--sign_key", str(key)]) == 0
+    assert edge.main(["apply", "--node", str(node), str(message)]) == 2
+    assert "set up with a key" in capsys.readouterr().err
+    assert edge.main(["apply", "--node", str(node), "--sign_key", str(key), str(message)]) == 0
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("content", "words"), [(b" \n", "empty"), (b"fifteen bytes..\n", "fewer than 16 bytes")])
+def test_a_key_has_16_bytes(tmp_path, content, words):
+    (tmp_path / "key").write_bytes(content)
+    with pytest.raises(ValueError, match=f"key: .*{words}"):
+        read_sign_key(tmp_path / "key")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of files")
+@pytest.mark.parametrize("mode", [0o640, 0o604])
+def test_a_key_that_others_can_read(run_folder, tmp_path, capsys, mode):
+    key = tmp_path / "key"
+    key.write_bytes(b"a secret of enough bytes")
+    key.chmod(mode)
+    with pytest.warns(UserWarning, match="key: others can read this key: chmod 600"):
+        read_sign_key(key)
+    edge.main(["init", "--initial", str(run_folder / "initial.safetensors"), "--out", str(tmp_path / "n"),
+               "--sign_key", str(key)])  # fmt: skip
+    assert capsys.readouterr().err == f"edge: warning: {key}: others can read this key: chmod 600 mends that\n"
+
+
 @pytest.mark.parametrize("messages", [0, 1, 3, 5])
 def test_a_node_survives_in_its_file(tmp_path, messages):
     path = tmp_path / "node.safetensors"
@@ -111,6 +172,20 @@ def test_a_node_survives_in_its_file(tmp_path, messages):
         refused(node, data, "already applied")
     node = EdgeNode.load(path)
     assert node.round == messages - 1 and (node.serving is not node.line) == (messages in (3, 4))
+
+
+def test_a_node_does_not_grow_with_its_messages(tmp_path):
+    path = tmp_path / "node.safetensors"
+    EdgeNode(SCHEMA, INITIAL).save(path)
+    node, sizes, line, messages = EdgeNode.load(path), set(), INITIAL, []
+    for round_ in range(20):
+        draft = draft_update(Shared(SCHEMA, INITIAL, line), line + np.float32(1), Coding("dense"))
+        messages.append(encode_update(draft, round=round_))
+        line = node.receive(messages[-1]).result
+        sizes.add(len(json.loads(read_tensors(path)[1]["node"])["applied"]))
+    assert sizes == {1}
+    for data in messages:
+        refused(EdgeNode.load(path), data, "already applied|out of order")
 
 
 SLOW_DISK = """
@@ -247,13 +322,11 @@ def test_show_without_the_network(run_folder, tmp_path, capsys):
 def test_signed_run(tmp_path, capsys):
     folder, key = tmp_path / "run", tmp_path / "key"
     (folder / "updates").mkdir(parents=True)
-    key.write_bytes(b"secret")
-    from utils.message.container import read_sign_key
-
+    key.write_bytes(b"a secret of enough bytes")
     write_state(folder / "initial.safetensors", SCHEMA, INITIAL)
     (folder / "updates" / "round_000.dpu").write_bytes(story(read_sign_key(key))[0][0])
     assert edge.main(["replay", str(folder), "--sign_key", str(key)]) == 0
-    key.write_bytes(b"other secret")
+    key.write_bytes(b"another secret of enough bytes")
     assert edge.main(["replay", str(folder), "--sign_key", str(key)]) == 2
     assert "another key" in capsys.readouterr().err
 

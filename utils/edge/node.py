@@ -15,9 +15,17 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.edge.state_file import join_state, parse_json, read_schema, read_tensors, split_state, write_tensors
+from utils.edge.state_file import (
+    join_state,
+    parse_json,
+    read_schema,
+    read_shipped,
+    read_tensors,
+    split_state,
+    write_tensors,
+)
 from utils.message.base import Shared, pruned
-from utils.message.container import checksum, unpack_message
+from utils.message.container import checksum, key_fingerprint, unpack_message
 from utils.message.streams import UpdateFormatError
 from utils.message.update import Update, decode_message
 from utils.schema import Schema
@@ -29,21 +37,30 @@ class EdgeNode:
     """A device with the initial network, and what messages have made of it.
 
     schema, initial   the layout, and the float32 state that the device is shipped with
-    key               if given, only messages signed with it are accepted
+    key               if given, only messages signed with it are accepted; the node's file remembers that one is needed
+    run               names the run that these messages must be signed for
     path              if given, the node lives in this file: every accepted message is on disk before it takes effect
 
     .line, .serving   the states that messages build on, and that answers queries; the same object but in standby
+    .key_needed       a fingerprint of the key without which no message is accepted; None: none is needed
     .round            of the last message applied, -1 before the first
-    .applied          the checksums of all messages applied
+    .applied          the checksum of the last message applied, if any; those before it are refused by their rounds
     .deployed         (I,) bool, the weights of a sparse network; None: all
     """
 
     def __init__(
-        self, schema: Schema, initial: np.ndarray, *, key: bytes | None = None, path: str | Path | None = None
+        self,
+        schema: Schema,
+        initial: np.ndarray,
+        *,
+        key: bytes | None = None,
+        run: str = "",
+        path: str | Path | None = None,
     ):
         if initial.dtype != np.float32 or initial.shape != (schema.size,):
             raise ValueError(f"the initial state is float32 of shape ({schema.size},)")
-        self.schema, self.key, self.path = schema, key, path
+        self.schema, self.key, self.run, self.path = schema, key, run, path
+        self.key_needed = None if key is None else key_fingerprint(key)
         self.initial = initial.copy() if initial.flags.writeable else initial
         self.initial.setflags(write=False)  # states are replaced, never changed
         self.line = self.serving = self.initial
@@ -54,7 +71,7 @@ class EdgeNode:
     @property
     def shared(self) -> Shared:
         """What the server knows of this node, too, before it sends the next message."""
-        return Shared(self.schema, self.initial, self.line, self.deployed)
+        return Shared(self.schema, self.initial, self.line, self.deployed, self.run)
 
     @property
     def fingerprint(self) -> bytes:
@@ -63,7 +80,10 @@ class EdgeNode:
 
     def receive(self, data: bytes) -> Update:
         """Apply one message. A bad one raises UpdateFormatError with the reason, and changes nothing."""
-        message, digest = unpack_message(data, self.key), checksum(data).hex()
+        if self.key_needed not in (None, self.key and key_fingerprint(self.key)):
+            fault = "without it nothing is accepted" if self.key is None else "the one given is another key"
+            raise UpdateFormatError(f"this node was set up with a key, and {fault}")
+        message, digest = unpack_message(data, self.key, self.run), checksum(data).hex()
         header = message.header
         if digest in self.applied:
             raise UpdateFormatError(f"already applied: this message of round {header.round} was received before")
@@ -74,7 +94,7 @@ class EdgeNode:
         after = copy(self)  # so that a full disk or a power cut leaves this one as it was
         after.line = update.result
         after.serving = update.result if header.serve else self.serving
-        after.round, after.applied, after.deployed = header.round, (*self.applied, digest), update.deployed
+        after.round, after.applied, after.deployed = header.round, (digest,), update.deployed
         if self.path is not None:
             after.save(self.path)
         vars(self).update(vars(after))
@@ -92,8 +112,15 @@ class EdgeNode:
             tensors |= split_state(self.schema, state, name + "/")
             fingerprints[name] = self.schema.state_fingerprint(state).hex()
         node = {"round": self.round, "applied": self.applied}
+        node |= {name: value for name, value in (("run", self.run), ("key", self.key_needed)) if value}
         parts = {"schema": self.schema.to_plain(), "node": node, "fingerprints": fingerprints}
         write_tensors(path, tensors, {name: json.dumps(part) for name, part in parts.items()})
+
+    @classmethod
+    def shipped(cls, path: str | Path, *, key: bytes | None = None) -> EdgeNode:
+        """Return a node as a run ships it, `initial.safetensors`. Raises ValueError if the file is damaged."""
+        schema, initial, run = read_shipped(path)
+        return cls(schema, initial, key=key, run=run)
 
     @classmethod
     def load(cls, path: str | Path, *, key: bytes | None = None) -> EdgeNode:
@@ -108,12 +135,13 @@ class EdgeNode:
             states = {name: join_state(schema, tensors, name + "/") for name in fingerprints}
             if any(schema.state_fingerprint(states[name]).hex() != fingerprints[name] for name in states):
                 raise ValueError("the fingerprint of a state differs")
-            self = cls(schema, states["initial"], key=key, path=path)
+            self = cls(schema, states["initial"], key=key, run=node.get("run", ""), path=path)
+            self.key_needed = node.get("key", self.key_needed)
             self.line = states["line"]
             self.serving = states.get("serving", self.line)
             if "deployed" in states:
                 self.deployed = states["deployed"][: schema.num_weights] != 0
-            self.round, self.applied = int(node["round"]), tuple(node["applied"])
+            self.round, self.applied = int(node["round"]), tuple(node["applied"][-1:])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: not an edge node, or a damaged one ({error})") from None
         return self

@@ -20,7 +20,7 @@ import numpy as np
 from utils.edge.node import EdgeNode, locked_node
 from utils.edge.report import REPLAY_HEADER, describe, describe_layers, replay_row
 from utils.edge.run_files import Promises, deployed_in_run, message_files
-from utils.edge.state_file import read_schema, read_state, read_tensors
+from utils.edge.state_file import read_schema, read_tensors
 from utils.message.container import read_sign_key, unpack_message
 from utils.message.streams import UpdateFormatError
 from utils.message.update import Update, sent_by_layer
@@ -35,7 +35,7 @@ class _Refused(Exception):
 
 def init(args: argparse.Namespace) -> None:
     """Make a node file of the initial network."""
-    node = EdgeNode(*read_state(args.initial))
+    node = EdgeNode.shipped(args.initial, key=_key(args))
     with locked_node(args.out):
         if args.out.exists():
             raise _Refused(f"{args.out} exists; remove it, or choose another --out")
@@ -76,7 +76,7 @@ def show(args: argparse.Namespace) -> None:
 def replay(args: argparse.Namespace) -> None:
     """Rebuild the node from a run's initial network and all its messages; check fingerprints and the run's records."""
     messages, promises = message_files(args.run), Promises.of(args.run)
-    node = EdgeNode(*read_state(args.run / "initial.safetensors"), key=_key(args))
+    node = EdgeNode.shipped(args.run / "initial.safetensors", key=_key(args))
     promises.check_files(messages)
     rows = [REPLAY_HEADER, *(replay_row(path.name, _receive(node, path)) for path in messages)]
     promises.check_served(node.serving)
@@ -128,9 +128,9 @@ def build_parser() -> argparse.ArgumentParser:
         return sub
 
     initial = (True, "the initial network, which a run writes as initial.safetensors")
-    sign_key = (False, "accept only messages that are signed with the key in this file")
+    sign_key = (False, "accept only messages signed, by a keyed MAC, with the key in this file; the node remembers it")
     network = (False, "a node, or initial.safetensors, of the same network; default: the run's own")
-    command(init, initial=initial, out=(True, "the node file to make"))
+    command(init, initial=initial, out=(True, "the node file to make"), sign_key=sign_key)
     for sub in (
         command(apply, node=(True, "the node file; replaced atomically"), sign_key=sign_key),
         command(show, node=network),

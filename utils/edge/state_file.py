@@ -94,17 +94,26 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def write_state(path: str | Path, schema: Schema, state: np.ndarray) -> None:
-    """Write one network state with its schema, as a device is shipped with it (`initial.safetensors`)."""
-    write_tensors(path, split_state(schema, state), {"schema": json.dumps(schema.to_plain())})
+def write_state(path: str | Path, schema: Schema, state: np.ndarray, run: str = "") -> None:
+    """Write one network state with its schema, as a device is shipped with it (`initial.safetensors`).
+
+    run  names the run that the messages to this device must be signed for
+    """
+    metadata = {"schema": json.dumps(schema.to_plain())}
+    write_tensors(path, split_state(schema, state), metadata | ({"run": run} if run else {}))
 
 
 def read_state(path: str | Path) -> tuple[Schema, np.ndarray]:
-    """Return what `write_state` wrote. Raises ValueError, naming the file, if it is damaged."""
+    """Return schema and state that `write_state` wrote. Raises ValueError, naming the file, if it is damaged."""
+    return read_shipped(path)[:2]
+
+
+def read_shipped(path: str | Path) -> tuple[Schema, np.ndarray, str]:
+    """Return all that `write_state` wrote. Raises ValueError, naming the file, if it is damaged."""
     tensors, metadata = read_tensors(path)
     schema = read_schema(path, metadata)
     try:
-        return schema, join_state(schema, tensors)
+        return schema, join_state(schema, tensors), metadata.get("run", "")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

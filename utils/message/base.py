@@ -35,12 +35,14 @@ class Shared:
     initial   the state that the node was shipped with, all its weights
     line      the state that the last message led to; before the first, the initial one
     deployed  (I,) bool, the weights of a sparse network; None: all weights
+    run       names the run whose messages these are: signatures hold for it alone
     """
 
     schema: Schema
     initial: np.ndarray
     line: np.ndarray
     deployed: np.ndarray | None = None
+    run: str = ""
 
     @property
     def initial_deployed(self) -> np.ndarray:

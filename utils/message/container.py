@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
+import stat
 import struct
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +23,7 @@ _REINITIALIZE, _SERVE, _SIGNED, _SHRINK_PERTURB, _SPARSE_NETWORK = 1, 2, 4, 8, 1
 _HEADER = struct.Struct("<4sBBBBBI8s16s16sQII")
 _FACTORS = struct.Struct("<ff")
 _DIGEST = 16
+_LEAST_KEY = 16  # bytes of a key file
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,8 @@ class Message(NamedTuple):
     sections: tuple[bytes, bytes, bytes]
 
 
-def pack_message(header: Header, sections: tuple[bytes, bytes, bytes], key: bytes | None) -> bytes:
-    """Return the finished message, signed if there is a key. `header` must hold the sections' lengths."""
+def pack_message(header: Header, sections: tuple[bytes, bytes, bytes], key: bytes | None, run: str = "") -> bytes:
+    """Return the finished message, signed for `run` if there is a key. `header` must hold the sections' lengths."""
     flags = _REINITIALIZE * header.base.reinitialize | _SERVE * header.serve | _SIGNED * header.signed
     flags |= _SHRINK_PERTURB * (header.base.shrink_perturb is not None) | _SPARSE_NETWORK * header.sparse_network
     body = b"".join(sections)
@@ -80,14 +84,15 @@ def pack_message(header: Header, sections: tuple[bytes, bytes, bytes], key: byte
         len(body), header.index_bytes, header.value_bytes,
     ) + _factors(header.base) + body  # fmt: skip
     if key is not None:
-        message += _digest(message, key)
+        message += _signature(message, key, run)
     return message + _digest(message)
 
 
-def unpack_message(data: bytes, key: bytes | None = None) -> Message:
+def unpack_message(data: bytes, key: bytes | None = None, run: str = "") -> Message:
     """Check a message as far as it goes without a network, and take it apart.
 
-    With a `key`, a message that is not signed with it is refused. Raises UpdateFormatError naming what is wrong.
+    With a `key`, a message that is not signed with it, and for this `run`, is refused. Raises UpdateFormatError naming
+    what is wrong.
     """
     if data[:4] != _MAGIC[: len(data[:4])] or not data:
         raise UpdateFormatError("not an update message: wrong magic bytes")
@@ -109,8 +114,8 @@ def unpack_message(data: bytes, key: bytes | None = None) -> Message:
     if key is not None and not signed:
         raise UpdateFormatError("not signed, and this node accepts signed messages only")
     signature = data[-2 * _DIGEST : -_DIGEST]
-    if key is not None and not hmac.compare_digest(_digest(data[: -2 * _DIGEST], key), signature):
-        raise UpdateFormatError("signature does not match: signed with another key")
+    if key is not None and not hmac.compare_digest(_signature(data[: -2 * _DIGEST], key, run), signature):
+        raise UpdateFormatError("signature does not match: signed with another key, or for another run")
     if kind >= len(KINDS):
         raise UpdateFormatError(f"unknown kind {kind}")
     if bits not in VALUE_BITS:
@@ -141,13 +146,31 @@ def _factors(base: Base) -> bytes:
     return b"" if base.shrink_perturb is None else _FACTORS.pack(*base.shrink_perturb)
 
 
-def _digest(data: bytes, key: bytes | None = None) -> bytes:
-    return hashlib.blake2b(data, digest_size=_DIGEST, key=key or b"").digest()
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=_DIGEST).digest()
+
+
+def _signature(data: bytes, key: bytes, run: str) -> bytes:
+    """Return the keyed MAC of a message; the run's name is BLAKE2b's personalisation, and adds no byte."""
+    person = _digest(run.encode()) if run else b""
+    return hashlib.blake2b(data, digest_size=_DIGEST, key=key, person=person).digest()
 
 
 def read_sign_key(path: str | Path) -> bytes:
-    """Return the key in a file: 32 bytes that BLAKE2b makes of its content. Raises ValueError if it is empty."""
-    content = Path(path).read_bytes()
-    if not content.strip():
-        raise ValueError(f"{path}: an empty file is no key")
+    """Return the key in a file: 32 bytes that BLAKE2b makes of its content.
+
+    Warns where others than its owner may read the file. Raises ValueError if it has fewer than 16 bytes.
+    """
+    with open(path, "rb") as file:
+        content, mode = file.read(), os.fstat(file.fileno()).st_mode
+    if len(content.strip()) < _LEAST_KEY:
+        reason = f"an empty file is no key, nor are fewer than {_LEAST_KEY} bytes"
+        raise ValueError(f"{path}: {reason}: openssl rand -hex 32 makes one")
+    if os.name == "posix" and stat.S_ISREG(mode) and mode & (stat.S_IRGRP | stat.S_IROTH):
+        warnings.warn(f"{path}: others can read this key: chmod 600 mends that", stacklevel=2)
     return hashlib.blake2b(content, digest_size=32).digest()
+
+
+def key_fingerprint(key: bytes) -> str:
+    """Return what tells keys apart without giving them away."""
+    return hashlib.blake2b(b"run", key=key, digest_size=8).hexdigest()

@@ -42,7 +42,7 @@ def encode_update(draft: Draft, *, round: int, serve: bool = True, sign_key: byt
     """Return the message of an update.
 
     serve     whether the edge answers queries with the result; otherwise it stands by
-    sign_key  signs the message
+    sign_key  signs the message, for the run that `draft.shared` names
     """
     shared, coding, start = draft.shared, draft.coding, draft.start
     schema, w = shared.schema, shared.schema.num_weights
@@ -63,15 +63,15 @@ def encode_update(draft: Draft, *, round: int, serve: bool = True, sign_key: byt
         schema.fingerprint, schema.state_fingerprint(start), schema.state_fingerprint(draft.result),
         *map(len, sections), coding.deploys or shared.deployed is not None,
     )  # fmt: skip
-    return pack_message(header, sections, sign_key)
+    return pack_message(header, sections, sign_key, shared.run)
 
 
 def decode_update(data: bytes, shared: Shared, key: bytes | None = None) -> Update:
     """Read a message. Raises UpdateFormatError naming the reason unless everything is right, the result included.
 
-    key  if given, only a message that is signed with it is accepted
+    key  if given, only a message that is signed with it, and for the run that `shared` names, is accepted
     """
-    return decode_message(unpack_message(data, key), shared)
+    return decode_message(unpack_message(data, key, shared.run), shared)
 
 
 def decode_message(message: Message, shared: Shared) -> Update:

@@ -80,7 +80,8 @@ def _check_epochs(settings: dict[str, Any]) -> None:
         raise UsageError("--total_epochs and --num_epochs both say how long a round trains: leave one out")
     if settings["rewind_fixing_ratio"] != 1 and not mode.two_steps:
         raise UsageError(f"--rewind_fixing_ratio is not for --mode {settings['mode']}: leave it out")
-    if settings["deploy_epochs"] is not None and settings["deploy"] != "full" and not settings["deploy_sparsity"]:
+    fully = settings["deploy"] == "full" or settings["deploy_sparsity"] or mode.kind == "dense"
+    if settings["deploy_epochs"] is not None and not fully:
         raise UsageError("--deploy_epochs is for --deploy full or --deploy_sparsity: leave it out, or give one of them")
 
 

@@ -150,8 +150,8 @@ _FLAGS = (
     Flag("value_bits", "messages", int,
          "of a weight's value: 32 is lossless, 16 is bfloat16, fewer are quantised changes", 32,
          choices=(32, 16, 8, 6, 5, 4)),
-    Flag("sign_key", "messages", Path, "sign messages with the key in this file", metavar="FILE", hashed=False,
-         named=False, place=True),  # the setting "signed" counts instead
+    Flag("sign_key", "messages", Path, "sign messages, by a keyed MAC, with the key in this file", metavar="FILE",
+         hashed=False, named=False, place=True),  # the setting "signed" counts instead
 
     Flag("num_epochs", "training", types.whole(1),
          {script: f"epochs of each step of a round (default: {text} for {'/'.join(DEFAULTS)})"

@@ -133,7 +133,7 @@ def _deployment(settings: Settings, num_weights: int, deployed: int) -> Way | No
         update = partial(partial_update, mode=pruning, updating_ratio=kept)
         half = replace(recipe, num_epochs=max(1, epochs // 2))
         return Way(update, half, Coding(pruning.kind, settings.value_bits, float(kept), deploys=True))
-    if settings.deploy == "full":
+    if settings.deploy == "full" or settings.deploy_epochs:  # full updating always deploys fully
         return Way(full_update, replace(recipe, num_epochs=epochs), Coding("dense", settings.value_bits, 1.0))
     return None
 
