@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import venv
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from utils.edge import program as edge
 from utils.edge.state_file import read_state, read_tensors, write_state, write_tensors
 from utils.message import Base, Coding, Shared, UpdateFormatError, draft_update, encode_update
 from utils.message.container import read_sign_key
+from utils.message.numbers import code_floats
+from utils.message.streams import StreamReader, StreamWriter, SymbolModel
 from utils.schema import Schema
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -284,6 +287,87 @@ def test_damaged_node_files_are_named(tmp_path, change, reason):
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(ValueError, match=f"node.safetensors.*{reason}"):
         EdgeNode.load(path)
+
+
+def rewritten(raw, change):
+    """A safetensors file with another header: `change` gets it as an object, and returns an object or a text."""
+    length = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + length])
+    changed = change(header) or header
+    text = (changed if isinstance(changed, str) else json.dumps(changed)).encode()
+    return len(text).to_bytes(8, "little") + text + raw[8 + length :]
+
+
+def with_part(part, text):
+    return lambda header: header["__metadata__"].update({part: text})
+
+
+def overlapping(header):
+    header["line/fc1.bias"]["data_offsets"] = header["initial/fc1.bias"]["data_offsets"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (overlapping, "overlap"),
+        (lambda header: header["line/fc1.bias"].update(shape=[-12], data_offsets=[0, -48]), "fc1.bias"),
+        (lambda header: header["line/fc1.bias"].update(shape=[12.0]), "fc1.bias"),
+        (lambda header: header["line/fc1.bias"].update(shape=[1 << 40, 1 << 40]), "fc1.bias"),
+        (lambda header: "[" * 200_000, "too deep"),
+        (lambda header: json.dumps(header).replace('"F32"', "Infinity", 1), "Infinity"),
+        (lambda header: '{"x": 1, ' + json.dumps(header).replace('"line/fc1.bias"', '"x"')[1:], "twice"),
+        (with_part("node", '{"round": Infinity, "applied": []}'), "Infinity"),
+        (with_part("node", '{"round": 1e999, "applied": []}'), "1e999"),
+        (with_part("node", "[" * 200_000), "too deep"),
+        (with_part("node", "[]"), "not an edge node"),
+        (with_part("node", 7), "no text"),
+        (with_part("schema", "[" * 200_000), "schema"),
+        (with_part("schema", '[["a", "weight", [Infinity, 2]]]'), "schema"),
+        (with_part("schema", '[["a", "weight", [1e999, 2]]]'), "schema"),
+        (with_part("fingerprints", "[[]]"), "not an edge node"),
+    ],
+)
+def test_hostile_node_files_are_refused_in_one_line(tmp_path, change, reason, capsys):
+    path = tmp_path / "node.safetensors"
+    EdgeNode(SCHEMA, INITIAL).save(path)
+    path.write_bytes(rewritten(path.read_bytes(), change))
+    assert edge.main(["apply", "--node", str(path), "x"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and f"{path}: " in err and reason in err
+
+
+def test_a_state_file_holds_finite_values(tmp_path):
+    write_state(tmp_path / "s", SCHEMA, np.where(np.arange(SCHEMA.size) == 3, np.float32(np.inf), INITIAL))
+    with pytest.raises(ValueError, match="s: .*not finite"):
+        read_state(tmp_path / "s")
+
+
+def test_a_message_that_is_far_too_large_is_not_read(tmp_path, capsys):
+    path, large = tmp_path / "node.safetensors", tmp_path / "large.dpu"
+    EdgeNode(SCHEMA, INITIAL).save(path)
+    with open(large, "wb") as file:
+        file.write(story()[0][0][:53] + (1 << 40).to_bytes(8, "little"))
+        file.truncate(1 << 40)  # takes no disk; to read it all would end this process
+    assert edge.main(["apply", "--node", str(path), str(large)]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "large.dpu: more than 1,051,072 bytes" in err
+    refused(EdgeNode.load(path), bytes(1 << 21), "more than 1,051,072 bytes")
+
+
+@pytest.mark.parametrize("kind", ["cheap", "garbage"])
+def test_few_bytes_cannot_make_much_work(kind):
+    """Two kB that stand for two million values, each out of 551: all the same, or of noise that ends at once."""
+    count, groups = 1 << 21, np.zeros(1 << 21, np.int64)
+    old = np.full(count, np.float32(0.01))
+    writer = StreamWriter()
+    writer.raw(np.array([5, 8, 8]), np.array([20, 0, 254]))
+    if kind == "cheap":
+        SymbolModel(551).code(writer, np.zeros(5_000, np.int64), np.zeros(5_000, np.int64))
+    data = writer.finish() + (np.random.RandomState(0).bytes(8_000) if kind == "garbage" else b"")
+    start = time.process_time()
+    with pytest.raises(UpdateFormatError, match="too few for 2,097,152 values|ends early|invalid code"):
+        code_floats(StreamReader(data, "values"), groups, old, None)
+    assert time.process_time() - start < 1.5
 
 
 @pytest.fixture

@@ -21,12 +21,14 @@ from utils.edge.node import EdgeNode, locked_node
 from utils.edge.report import REPLAY_HEADER, describe, describe_layers, replay_row
 from utils.edge.run_files import Promises, deployed_in_run, message_files
 from utils.edge.state_file import read_schema, read_tensors
-from utils.message.container import read_sign_key, unpack_message
+from utils.message.container import most_bytes, read_sign_key, unpack_message
 from utils.message.streams import UpdateFormatError
 from utils.message.update import Update, sent_by_layer
 from utils.schema import Schema
 from utils.system.streams import forgiving_streams
 from utils.system.terminal import columns
+
+_MOST_BYTES = 1 << 30  # of a message whose network is not known
 
 
 class _Refused(Exception):
@@ -63,9 +65,10 @@ def show(args: argparse.Namespace) -> None:
         file = args.node or run / "initial.safetensors"
         layers = "  Weights by layer need the network: add --node NODE."
         try:
-            message = unpack_message(path.read_bytes())
-            if args.node or file.exists():
-                schema, header = schema_in(file), message.header
+            schema = schema_in(file) if args.node or file.exists() else None
+            message = unpack_message(_read(path, _MOST_BYTES if schema is None else most_bytes(schema.size)))
+            if schema is not None:
+                header = message.header
                 deployed = deployed_in(file, run) if header.sparse_network and not header.deploys else None
                 layers = describe_layers(schema, sent_by_layer(message, schema, deployed), deployed)
         except UpdateFormatError as error:
@@ -101,9 +104,15 @@ def _deployed_in(file: Path, run: Path) -> np.ndarray | None:
 
 def _receive(node: EdgeNode, path: Path) -> Update:
     try:
-        return node.receive(path.read_bytes())
+        return node.receive(_read(path, node.most_bytes))
     except UpdateFormatError as error:
         raise _Refused(f"{path}: {error}") from None
+
+
+def _read(path: Path, most: int) -> bytes:
+    """Return what is in a file, but of a longer one just a byte more than `most`: it is refused then, unread."""
+    with open(path, "rb") as file:
+        return file.read(most + 1)
 
 
 def _key(args: argparse.Namespace) -> bytes | None:
