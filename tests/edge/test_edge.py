@@ -415,6 +415,40 @@ def test_signed_run(tmp_path, capsys):
     assert "another key" in capsys.readouterr().err
 
 
+def test_exit_statuses_of_apply(run_folder, tmp_path, capsys):
+    node = tmp_path / "node.safetensors"
+    EdgeNode(SCHEMA, INITIAL).save(node)
+
+    def apply(*rounds, flags=()):
+        paths = [str(run_folder / "updates" / f"round_{number:03}.dpu") for number in rounds]
+        return edge.main(["apply", "--node", str(node), *flags, *paths])
+
+    assert apply(1) == 4
+    assert "builds on another base" in capsys.readouterr().err
+    assert apply(0, 1) == 0 and apply(1) == 3 and apply(0, 1) == 3
+    out, err = capsys.readouterr()
+    assert out.count("skipped") == 3 and not err
+    assert apply(0, 1, 2) == 0 and apply(0, 3, flags=["--strict"]) == 2 and EdgeNode.load(node).round == 2
+    assert "out of order" in capsys.readouterr().err
+    (run_folder / "updates" / "round_003.dpu").write_bytes(story()[3][0][:-1] + b"x")
+    assert apply(3) == 2 and apply(1, 4) == 4
+
+
+def test_status(run_folder, tmp_path, capsys):
+    node = tmp_path / "node.safetensors"
+    EdgeNode(SCHEMA, INITIAL, key=KEY).save(node)
+    content = node.read_bytes()
+    assert edge.main(["status", "--node", str(node)]) == 0
+    out = capsys.readouterr().out
+    for words in ("none yet", SCHEMA.fingerprint.hex(), SCHEMA.state_fingerprint(INITIAL).hex(), "the line", "needed, by"):
+        assert words in out
+    for data, *_ in story(KEY)[:3]:
+        EdgeNode.load(node, key=KEY).receive(data)
+    assert edge.main(["status", "--node", str(node)]) == 0
+    assert re.search(r"round +2\n.*older network; the line stands by", capsys.readouterr().out, re.DOTALL)
+    assert node.read_bytes() != content and not list(tmp_path.glob(".*"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -26,7 +26,7 @@ from utils.edge.state_file import (
 )
 from utils.message.base import Shared, pruned
 from utils.message.container import checksum, key_fingerprint, most_bytes, unpack_message
-from utils.message.streams import UpdateFormatError
+from utils.message.streams import NothingNewError, UpdateFormatError
 from utils.message.update import Update, decode_message
 from utils.schema import Schema
 from utils.system.files import remove_leftovers
@@ -93,9 +93,9 @@ class EdgeNode:
         message, digest = unpack_message(data, self.key, self.run), checksum(data).hex()
         header = message.header
         if digest in self.applied:
-            raise UpdateFormatError(f"already applied: this message of round {header.round} was received before")
+            raise NothingNewError(f"already applied: this message of round {header.round} was received before")
         if header.round <= self.round and header.schema_fingerprint == self.schema.fingerprint:
-            raise UpdateFormatError(f"out of order: round {header.round} after round {self.round} was applied")
+            raise NothingNewError(f"out of order: round {header.round} after round {self.round} was applied")
         update = decode_message(message, self.shared)
         update.result.setflags(write=False)
         after = copy(self)  # so that a full disk or a power cut leaves this one as it was

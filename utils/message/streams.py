@@ -26,6 +26,14 @@ class UpdateFormatError(ValueError):
     """A message that cannot be applied; the text names the reason. The node is what it was before."""
 
 
+class NothingNewError(UpdateFormatError):
+    """A message of a round that is not after the last one applied."""
+
+
+class BaseMissingError(UpdateFormatError):
+    """A message that builds on a state which the node does not hold: one before it may be missing."""
+
+
 def _probability_table() -> np.ndarray:
     """Return (2 * _LOGIT_MAX + 1, 2) frequencies of 0 and 1, out of 2^24, by log2 odds in 1/256."""
     exact = Context(prec=40)
