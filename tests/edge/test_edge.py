@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import venv
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from utils.edge import program as edge
 from utils.edge.state_file import read_state, read_tensors, write_state, write_tensors
 from utils.message import Base, Coding, Shared, UpdateFormatError, draft_update, encode_update
 from utils.message.container import read_sign_key
+from utils.message.numbers import code_floats
+from utils.message.streams import StreamReader, StreamWriter, SymbolModel
 from utils.schema import Schema
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -286,6 +289,87 @@ def test_damaged_node_files_are_named(tmp_path, change, reason):
         EdgeNode.load(path)
 
 
+def rewritten(raw, change):
+    """A safetensors file with another header: `change` gets it as an object, and returns an object or a text."""
+    length = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + length])
+    changed = change(header) or header
+    text = (changed if isinstance(changed, str) else json.dumps(changed)).encode()
+    return len(text).to_bytes(8, "little") + text + raw[8 + length :]
+
+
+def with_part(part, text):
+    return lambda header: header["__metadata__"].update({part: text})
+
+
+def overlapping(header):
+    header["line/fc1.bias"]["data_offsets"] = header["initial/fc1.bias"]["data_offsets"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (overlapping, "overlap"),
+        (lambda header: header["line/fc1.bias"].update(shape=[-12], data_offsets=[0, -48]), "fc1.bias"),
+        (lambda header: header["line/fc1.bias"].update(shape=[12.0]), "fc1.bias"),
+        (lambda header: header["line/fc1.bias"].update(shape=[1 << 40, 1 << 40]), "fc1.bias"),
+        (lambda header: "[" * 200_000, "too deep"),
+        (lambda header: json.dumps(header).replace('"F32"', "Infinity", 1), "Infinity"),
+        (lambda header: '{"x": 1, ' + json.dumps(header).replace('"line/fc1.bias"', '"x"')[1:], "twice"),
+        (with_part("node", '{"round": Infinity, "applied": []}'), "Infinity"),
+        (with_part("node", '{"round": 1e999, "applied": []}'), "1e999"),
+        (with_part("node", "[" * 200_000), "too deep"),
+        (with_part("node", "[]"), "not an edge node"),
+        (with_part("node", 7), "no text"),
+        (with_part("schema", "[" * 200_000), "schema"),
+        (with_part("schema", '[["a", "weight", [Infinity, 2]]]'), "schema"),
+        (with_part("schema", '[["a", "weight", [1e999, 2]]]'), "schema"),
+        (with_part("fingerprints", "[[]]"), "not an edge node"),
+    ],
+)
+def test_hostile_node_files_are_refused_in_one_line(tmp_path, change, reason, capsys):
+    path = tmp_path / "node.safetensors"
+    EdgeNode(SCHEMA, INITIAL).save(path)
+    path.write_bytes(rewritten(path.read_bytes(), change))
+    assert edge.main(["apply", "--node", str(path), "x"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and f"{path}: " in err and reason in err
+
+
+def test_a_state_file_holds_finite_values(tmp_path):
+    write_state(tmp_path / "s", SCHEMA, np.where(np.arange(SCHEMA.size) == 3, np.float32(np.inf), INITIAL))
+    with pytest.raises(ValueError, match="s: .*not finite"):
+        read_state(tmp_path / "s")
+
+
+def test_a_message_that_is_far_too_large_is_not_read(tmp_path, capsys):
+    path, large = tmp_path / "node.safetensors", tmp_path / "large.dpu"
+    EdgeNode(SCHEMA, INITIAL).save(path)
+    with open(large, "wb") as file:
+        file.write(story()[0][0][:53] + (1 << 40).to_bytes(8, "little"))
+        file.truncate(1 << 40)  # takes no disk; to read it all would end this process
+    assert edge.main(["apply", "--node", str(path), str(large)]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "large.dpu: more than 1,051,072 bytes" in err
+    refused(EdgeNode.load(path), bytes(1 << 21), "more than 1,051,072 bytes")
+
+
+@pytest.mark.parametrize("kind", ["cheap", "garbage"])
+def test_few_bytes_cannot_make_much_work(kind):
+    """Two kB that stand for two million values, each out of 551: all the same, or of noise that ends at once."""
+    count, groups = 1 << 21, np.zeros(1 << 21, np.int64)
+    old = np.full(count, np.float32(0.01))
+    writer = StreamWriter()
+    writer.raw(np.array([5, 8, 8]), np.array([20, 0, 254]))
+    if kind == "cheap":
+        SymbolModel(551).code(writer, np.zeros(5_000, np.int64), np.zeros(5_000, np.int64))
+    data = writer.finish() + (np.random.RandomState(0).bytes(8_000) if kind == "garbage" else b"")
+    start = time.process_time()
+    with pytest.raises(UpdateFormatError, match="too few for 2,097,152 values|ends early|invalid code"):
+        code_floats(StreamReader(data, "values"), groups, old, None)
+    assert time.process_time() - start < 1.5
+
+
 @pytest.fixture
 def run_folder(tmp_path):
     folder = tmp_path / "run"
@@ -329,6 +413,40 @@ def test_signed_run(tmp_path, capsys):
     key.write_bytes(b"another secret of enough bytes")
     assert edge.main(["replay", str(folder), "--sign_key", str(key)]) == 2
     assert "another key" in capsys.readouterr().err
+
+
+def test_exit_statuses_of_apply(run_folder, tmp_path, capsys):
+    node = tmp_path / "node.safetensors"
+    EdgeNode(SCHEMA, INITIAL).save(node)
+
+    def apply(*rounds, flags=()):
+        paths = [str(run_folder / "updates" / f"round_{number:03}.dpu") for number in rounds]
+        return edge.main(["apply", "--node", str(node), *flags, *paths])
+
+    assert apply(1) == 4
+    assert "builds on another base" in capsys.readouterr().err
+    assert apply(0, 1) == 0 and apply(1) == 3 and apply(0, 1) == 3
+    out, err = capsys.readouterr()
+    assert out.count("skipped") == 3 and not err
+    assert apply(0, 1, 2) == 0 and apply(0, 3, flags=["--strict"]) == 2 and EdgeNode.load(node).round == 2
+    assert "out of order" in capsys.readouterr().err
+    (run_folder / "updates" / "round_003.dpu").write_bytes(story()[3][0][:-1] + b"x")
+    assert apply(3) == 2 and apply(1, 4) == 4
+
+
+def test_status(run_folder, tmp_path, capsys):
+    node = tmp_path / "node.safetensors"
+    EdgeNode(SCHEMA, INITIAL, key=KEY).save(node)
+    content = node.read_bytes()
+    assert edge.main(["status", "--node", str(node)]) == 0
+    out = capsys.readouterr().out
+    for words in ("none yet", SCHEMA.fingerprint.hex(), SCHEMA.state_fingerprint(INITIAL).hex(), "the line", "needed, by"):
+        assert words in out
+    for data, *_ in story(KEY)[:3]:
+        EdgeNode.load(node, key=KEY).receive(data)
+    assert edge.main(["status", "--node", str(node)]) == 0
+    assert re.search(r"round +2\n.*older network; the line stands by", capsys.readouterr().out, re.DOTALL)
+    assert node.read_bytes() != content and not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,8 @@ from utils.edge.state_file import (
     write_tensors,
 )
 from utils.message.base import Shared, pruned
-from utils.message.container import checksum, key_fingerprint, unpack_message
-from utils.message.streams import UpdateFormatError
+from utils.message.container import checksum, key_fingerprint, most_bytes, unpack_message
+from utils.message.streams import NothingNewError, UpdateFormatError
 from utils.message.update import Update, decode_message
 from utils.schema import Schema
 from utils.system.files import remove_leftovers
@@ -78,17 +78,24 @@ class EdgeNode:
         """Of the line: what the next message must build on."""
         return self.schema.state_fingerprint(self.line)
 
+    @property
+    def most_bytes(self) -> int:
+        """No message for this node has more: see `receive`."""
+        return most_bytes(self.schema.size)
+
     def receive(self, data: bytes) -> Update:
         """Apply one message. A bad one raises UpdateFormatError with the reason, and changes nothing."""
         if self.key_needed not in (None, self.key and key_fingerprint(self.key)):
             fault = "without it nothing is accepted" if self.key is None else "the one given is another key"
             raise UpdateFormatError(f"this node was set up with a key, and {fault}")
+        if len(data) > self.most_bytes:
+            raise UpdateFormatError(f"more than {self.most_bytes:,} bytes, which no message for this network has")
         message, digest = unpack_message(data, self.key, self.run), checksum(data).hex()
         header = message.header
         if digest in self.applied:
-            raise UpdateFormatError(f"already applied: this message of round {header.round} was received before")
+            raise NothingNewError(f"already applied: this message of round {header.round} was received before")
         if header.round <= self.round and header.schema_fingerprint == self.schema.fingerprint:
-            raise UpdateFormatError(f"out of order: round {header.round} after round {self.round} was applied")
+            raise NothingNewError(f"out of order: round {header.round} after round {self.round} was applied")
         update = decode_message(message, self.shared)
         update.result.setflags(write=False)
         after = copy(self)  # so that a full disk or a power cut leaves this one as it was
@@ -142,7 +149,7 @@ class EdgeNode:
             if "deployed" in states:
                 self.deployed = states["deployed"][: schema.num_weights] != 0
             self.round, self.applied = int(node["round"]), tuple(node["applied"][-1:])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ValueError(f"{path}: not an edge node, or a damaged one ({error})") from None
         return self
 

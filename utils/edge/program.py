@@ -2,6 +2,7 @@
 
 python -m utils.edge init   --initial RUN/initial.safetensors --out node.safetensors
 python -m utils.edge apply  --node node.safetensors RUN/updates/round_003.dpu ...
+python -m utils.edge status --node node.safetensors
 python -m utils.edge show   RUN/updates/round_003.dpu [--node node.safetensors]
 python -m utils.edge replay RUN [--out node.safetensors]
 """
@@ -18,19 +19,28 @@ from pathlib import Path
 import numpy as np
 
 from utils.edge.node import EdgeNode, locked_node
-from utils.edge.report import REPLAY_HEADER, describe, describe_layers, replay_row
+from utils.edge.report import REPLAY_HEADER, describe, describe_layers, describe_node, replay_row
 from utils.edge.run_files import Promises, deployed_in_run, message_files
 from utils.edge.state_file import read_schema, read_tensors
-from utils.message.container import read_sign_key, unpack_message
-from utils.message.streams import UpdateFormatError
+from utils.message.container import most_bytes, read_sign_key, unpack_message
+from utils.message.streams import BaseMissingError, NothingNewError, UpdateFormatError
 from utils.message.update import Update, sent_by_layer
 from utils.schema import Schema
 from utils.system.streams import forgiving_streams
 from utils.system.terminal import columns
 
+_NOTHING_NEW, _BASE_MISSING = 3, 4  # exit statuses
+_MOST_BYTES = 1 << 30  # of a message whose network is not known
+
 
 class _Refused(Exception):
-    """What goes to stderr, in one line."""
+    """What goes to stderr, in one line, and the exit status; `reason` is why a message was refused."""
+
+    status = 2
+
+    def __init__(self, text: str, reason: UpdateFormatError | None = None):
+        super().__init__(text)
+        self.reason = reason
 
 
 def init(args: argparse.Namespace) -> None:
@@ -43,16 +53,34 @@ def init(args: argparse.Namespace) -> None:
     print(f"{args.out}: an edge node with the initial network of {args.initial}")
 
 
-def apply(args: argparse.Namespace) -> None:
-    """Apply messages to a node file, in the given order; stop at the first that is refused."""
-    key = _key(args)
+def apply(args: argparse.Namespace) -> int:
+    """Apply messages to a node file in the given order; skip those of rounds that it has, stop at one that is refused.
+
+    Exit status: 0 applied, 3 nothing new, 2 refused, 4 refused because a message before it is missing.
+    """
+    key, applied = _key(args), 0
     args.node.stat()  # a lock is put beside a node that is there, only
     with locked_node(args.node):
         node = EdgeNode.load(args.node, key=key)
         for path in args.messages:
-            update = _receive(node, path)
+            try:
+                update = _receive(node, path)
+            except _Refused as refused:
+                if isinstance(refused.reason, BaseMissingError):
+                    refused.status = _BASE_MISSING
+                if args.strict or not isinstance(refused.reason, NothingNewError):
+                    raise
+                print(f"{refused}; skipped")
+                continue
             state = "serving" if update.header.serve else "standing by"
             print(f"{path}: applied, round {update.header.round}, {update.selected.size:,} weights, {state}")
+            applied += 1
+    return 0 if applied else _NOTHING_NEW
+
+
+def status(args: argparse.Namespace) -> None:
+    """Print what a node holds: its last round, its network, and whether it serves what the last message made."""
+    print(describe_node(EdgeNode.load(args.node)))
 
 
 def show(args: argparse.Namespace) -> None:
@@ -63,9 +91,10 @@ def show(args: argparse.Namespace) -> None:
         file = args.node or run / "initial.safetensors"
         layers = "  Weights by layer need the network: add --node NODE."
         try:
-            message = unpack_message(path.read_bytes())
-            if args.node or file.exists():
-                schema, header = schema_in(file), message.header
+            schema = schema_in(file) if args.node or file.exists() else None
+            message = unpack_message(_read(path, _MOST_BYTES if schema is None else most_bytes(schema.size)))
+            if schema is not None:
+                header = message.header
                 deployed = deployed_in(file, run) if header.sparse_network and not header.deploys else None
                 layers = describe_layers(schema, sent_by_layer(message, schema, deployed), deployed)
         except UpdateFormatError as error:
@@ -101,9 +130,15 @@ def _deployed_in(file: Path, run: Path) -> np.ndarray | None:
 
 def _receive(node: EdgeNode, path: Path) -> Update:
     try:
-        return node.receive(path.read_bytes())
+        return node.receive(_read(path, node.most_bytes))
     except UpdateFormatError as error:
-        raise _Refused(f"{path}: {error}") from None
+        raise _Refused(f"{path}: {error}", error) from None
+
+
+def _read(path: Path, most: int) -> bytes:
+    """Return what is in a file, but of a longer one just a byte more than `most`: it is refused then, unread."""
+    with open(path, "rb") as file:
+        return file.read(most + 1)
 
 
 def _key(args: argparse.Namespace) -> bytes | None:
@@ -136,25 +171,26 @@ def build_parser() -> argparse.ArgumentParser:
         command(show, node=network),
     ):
         sub.add_argument("messages", type=Path, nargs="+", metavar="FILE.dpu")
+    commands.choices["apply"].add_argument("--strict", action="store_true", help="refuse messages that it would skip")
+    command(status, node=(True, "the node file; it is only read"))
     sub = command(replay, out=(False, "write the rebuilt node here"), sign_key=sign_key)
     sub.add_argument("run", type=Path, metavar="RUN_FOLDER")
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; return the exit status: 0, or 2 with one line on stderr; 130 if interrupted."""
+    """Run one command; return the exit status: 0, or 2 with one line on stderr; 130 if interrupted; see `apply`."""
     with forgiving_streams(), warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: print(f"edge: warning: {message}", file=sys.stderr)
         try:
             args = build_parser().parse_args(argv)
-            args.function(args)
+            return args.function(args) or 0
         except (_Refused, ValueError) as error:
             print(f"edge: error: {error}", file=sys.stderr)
-            return 2
+            return getattr(error, "status", 2)
         except OSError as error:
             print(f"edge: error: {error.filename}: {error.strerror}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print("edge: interrupted: what is said to be applied is in the node's file", file=sys.stderr)
             return 130
-        return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from utils.edge.node import EdgeNode
 from utils.message.container import Header
 from utils.message.update import Update
 from utils.schema import Schema
@@ -60,6 +61,22 @@ def describe_layers(schema: Schema, sent: np.ndarray, deployed: np.ndarray | Non
     rows += [(name, shape, f"{size:,}", f"{n:,}", f"{n / max(size, 1):.2%}") for name, shape, size, n in lines]
     rows.append(("rest and statistics", "", f"{schema.num_rest + schema.num_buffers:,}", "all", "100.00%"))
     return columns(rows, "<<>>>")
+
+
+def describe_node(node: EdgeNode) -> str:
+    """Return what a node holds, in words."""
+    schema, deployed = node.schema, node.deployed
+    serves = "the line" if node.serving is node.line else "an older network; the line stands by"
+    facts = [
+        ("round", "none yet" if node.round < 0 else node.round),
+        ("network", f"schema {schema.fingerprint.hex()}, {schema.num_weights:,} weights"),
+        ("line", f"fingerprint {node.fingerprint.hex()}"),
+        ("serves", serves),
+        ("signed", "not needed" if node.key_needed is None else f"needed, by key {node.key_needed}"),
+    ]
+    if deployed is not None:
+        facts.append(("sparse network", f"{np.count_nonzero(deployed):,} weights"))
+    return columns(facts, "<<")
 
 
 def replay_row(name: str, update: Update) -> tuple:

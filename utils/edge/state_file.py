@@ -42,13 +42,22 @@ def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str
         raise ValueError(f"{path}: not a safetensors file, or a truncated one")
     try:
         header = parse_json(data[8 : 8 + length])
-        metadata, tensors = header.pop("__metadata__", {}), {}
+        metadata, tensors, parts = header.pop("__metadata__", {}), {}, []
+        if any(type(text) is not str for text in metadata.values()):
+            raise ValueError("metadata that is no text")
         for name, info in header.items():
             start, end = info["data_offsets"]
-            if info["dtype"] != "F32" or end - start != 4 * int(np.prod(info["shape"])) or start < 0:
+            numbers = [start, end, *info["shape"]]
+            if info["dtype"] != "F32" or any(type(number) is not int or number < 0 for number in numbers):
                 raise ValueError(f"tensor {name!r}")
+            if end - start != 4 * math.prod(info["shape"]):
+                raise ValueError(f"tensor {name!r}")
+            parts.append((start, end))
             values = np.frombuffer(data, dtype="<f4", count=(end - start) // 4, offset=8 + length + start)
             tensors[name] = np.asarray(values, dtype=np.float32).reshape(info["shape"])
+        edges = [0, *(edge for part in sorted(parts) for edge in part), len(data) - 8 - length]
+        if edges[::2] != edges[1::2]:
+            raise ValueError("tensors overlap, or bytes belong to none")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: damaged safetensors file ({error})") from None
     return tensors, metadata
@@ -60,14 +69,17 @@ def split_state(schema: Schema, state: np.ndarray, prefix: str = "") -> dict[str
 
 
 def join_state(schema: Schema, tensors: dict[str, np.ndarray], prefix: str = "") -> np.ndarray:
-    """Return the state vector of named entries. Raises ValueError if one is missing or has another shape."""
+    """Return the state vector of named entries. Raises ValueError if one is missing, of another shape or not finite."""
     for entry in schema.entries:
         if prefix + entry.name not in tensors:
             raise ValueError(f"tensor {prefix + entry.name!r} is missing")
         if tensors[prefix + entry.name].shape != entry.shape:
             raise ValueError(f"tensor {prefix + entry.name!r} has another shape than the schema")
     parts = [tensors[prefix + entry.name].reshape(-1) for entry in schema.entries]
-    return np.concatenate([np.zeros(0, dtype=np.float32), *parts])
+    state = np.concatenate([np.zeros(0, dtype=np.float32), *parts])
+    if not np.isfinite(state).all():
+        raise ValueError("it holds values that are not finite")
+    return state
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -122,5 +134,5 @@ def read_schema(path: str | Path, metadata: dict[str, str]) -> Schema:
     """Return the schema in a file's metadata. Raises ValueError, naming the file, if it has none."""
     try:
         return Schema(parse_json(metadata["schema"]))
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, OverflowError):
         raise ValueError(f"{path}: holds no network schema") from None

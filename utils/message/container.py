@@ -94,6 +94,7 @@ def unpack_message(data: bytes, key: bytes | None = None, run: str = "") -> Mess
     With a `key`, a message that is not signed with it, and for this `run`, is refused. Raises UpdateFormatError naming
     what is wrong.
     """
+    data = memoryview(data)  # whose parts are no copies
     if data[:4] != _MAGIC[: len(data[:4])] or not data:
         raise UpdateFormatError("not an update message: wrong magic bytes")
     if len(data) < _HEADER.size + _DIGEST:
@@ -134,7 +135,17 @@ def unpack_message(data: bytes, key: bytes | None = None, run: str = "") -> Mess
         schema, base, result, index, value, body - index - value, bool(flags & _SPARSE_NETWORK),
     )  # fmt: skip
     content = data[start : start + body]
-    return Message(header, (content[:index], content[index : index + value], content[index + value :]))
+    sections = content[:index], content[index : index + value], content[index + value :]
+    return Message(header, tuple(map(bytes, sections)))
+
+
+def most_bytes(num_values: int) -> int:
+    """Return a length that no message exceeds which is for a network of so many values.
+
+    A value takes at most 24 bits for its symbol and 23 for its mantissa, a position 24: eight bytes leave room for all
+    but streams that no encoder makes. What is added is for the smallest networks.
+    """
+    return 8 * num_values + (1 << 20)
 
 
 def checksum(message: bytes) -> bytes:

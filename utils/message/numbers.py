@@ -51,6 +51,7 @@ def code_floats(coder: StreamWriter, groups: np.ndarray, old: np.ndarray, new: n
         direct = symbols > 2 * max_class
         mantissa = np.where(direct, new_bits & 0x7FFFFF, np.abs(_ordered(new_bits) - _ordered(old_bits)))
     alphabet = 1 + 2 * max_class + 2 * (high - low + 1)
+    coder.afford(len(old), alphabet)
     model = SymbolModel(alphabet, num_groups(groups), _MAGNITUDES)
     symbols = model.code(coder, contexts(groups, old), None if new is None else symbols)
 
@@ -126,7 +127,9 @@ def code_bfloat16(coder: StreamWriter, groups: np.ndarray, old: np.ndarray, half
     low, high = (int(n) for n in coder.raw(np.array([8, 8]), span))
     if not 1 <= low <= high < _EXPONENTS:
         raise UpdateFormatError(f"impossible value range {low}, {high}")
-    model = SymbolModel(1 + 2 * (high - low + 1), num_groups(groups), _MAGNITUDES)
+    alphabet = 1 + 2 * (high - low + 1)
+    coder.afford(len(old), alphabet)
+    model = SymbolModel(alphabet, num_groups(groups), _MAGNITUDES)
     symbols = model.code(coder, contexts(groups, old), symbols)
     mantissa = coder.raw(np.where(symbols > 0, 7, 0), mantissa)
     sign = symbols - 1 & 1 ^ old_sign
@@ -141,6 +144,7 @@ def code_levels(
     size = np.abs(np.arange(-levels, levels + 1))
     octave = np.frexp(size.astype(np.float64))[1]
     classes = 2 * octave + (size >> np.maximum(octave - 2, 0) & 1)  # half octaves; either sign
+    coder.afford(len(old), 2 * levels + 1)
     model = SymbolModel(2 * levels + 1, num_groups(groups), _MAGNITUDES, classes)
     symbols = model.code(coder, contexts(groups, old), None if q is None else q * sign + levels)
     return (symbols - levels) * sign

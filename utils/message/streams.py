@@ -15,6 +15,7 @@ import numpy as np
 
 LOGIT_ONE = 256  # one unit of log2 odds
 _LOGIT_MAX = 20 * LOGIT_ONE
+_SMALL_ALPHABET, _FREE_WORK, _WORK_OF_A_BYTE = 64, 1 << 24, 1 << 18  # see `StreamReader.afford`
 
 _range_coder = constriction.stream.queue
 _uniform = constriction.stream.model.Uniform()
@@ -23,6 +24,14 @@ _categorical = constriction.stream.model.Categorical(perfect=False)
 
 class UpdateFormatError(ValueError):
     """A message that cannot be applied; the text names the reason. The node is what it was before."""
+
+
+class NothingNewError(UpdateFormatError):
+    """A message of a round that is not after the last one applied."""
+
+
+class BaseMissingError(UpdateFormatError):
+    """A message that builds on a state which the node does not hold: one before it may be missing."""
 
 
 def _probability_table() -> np.ndarray:
@@ -91,6 +100,9 @@ class StreamWriter:
                 coded[some] |= self._through(_uniform, size, given).astype(np.int64) << low
         return coded
 
+    def afford(self, count: int, alphabet: int) -> None:
+        """Say that `count` numbers below `alphabet` follow; a reader refuses what costs too much for its bytes."""
+
     def _through(self, model, parameters: np.ndarray, numbers: np.ndarray | None) -> np.ndarray:
         numbers = numbers.astype(np.int32)
         self._encoder.encode(numbers, model, parameters)
@@ -115,12 +127,25 @@ class StreamReader(StreamWriter):
             raise UpdateFormatError(f"the {name} section has {len(data)} bytes, not a multiple of 4")
         self._decoder = _range_coder.RangeDecoder(np.frombuffer(data, dtype="<u4").astype(np.uint32))
 
+    def afford(self, count: int, alphabet: int) -> None:
+        """Refuse a stream whose bytes are too few for so many numbers of so many kinds.
+
+        The time for a number grows with the alphabet, but one that is always the same costs next to no bytes: 1.7 kB
+        could keep a node busy for half a minute. A network that trained is far from this bound.
+        """
+        if count * (alphabet - _SMALL_ALPHABET) > _FREE_WORK + _WORK_OF_A_BYTE * len(self._data):
+            sizes = f"{count:,} values with an alphabet of {alphabet}"
+            raise UpdateFormatError(f"the {self._name} section has {len(self._data)} bytes, too few for {sizes}")
+
     def _through(self, model, parameters: np.ndarray, numbers: None) -> np.ndarray:
         try:
             numbers = self._decoder.decode(model, parameters)
         except AssertionError:
             raise UpdateFormatError(f"the {self._name} section holds an invalid code") from None
-        return super()._through(model, parameters, numbers)
+        numbers = super()._through(model, parameters, numbers)
+        if self._encoder.num_words() > len(self._data) // 4 + 2:  # at once: the numbers that follow could be millions
+            self.finish()
+        return numbers
 
     def finish(self) -> None:
         """Check that the stream ends here."""

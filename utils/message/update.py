@@ -17,7 +17,7 @@ from utils.message.body import Draft, code_state, differing
 from utils.message.container import Header, Message, pack_message, unpack_message
 from utils.message.masks import random_mask
 from utils.message.positions import code_counts, code_mask
-from utils.message.streams import StreamReader, StreamWriter, UpdateFormatError
+from utils.message.streams import BaseMissingError, StreamReader, StreamWriter, UpdateFormatError
 from utils.schema import Schema
 
 _RANDOM_MASK = struct.Struct("<Id")  # seed and updating ratio
@@ -81,8 +81,9 @@ def decode_message(message: Message, shared: Shared) -> Update:
     _check_receiver(header, schema, deployed)
     start = shared.state(header.base)
     if header.base_fingerprint != schema.state_fingerprint(start):
+        kind = UpdateFormatError if header.base.reinitialize else BaseMissingError
         origin = "initial weights" if header.base.reinitialize else "state; a message may be missing"
-        raise UpdateFormatError(f"builds on another base: the fingerprint is not that of this node's {origin}")
+        raise kind(f"builds on another base: the fingerprint is not that of this node's {origin}")
 
     if header.kind in ("sparse", "pruned"):
         coder = StreamReader(positions, "positions")

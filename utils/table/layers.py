@@ -81,10 +81,10 @@ def _decode(record: Record) -> LayerCounts:
 def _decoded(record: Record, schema: "Schema") -> Iterator[list[int]]:
     """Give the counts round by round."""
     from utils.edge.run_files import deployed_in_run
-    from utils.message.container import unpack_message
+    from utils.message.container import most_bytes, unpack_message
     from utils.message.update import sent_by_layer
 
-    most, deployed = 8 * schema.size + (1 << 20), None
+    most, deployed = most_bytes(schema.size), None
     for row in record.rows:
         if not row["sent"]:
             yield [0] * len(schema.layers)
