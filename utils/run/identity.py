@@ -10,7 +10,7 @@ import torch
 
 from data.arrival import Arrival
 from data.datasets import Dataset, EvaluationSplit, Streaming, default_validation_size, load_dataset, split_validation
-from utils.message.container import read_sign_key
+from utils.message.container import key_fingerprint, read_sign_key
 from utils.run.checks import check_sizes
 from utils.run.flags import FLAGS
 from utils.run.plan import count_rounds, recipe_of
@@ -125,11 +125,6 @@ def _with_data_defaults(settings: Settings, dataset: Dataset, device: torch.devi
         val_batch_size=settings.val_batch_size or evaluated_at_once,
         test_batch_size=settings.test_batch_size or evaluated_at_once,
     )
-
-
-def key_fingerprint(sign_key: bytes) -> str:
-    """Return what tells keys apart without giving them away."""
-    return hashlib.blake2b(b"run", key=sign_key, digest_size=8).hexdigest()
 
 
 def read_key(path: Path | None) -> bytes | None:
