@@ -10,8 +10,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's backgro
 
 import numpy as np  # noqa: E402
 import pytest
+from hypothesis import settings
 
 from tests.script_runs import RUNS, SMALL
+
+settings.register_profile("no deadline", deadline=None)  # on a busy machine any example can take long
+settings.load_profile("no deadline")
 
 
 @pytest.fixture(scope="session")
