@@ -29,6 +29,7 @@ class Books:
     def __init__(self, folder: RunFolder, config: dict[str, Any], start: dict[str, Any], stop: StopRequest):
         self.folder, self.config = folder, config
         self._start, self._stop = start, stop
+        self._interval = config["settings"]["checkpoint_interval"]  # of this start: a resumed run may have another
         self._checkpoints = Checkpoints(folder.path)
         self._last_saved = time.monotonic()
         self._result: RunResult | None = None
@@ -78,8 +79,7 @@ class Books:
 
     def epoch_done(self, edge: EdgeCopy, training: RoundTraining) -> None:
         """Save a checkpoint if the last one is old enough, or if the run is asked to stop."""
-        interval = self.config["settings"]["checkpoint_interval"]
-        if self._stop.number is not None or time.monotonic() - self._last_saved >= interval:
+        if self._stop.number is not None or time.monotonic() - self._last_saved >= self._interval:
             self._save(edge, training)
         self._stop.check()
 
