@@ -32,6 +32,16 @@ def run_experiment(settings: Settings, command: list[str]) -> RunResult:
     Raises UserError, before any work, for what the user can put right.
     """
     group, device_name = join(settings.device)
+    try:
+        result = _run_in(group, device_name, settings, command)
+    except UsageError:  # before any work, so no process is in the middle of a sum that would be waited for
+        group.leave()
+        raise
+    group.leave()
+    return result
+
+
+def _run_in(group: Group, device_name: str, settings: Settings, command: list[str]) -> RunResult:
     device = set_up_device(device_name, settings.precision, settings.threads)
     sign_key = read_key(settings.sign_key)
     if not group.is_rank0:
@@ -72,9 +82,7 @@ def run_experiment(settings: Settings, command: list[str]) -> RunResult:
             finally:
                 bars.close()
             books.finish(edge, flat)
-        result = group.broadcast(books.close(about, state is not None))
-    group.leave()
-    return result
+        return group.broadcast(books.close(about, state is not None))
 
 
 def _check_same_run(group: Group, run: Identity) -> None:
