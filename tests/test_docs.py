@@ -17,7 +17,7 @@ from utils.run.options import build_parser, parse
 from utils.table import program as table_program
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "results").glob("*/README.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "results").glob("*/table.txt"))]
 SCRIPTS = sorted(path.name for path in ROOT.glob("multiround_*.py"))
 PROGRAMS = ("python ", "make ", "torchrun ")
 MADE_BY_COMMANDS = {"data/downloads", "results/demo"}  # folders that a reader's commands make
@@ -171,7 +171,7 @@ def test_the_map_names_what_is_there():
 def test_tables_are_those_of_the_committed_runs(capsys):
     """A table whose title a folder of results has is, line by line, what the table program makes of that folder."""
     printed = {}
-    for folder in sorted(path.parent for path in (ROOT / "results").glob("*/README.md")):
+    for folder in sorted(path.parent for path in (ROOT / "results").glob("*/table.txt")):
         table_program.main([str(folder)])
         lines = capsys.readouterr().out.split("\n")
         printed[lines[0]] = lines
