@@ -10,16 +10,16 @@ from utils.table.commands import ablation_commands, paper_commands, split_flags
 from utils.table.program import main
 
 
-def of_paper(model, flags="", seeds=("1",), on_cpu=True):
-    return paper_commands(model, seeds, split_flags(flags.split()), on_cpu)
+def of_paper(model, flags="", seeds=("1",)):
+    return paper_commands(model, seeds, split_flags(flags.split()))
 
 
-def of_ablation(flag, values, flags="", mode="dpu", seeds=("1",), on_cpu=True):
-    return ablation_commands(flag, values, mode, seeds, split_flags(flags.split()), on_cpu)
+def of_ablation(flag, values, flags="", mode="dpu", seeds=("1",)):
+    return ablation_commands(flag, values, mode, seeds, split_flags(flags.split()))
 
 
 def test_the_rows_of_the_paper_word_for_word():
-    common = "--model mlp --dataset mnist --dataset_size_subseq 5000 --threads 1 --seed 2"
+    common = "--model mlp --dataset mnist --dataset_size_subseq 5000 --seed 2"
     assert [str(command) for command in of_paper("mlp", "--dataset_size_subseq 5000", ["2"])] == [
         f"python multiround_dpu.py --mode dpu --updating_ratio 0.005 --lamda 0.5 {common}",
         f"python multiround_dpu.py --mode gcpu --without_reinit --updating_ratio 0.005 {common}",
@@ -38,13 +38,6 @@ def test_every_model_has_its_own_k_and_data(model, ratio, dataset):
     assert {s.model for s in settings} == {model} and {s.dataset for s in settings} == {dataset}
 
 
-@pytest.mark.parametrize("model, flags, on_cpu, threads", [
-    ("mlp", "", True, 1), ("mlp", "", False, None), ("mlp", "--threads 2", True, 2), ("vgg", "", True, None),
-])  # fmt: skip
-def test_threads_are_one_for_mlp_on_a_cpu(model, flags, on_cpu, threads):
-    assert {command.settings.threads for command in of_paper(model, flags, on_cpu=on_cpu)} == {threads}
-
-
 @pytest.mark.parametrize("model, one_step", [("mlp", 10), ("vgg", 10), ("resnet56", 5)])
 def test_epochs_keep_the_recipe_s_proportion(model, one_step):
     epochs = {command.label: command.settings.num_epochs for command in of_paper(model, "--num_epochs=5")}
@@ -53,8 +46,8 @@ def test_epochs_keep_the_recipe_s_proportion(model, one_step):
 
 def test_commands_can_be_copied_from_a_shell():
     commands = of_paper("mlp", "--dataset_dir")
-    assert shlex.split(str(commands[0]))[-5:] == ["--dataset_dir", "--threads", "1", "--seed", "1"]
-    (command, *_) = paper_commands("mlp", ["1"], [["--dataset_dir", "a b;c"]], True)
+    assert shlex.split(str(commands[0]))[-4:] == ["mnist", "--dataset_dir", "--seed", "1"]
+    (command, *_) = paper_commands("mlp", ["1"], [["--dataset_dir", "a b;c"]])
     assert "--dataset_dir 'a b;c'" in str(command)
     assert str(command.settings.dataset_dir) == "a b;c"
 

@@ -52,6 +52,8 @@ def _run_in(group: Group, device_name: str, settings: Settings, command: list[st
         group.broadcast("the data is there")
     run = identify(settings, dataset, device, sign_key)
     settings = run.settings
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
     _check_same_run(group, run)
     make_network = network_maker(settings, dataset, device)
     flat = first_network(make_network, settings.model)

@@ -173,7 +173,8 @@ _FLAGS = (
     Flag("device", "machine", str, "auto, cpu, cuda, cuda:N or mps", "auto", "NAME"),
     Flag("precision", "machine", str, "tf32 needs CUDA; bf16 is bfloat16 autocast", "fp32",
          choices=("fp32", "tf32", "bf16")),
-    Flag("threads", "machine", types.whole(1, 1024), "CPU threads (default: PyTorch's choice)", metavar="N"),
+    Flag("threads", "machine", types.whole(1, 1024), "CPU threads (default: 1 for a small mlp, else PyTorch's choice)",
+         metavar="N"),
     Flag("num_workers", "machine", types.whole(0, 1024),
          "processes that read streamed images (default: one a core, up to 16)", metavar="N", hashed=False),
 

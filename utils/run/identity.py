@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,10 @@ from utils.run.plan import count_rounds, recipe_of
 from utils.run.settings import Settings
 from utils.system.errors import UsageError
 from utils.training.device import find_device
+
+# Fully connected networks of fewer weights train on one thread: a second gains a fifth or less, and is lost as soon
+# as another process wants its core (`docs/performance.md`).
+_ONE_THREAD_BELOW = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,15 @@ def _with_data_defaults(settings: Settings, dataset: Dataset, device: torch.devi
         val_dataset_size=val_size,
         val_batch_size=settings.val_batch_size or evaluated_at_once,
         test_batch_size=settings.test_batch_size or evaluated_at_once,
+        threads=settings.threads or _default_threads(settings, dataset, device),
     )
+
+
+def _default_threads(settings: Settings, dataset: Dataset, device: torch.device) -> int | None:
+    """Return 1 for a small network on the CPU, None for PyTorch's choice: never by how busy the machine is."""
+    sizes = (math.prod(dataset.input_shape), *settings.hidden_sizes, dataset.num_classes)
+    small = settings.model == "mlp" and sum(a * b for a, b in zip(sizes, sizes[1:], strict=False)) < _ONE_THREAD_BELOW
+    return 1 if small and device.type == "cpu" else None
 
 
 def read_key(path: Path | None) -> bytes | None:

@@ -38,6 +38,22 @@ def is_rank0() -> bool:
     return launched_as()[0] == 0
 
 
+@contextmanager
+def interrupts_wait() -> Iterator[None]:
+    """Within, Ctrl-C is only noted, and acts at the end: libraries such as PyTorch abort if it comes as they load."""
+    before, noted = signal.getsignal(signal.SIGINT), []
+    if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda *_: noted.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if noted:
+        raise KeyboardInterrupt
+
+
 class StopAsked(Exception):  # noqa: N818 - it is no error
     """The process was asked to end by signal `number`, and has saved what it can."""
 

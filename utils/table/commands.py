@@ -73,10 +73,9 @@ def value_of(piece: Sequence[str]) -> str:
     return piece[0].partition("=")[2] or piece[-1]
 
 
-def paper_commands(model: str, seeds: Sequence[int], rest: list[list[str]], on_cpu: bool) -> list[Command]:
+def paper_commands(model: str, seeds: Sequence[int], rest: list[list[str]]) -> list[Command]:
     """Return the calls that make the paper's table for `model`, with the flags `rest` for each.
 
-    On a CPU, mlp gets --threads 1 unless `rest` has it, so that results do not depend on the number of jobs.
     --num_epochs counts for each of two steps; methods with one step get it in the proportion of the recipe.
     """
     _refuse(rest, {"mode": "--run chooses it", "model": "give it to --run"})
@@ -88,13 +87,13 @@ def paper_commands(model: str, seeds: Sequence[int], rest: list[list[str]], on_c
     for seed in seeds:
         for label, (script, method) in paper.ROWS.items():
             flags = method.replace(" K", f" {paper.updating_ratio(model)}").split()
-            flags += [*common, *_joined(_scaled(rest, flags[1], model)), *_threads(rest, model, on_cpu)]
+            flags += [*common, *_joined(_scaled(rest, flags[1], model))]
             commands.append(Command(label, script, (*flags, "--seed", str(seed))))
     return commands
 
 
 def ablation_commands(
-    flag: str, values: Sequence[str], mode: str, seeds: Sequence[int], rest: list[list[str]], on_cpu: bool
+    flag: str, values: Sequence[str], mode: str, seeds: Sequence[int], rest: list[list[str]]
 ) -> tuple[list[Command], list[Command]]:
     """Return the calls that sweep `flag` over `values`, labelled by value, and those of full updating to pair.
 
@@ -119,7 +118,7 @@ def ablation_commands(
             given = [piece for piece in [*rest, *changed] if piece]
             model = _model(given, script)
             flags = _joined(_scaled(given, method, model) if sweeps_mode else given)
-            tail = (*_threads(given, model, on_cpu), "--seed", str(seed))
+            tail = ("--seed", str(seed))
             swept.append(Command(value, script, ("--mode", method, *flags, *tail)))
             shared = [piece for piece in given if _is_for_full(flag_of(piece), swept=flag_of(piece) == flag)]
             if sweeps_mode or MODES[method].two_steps:
@@ -177,10 +176,6 @@ def _model(pieces: list[list[str]], script: str) -> str:
         if flag_of(piece) == "model":
             model = value_of(piece)
     return model if model in DEFAULTS else "mlp"  # the script refuses others
-
-
-def _threads(pieces: list[list[str]], model: str, on_cpu: bool) -> list[str]:
-    return ["--threads", "1"] if on_cpu and model == "mlp" and not _has(pieces, "threads") else []
 
 
 def _has(pieces: list[list[str]], flag: str) -> bool:

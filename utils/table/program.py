@@ -16,7 +16,7 @@ from utils.system.errors import UsageError
 from utils.system.streams import forgiving_streams
 from utils.system.terminal import printable
 from utils.table import paper
-from utils.table.commands import ablation_commands, flag_of, paper_commands, split_flags, value_of
+from utils.table.commands import ablation_commands, flag_of, paper_commands, split_flags
 from utils.table.output import FORMATS, present, present_sweep
 from utils.table.records import NotUsable, find_run_folders, folder_label, read_record
 from utils.table.sweep import find_jobs, list_commands, read_finished, run_missing, sweep_rows
@@ -48,8 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
     g.add_argument("--mode", help="--ablate: the method (default: dpu)")
     g.add_argument("--seeds", nargs="+", metavar="N", help="(default: 1 2 3)")
     jobs = (
-        "runs at a time (default: 1); mlp on a CPU gets --threads 1 unless it is given, so that results do not "
-        "depend on it; for other models give --threads with several jobs, CPU cores / jobs or less"
+        "runs at a time (default: 1); with several on a CPU give --threads, too, CPU cores / jobs or less, but for a "
+        "small mlp, which takes one"
     )
     g.add_argument("--jobs", type=whole(1), metavar="N", help=jobs)
     g.add_argument("--dry_run", action="store_true", help="print the commands of missing runs, and do no more")
@@ -112,12 +112,11 @@ def _sweep(parser: argparse.ArgumentParser, argv: list[str]) -> None:
         parser.error(f"--ablate {args.ablate[0]}: give one or more values behind it")
     _check_places(args)
     seeds = list(dict.fromkeys(args.seeds or ("1", "2", "3")))
-    on_cpu = _on_cpu(rest)
     if args.run:
-        swept, full = paper_commands(args.run, seeds, rest, on_cpu), []
+        swept, full = paper_commands(args.run, seeds, rest), []
     else:
         flag, values = args.ablate[0].removeprefix("--"), list(dict.fromkeys(args.ablate[1:]))
-        swept, full = ablation_commands(flag, values, args.mode or "dpu", seeds, rest, on_cpu)
+        swept, full = ablation_commands(flag, values, args.mode or "dpu", seeds, rest)
     if args.dry_run:
         list_commands([*swept, *full])
         return
@@ -138,13 +137,3 @@ def _check_places(args: argparse.Namespace) -> None:
     for name in ("out", "export"):
         if getattr(args, name):
             check_folder(f"--{name}", getattr(args, name))
-
-
-def _on_cpu(rest: list[list[str]]) -> bool:
-    """Return True if runs with the flags `rest` compute on the CPU."""
-    devices = ["auto", *(value_of(piece) for piece in rest if flag_of(piece) == "device")]
-    if devices[-1] != "auto":
-        return devices[-1] == "cpu"
-    from utils.training.device import find_device  # with torch, which takes seconds
-
-    return find_device("auto").type == "cpu"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data.errors import DatasetError
 from utils.system.errors import UsageError
-from utils.system.processes import StopAsked
+from utils.system.processes import StopAsked, interrupts_wait
 from utils.table.collate import Row, make_row, notes_on
 from utils.table.commands import Command
 from utils.table.jobs import Failure, Job, run_all
@@ -44,7 +44,8 @@ def list_commands(commands: Sequence[Command]) -> None:
 
 def _locate(commands: Sequence[Command], download: bool) -> list[Job]:
     settings = [command.settings for command in commands]
-    from utils.run.identity import find_runs  # with torch, which takes seconds, so only once all flags are right
+    with interrupts_wait():  # torch takes seconds to load, so only once all flags are right
+        from utils.run.identity import find_runs
 
     return [Job(command, *run) for command, run in zip(commands, find_runs(settings, download), strict=True)]
 
