@@ -43,8 +43,10 @@ def product_into(place: Tensor, a: Tensor, b: Tensor) -> None:
         rows = max(1, AT_ONCE // max(1, place.shape[1]))
         for part, some in zip(place.split(rows), a.split(rows), strict=True):
             part.copy_(product(some, b))
-    else:
+    elif a.dtype == place.dtype:
         torch.mm(a, b.t(), out=place)
+    else:
+        place.copy_(torch.mm(a, b.t()))
 
 
 def _by_onednn(a: Tensor) -> bool:
@@ -97,10 +99,16 @@ def _processor() -> str:
 
 
 class _Into(torch.autograd.Function):
-    """A linear layer whose weight gradient goes into `place`: dense (out, in), or (S,) at rows and columns `where`."""
+    """A linear layer whose weight gradient goes into `place`: dense (out, in), or (S,) at rows and columns `where`.
+
+    It computes in `dtype`, as autocast would, but `weight` is cast once for both directions; `place` is float32.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, place: Tensor, where: tuple | None) -> Tensor:
+    def forward(
+        ctx: Any, dtype: torch.dtype, x: Tensor, weight: Tensor, bias: Tensor | None, place: Tensor, where: tuple | None
+    ) -> Tensor:
+        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
         ctx.save_for_backward(x, weight)
         ctx.place, ctx.where = place, where
         return product(x, weight, bias)
@@ -114,8 +122,9 @@ class _Into(torch.autograd.Function):
             rows, columns = ctx.where
             products = grad.t().contiguous().index_select(0, rows).mul_(x.t().contiguous().index_select(0, columns))
             torch.sum(products, 1, out=ctx.place)
-        needs_input, _, needs_bias, *_ = ctx.needs_input_grad
-        return product(grad, weight.t()) if needs_input else None, None, grad.sum(0) if needs_bias else None, None, None
+        _, needs_input, _, needs_bias, *_ = ctx.needs_input_grad
+        to_input = product(grad, weight.t()) if needs_input else None
+        return None, to_input, None, grad.sum(0) if needs_bias else None, None, None
 
 
 class WeightGradients:
@@ -137,12 +146,12 @@ class WeightGradients:
             self._place(layer, modules.get(layer.name), slice(start, end))
             start = end
 
-    def direct(self) -> AbstractContextManager[None]:
+    def direct(self, dtype: torch.dtype) -> AbstractContextManager[None]:
         """Within, backward passes through fully connected layers write their weights' gradients directly.
 
-        Each layer must be used once a pass, and float32 throughout.
+        The layers compute in `dtype`, float32 or bfloat16. Each must be used once a pass.
         """
-        return replaced({module: _forward(module, *goes) for module, goes in self._linear.items()})
+        return replaced({module: _forward(dtype, module, *goes) for module, goes in self._linear.items()})
 
     def gather(self, everything: bool) -> None:
         """Bring into `compact` what a backward pass left in the flat vector; `everything` if it was not `direct`."""
@@ -166,5 +175,5 @@ class WeightGradients:
         self._gathered.append(part)
 
 
-def _forward(module: nn.Linear, place: Tensor, where: tuple | None):
-    return lambda x: _Into.apply(x, module.weight, module.bias, place, where)
+def _forward(dtype: torch.dtype, module: nn.Linear, place: Tensor, where: tuple | None):
+    return lambda x: _Into.apply(dtype, x, module.weight, module.bias, place, where)

@@ -65,7 +65,7 @@ class Trainer:
         self._loss.zero_()
         order, draws = self.train.draw(samples, torch_generator(self.seed, "training", *place))
         parts = self.train.parts(len(order))
-        with nullcontext() if self.bfloat16 else optimizer.gradients.direct():
+        with self._direct(optimizer):
             if self.graphs:
                 steps = self._graphed_steps(optimizer, local, order, draws)
                 steps.begin(order, draws)
@@ -78,6 +78,15 @@ class Trainer:
                     on_batch()
         self.group.sum_(self._loss)
         return self._loss.item() / samples.numel()
+
+    @property
+    def _is_direct(self) -> bool:
+        return not self.bfloat16 or self.device.type == "cpu"
+
+    def _direct(self, optimizer: FlatOptimizer):
+        """Within, fully connected layers write their gradients directly, if they do here."""
+        dtype = torch.bfloat16 if self.bfloat16 else torch.float32
+        return optimizer.gradients.direct(dtype) if self._is_direct else nullcontext()
 
     def _own_batches(self, order: Tensor, draws: Tensor | None, parts: list[slice]):
         """Give this process's images and labels of each batch, None for none, and the size of the whole batch."""
@@ -106,7 +115,7 @@ class Trainer:
         if self.group.size > 1:  # each process's BatchNorm has seen its share
             self.group.sum_(flat.buffers.mul_(share))
         # Without a share there was no backward pass to write gradients directly: the zeros in `flat` count.
-        step = partial(optimizer.step, not self.bfloat16 and share > 0, self.group.sum_)
+        step = partial(optimizer.step, self._is_direct and share > 0, self.group.sum_)
         if local is None:
             step()
         else:
