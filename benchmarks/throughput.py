@@ -7,6 +7,7 @@ bare          the same network on preloaded, normalised tensors with torch.optim
 step 1        this project's full updating with local contribution
 step 2        this project's sparse fine-tuning
 evaluation    this project's evaluation
+products      the matrix products of the layers alone, forwards and backwards: no loop with all gradients is faster
 conventional  as most people write it: DataLoader over PIL images, `.item()` metrics, dense masked optimizer;
               once for each `--workers` and `--conventional_threads`, the best of which counts
 
@@ -22,11 +23,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.loops import BATCH, Loop, bare_loop, conventional_loop, project_loops
+from benchmarks.loops import BATCH, Loop, bare_loop, conventional_loop, layer_products, project_loops
 from benchmarks.targets import STEPS_PER_SECOND, THROUGHPUT
 from data.datasets import load_dataset
 from models import build_model
-from utils.training.device import describe_device, set_up_device
+from utils.training.device import cpu_name, describe_device, set_up_device
 from utils.training.graphs import WARM_UP
 from utils.training.recipes import DEFAULTS, recipe_for
 
@@ -85,6 +86,9 @@ def main(argv: list[str] | None = None) -> None:
         **project_loops(data, network(), recipe, samples, device, ratio, augment, bfloat16),
     }
     loops = {name: (loop, args.threads) for name, loop in loops.items()}
+    products, operations = layer_products(network(), data.input_shape, device, bfloat16)
+    steps = -(-samples // BATCH)
+    loops["products"] = (lambda: [products() for _ in range(steps)], args.threads)
     slow = [(workers, threads) for workers in args.workers for threads in args.conventional_threads or [args.threads]]
     for workers, threads in slow:
         loop = conventional_loop(data, network(), recipe, samples, device, ratio, augment, workers)
@@ -94,12 +98,15 @@ def main(argv: list[str] | None = None) -> None:
 
     torch.set_num_threads(args.threads)
     machine = f"{describe_device(device)}, {args.precision}"
+    print(f"processor: {cpu_name()}; torch {torch.__version__}")
     print(f"{args.model} on {data.name}, k = {ratio:g}, batches of {BATCH}, {machine}")
     print(f"samples per second, median (range) of {args.repeats} turns of {samples:,} samples")
     if args.steps_before:
         print(f"after {warm_up * -(-samples // BATCH):,} steps of each loop")
     for name, values in rates.items():
         print(f"  {name:<36} {describe(values, ',.0f')}")
+    rate = statistics.median(rates["products"]) / samples * steps * operations
+    print(f"products: {rate / 1e9:,.0f} GFLOP/s for these shapes")
     report_ratios(rates, args.model, data.name, device.type)
     peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 1024 * _peak_kib()
     print(f"peak memory {peak / 2**20:,.0f} MiB, all loops together")
@@ -112,7 +119,7 @@ def report_ratios(rates: Rates, model: str, dataset: str, device: str) -> None:
     if slow:
         rates["conventional"] = rates[max(slow, key=lambda name: statistics.median(rates[name]))]
     print("ratios within a turn, median (range)" + (", against the best conventional loop" if len(slow) > 1 else ""))
-    for other in ("bare", "conventional"):
+    for other in ("bare", "products", "conventional"):
         for step in ("step 1", "step 2"):
             if other in rates:
                 ratios = [a / b for a, b in zip(rates[step], rates[other], strict=True)]

@@ -58,7 +58,7 @@ def test_libraries_agree_with_sums_in_float64(m, k, n, transposed, data):
     ],
 )
 def test_onednn_is_for_amd_with_avx512(processor, capability, chosen, monkeypatch):
-    monkeypatch.setattr(utils.training.linear, "_processor", lambda: processor)
+    monkeypatch.setattr(utils.training.linear, "cpu_facts", lambda: processor)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     assert utils.training.linear.by_onednn.__wrapped__() is chosen

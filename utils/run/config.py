@@ -15,7 +15,7 @@ from utils.flat import FlatParameters
 from utils.rounds import Plan
 from utils.run.checks import num_deployed
 from utils.run.settings import Settings
-from utils.training.device import describe_device
+from utils.training.device import cpu_name, describe_device
 
 
 def make_config(
@@ -42,6 +42,7 @@ def describe_start(command: list[str], device: torch.device, processes: int = 1)
         "device": describe_device(device) + (f", {processes} processes" if processes > 1 else ""),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "platform": platform.platform(),
+        "processor": cpu_name(),
         "git_commit": git_commit(),
         "command": command,
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),

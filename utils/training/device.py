@@ -1,8 +1,10 @@
 """The machine that a run works on: its device, its arithmetic and its threads."""
 
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -53,6 +55,23 @@ def describe_device(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
     return f"{device.type}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def cpu_facts() -> str:
+    """Return what the system says of the first processor, in lines `name : value`; elsewhere than on Linux its name."""
+    try:
+        return Path("/proc/cpuinfo").read_text().split("\n\n")[0]
+    except OSError:
+        return platform.processor()
+
+
+def cpu_name() -> str:
+    """Return the processor's name, for records and benchmarks."""
+    facts = dict(line.split(":", 1) for line in cpu_facts().splitlines() if ":" in line)
+    facts = {name.strip(): value.strip() for name, value in facts.items()}
+    numbers = [f"{name.split()[-1]} {facts[name]}" for name in ("cpu family", "model") if name in facts]
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    return f"{name} ({', '.join(numbers)})" if numbers else name
 
 
 def find_device(name: str) -> torch.device:

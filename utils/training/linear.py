@@ -9,11 +9,9 @@ goes straight into the vector; and where few of a layer's weights may change, on
 for weight (r, c) that is the sum over the batch of output gradient r times input c.
 """
 
-import platform
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.flat import FlatParameters
+from utils.training.device import cpu_facts
 
 AT_ONCE = 2**20  # numbers of a product that are held before they are written: memory that is in use anyway
 # A sampled gradient moves 2 numbers for each product, a dense one hardly any: below this share it is faster.
@@ -77,7 +76,7 @@ def _linear(module: nn.Linear, x: Tensor) -> Tensor:
 @cache
 def by_onednn() -> bool:
     """Return whether oneDNN multiplies here. A rule, no measurement: the same machine must give the same bytes."""
-    amd = "AuthenticAMD" in _processor()
+    amd = "AuthenticAMD" in cpu_facts()
     if not (amd and torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.backends.mkldnn.is_available()):
         return False
     a = torch.arange(6.0).view(2, 3)
@@ -89,13 +88,6 @@ def by_onednn() -> bool:
 
 def _onednn_linear(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
-
-
-def _processor() -> str:
-    try:
-        return Path("/proc/cpuinfo").read_text().split("\n\n")[0]
-    except OSError:
-        return platform.processor()
 
 
 class _Into(torch.autograd.Function):
