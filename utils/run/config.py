@@ -4,6 +4,7 @@ import datetime
 import os
 import platform
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ from utils.flat import FlatParameters
 from utils.rounds import Plan
 from utils.run.checks import num_deployed
 from utils.run.settings import Settings
+from utils.system.sources import digest_of_source, source_digests
 from utils.training.device import cpu_name, describe_device
+
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 def make_config(
@@ -78,21 +82,28 @@ def headline(
     )
 
 
+@cache
+def code_digests() -> dict[str, str]:
+    """Return the digests of the sources that can change a result: networks, data, training, selection, messages."""
+    digests = source_digests(_ROOT, ("data", "models", "utils"), ("utils/table/", "utils/system/", "utils/run/"))
+    plan = "utils/run/plan.py"  # the one file of its folder that says what the rounds do
+    return {**digests, plan: digest_of_source((_ROOT / plan).read_text(encoding="utf-8"))}
+
+
 def git_commit() -> str | None:
     """Return the commit that this code is at, "+changes" behind it if files differ; None outside its own repository.
 
     An unpacked archive can lie inside another repository, and GIT_DIR, as git's hooks set it, can name any.
     """
-    root = Path(__file__).resolve().parents[2]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
     def git(*words: str) -> str:
-        command = ["git", "-C", str(root), *words]
+        command = ["git", "-C", str(_ROOT), *words]
         answer = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
         return answer.stdout.strip()
 
     try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != _ROOT:
             return None
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
     except (OSError, ValueError, subprocess.CalledProcessError):
