@@ -6,6 +6,7 @@ import io
 import json
 import math
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,10 @@ from utils.system.files import append, remove_leftovers, write_atomic
 from utils.system.locks import BusyError, locked
 
 LOCK = ".lock"
+_WRITTEN = {  # what a run reads and writes; it looks at nothing else in its folder
+    "config.json", "rounds.csv", "summary.json", "accuracy.png", "model.pt", "initial.safetensors", "updates",
+    "checkpoint", "checkpoint_new", "checkpoint_previous",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,17 @@ class RunFolder:
             remove_leftovers(self.path)
             if overwrite:
                 self.clear()
+            self._check_kinds()
             yield
+
+    def _check_kinds(self) -> None:
+        """Raise UsageError for a link, pipe or device where the run reads or writes: a folder can come from anybody."""
+        entries = [path for path in self.path.iterdir() if path.name in _WRITTEN]
+        for path in [*entries, *self.path.glob("updates/*.dpu")]:
+            mode = path.lstat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                kind = "a link" if stat.S_ISLNK(mode) else "no regular file"
+                raise UsageError(f"--output_dir: {path} is {kind}: remove it, or start anew with --overwrite")
 
     def clear(self) -> None:
         """Delete every file of the run, but for the lock.

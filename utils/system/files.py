@@ -61,10 +61,10 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 def append(path: Path, data: str) -> None:
     """Add `data` to the end of the file `path`, on the disk.
 
-    Only a kill or a power cut leaves a part of it. Raises OSError, which names `path`.
+    Only a kill or a power cut leaves a part of it. Raises OSError, which names `path`; see `unlinked`.
     """
     rest = data.encode()
-    with open(path, "ab", buffering=0) as file:
+    with open(path, "ab", buffering=0, opener=unlinked) as file:
         end = file.seek(0, os.SEEK_END)
         try:
             while rest:
@@ -76,6 +76,16 @@ def append(path: Path, data: str) -> None:
             if isinstance(error, OSError):
                 error.filename = os.fspath(path)
             raise
+
+
+def unlinked(name: str, flags: int) -> int:
+    """Open a file whose name anybody can guess, as `opener` of `open`. Raises OSError if it is a link or a pipe."""
+    try:
+        return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            error.strerror = "it is a link, which is not followed here"
+        raise
 
 
 def read_regular(path: Path, most: int) -> bytes:
