@@ -17,7 +17,7 @@ from utils.run.flags import changes_results
 from utils.run.results import COLUMNS, TOP5_COLUMNS, accuracy_figure
 from utils.system.errors import UsageError, UserError
 from utils.system.figures import save_figure
-from utils.system.files import append, remove_leftovers, write_atomic
+from utils.system.files import append, file_digest, remove_leftovers, write_atomic
 from utils.system.locks import BusyError, locked
 
 LOCK = ".lock"
@@ -138,7 +138,8 @@ class RunFolder:
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json with the checksums of the other files; where it is, the run is finished."""
         files = [self.rounds, self.model, self.path / "initial.safetensors", *self.path.glob("updates/*.dpu")]
-        digests = {path.relative_to(self.path).as_posix(): _digest(path) for path in sorted(files) if path.is_file()}
+        files = [path for path in sorted(files) if path.is_file()]
+        digests = {path.relative_to(self.path).as_posix(): file_digest(path) for path in files}
         write_atomic(self.summary, json.dumps({**summary, "files": digests}, indent=2) + "\n")
 
     def read(self) -> RunResult:
@@ -155,7 +156,7 @@ class RunFolder:
             digest = summary.get("files", {}).get(self.rounds.name)
         except (KeyError, TypeError, AttributeError) as error:
             raise ResultsError(f"{self.summary} lacks {error}: start anew with --overwrite") from error
-        if not kept or (digest is not None and digest != _digest(self.rounds)):
+        if not kept or (digest is not None and digest != file_digest(self.rounds)):
             raise ResultsError(f"{self.rounds} was changed since the run finished: start anew with --overwrite")
         return RunResult(self.path, rows, summary)
 
@@ -165,7 +166,7 @@ class RunFolder:
             path = self.path / name
             if not path.is_file():
                 raise ResultsError(f"{path} is missing: start anew with --overwrite")
-            if _digest(path) != digest:
+            if file_digest(path) != digest:
                 raise ResultsError(f"{path} was changed since the run finished: start anew with --overwrite")
 
     def write_model(self, state_dict: dict[str, Any]) -> None:
@@ -179,10 +180,6 @@ class RunFolder:
     def draw(self, rows: list[dict[str, Any]], title: str) -> str | None:
         """Draw accuracy.png if it is not there; returns in one line why it cannot be."""
         return None if self.plot.exists() else save_figure(self.plot, lambda: accuracy_figure(rows, title))
-
-
-def _digest(path: Path) -> str:
-    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
 
 
 def config_digest(config: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ What keeps a file through a power cut is the order: its content to the disk, the
 """
 
 import errno
+import hashlib
 import os
 import re
 import secrets
@@ -101,6 +102,15 @@ def read_regular(path: Path, most: int) -> bytes:
     if len(data) > most:
         raise ValueError(f"{path.name} has more than {most:,} bytes")
     return data
+
+
+def file_digest(path: str | Path) -> str:
+    """Return the BLAKE2b digest, 16 bytes in hexadecimal, of what is in a file of any length. Raises OSError."""
+    digest = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while data := file.read(1 << 20):
+            digest.update(data)
+    return digest.hexdigest()
 
 
 def sync_folder(folder: str | Path) -> None:
