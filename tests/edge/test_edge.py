@@ -15,6 +15,7 @@ import pytest
 
 from utils.edge import EdgeNode
 from utils.edge import program as edge
+from utils.edge.run_files import deployed_in_run
 from utils.edge.state_file import read_state, read_tensors, write_state, write_tensors
 from utils.message import Base, Coding, Shared, UpdateFormatError, draft_update, encode_update
 from utils.message.container import read_sign_key
@@ -533,6 +534,33 @@ def test_replay_compares_with_the_records(recorded, change, words, capsys):
     assert edge.main(["replay", str(recorded)]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and re.search(words, err)
+
+
+@pytest.mark.parametrize("name", ["initial.safetensors", "updates/round_001.dpu", "rounds.csv", "summary.json"])
+@pytest.mark.parametrize("plant", ["pipe", "zeros", "device"])
+def test_replay_of_a_planted_run_ends(recorded, name, plant, capsys):
+    """In one line, without waiting for a pipe, and without reading gigabytes or what never ends into memory."""
+    (recorded / name).unlink()
+    if plant == "pipe":
+        os.mkfifo(recorded / name)
+    elif plant == "device":
+        (recorded / name).symlink_to("/dev/zero")
+    else:
+        with open(recorded / name, "wb") as file:
+            file.truncate(1 << 40)
+        (recorded / "summary.json").unlink() if name != "summary.json" else None  # to make a digest of it takes long
+    for command in (["replay", str(recorded)], ["show", str(recorded / "updates" / "round_000.dpu")]):
+        status = edge.main(command)
+        out, err = capsys.readouterr()
+        assert status == 2 and err.count("\n") == 1 or command[0] == "show" and status == 0, err
+
+
+def test_a_sparse_network_in_a_planted_run_is_looked_for_within_bounds(run_folder):
+    large = run_folder / "updates" / "round_000.dpu"
+    with open(large, "r+b") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ValueError, match="round_000.dpu has more than 1,051,0"):
+        deployed_in_run(run_folder)
 
 
 def test_replay_compares_the_served_network(recorded, capsys):

@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from tests.made_up_runs import make_run
 from utils.run.folder import RunFolder
 from utils.system.errors import UsageError
 from utils.system.files import replacing
@@ -38,6 +39,41 @@ def test_a_planted_lock_leads_nowhere(tmp_path):
         with RunFolder(tmp_path / "run").claimed(True):
             pass
     assert (tmp_path / "victim").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["rounds.csv", "config.json", "summary.json", "checkpoint", "checkpoint_new", "model.pt", "accuracy.png", "updates"],
+)
+def test_a_planted_link_or_pipe_is_refused_and_overwriting_removes_it(tmp_path, name):
+    """A run folder can come from anybody: a run that goes on in it must write nowhere else, and wait for nothing."""
+    run, outside = make_run(tmp_path / "runs", "dpu", 1, [0.5]), tmp_path / "outside"
+    outside.mkdir()
+    (outside / "victim").write_text("mine")
+    planted = run / name
+    for plant in (
+        lambda: planted.symlink_to(outside / "victim"),
+        lambda: planted.symlink_to(outside),
+        lambda: planted.symlink_to(outside / "missing"),
+        lambda: os.mkfifo(planted),
+    ):
+        planted.unlink(missing_ok=True)
+        plant()
+        with pytest.raises(UsageError, match=f"{planted} is (a link|no regular file): remove it, or .*--overwrite"):
+            with RunFolder(run).claimed(overwrite=False):
+                pass
+        assert os.path.lexists(planted)
+    with RunFolder(run).claimed(overwrite=True):
+        assert os.listdir(run) == [".lock"]
+    assert os.listdir(outside) == ["victim"] and (outside / "victim").read_text() == "mine"
+
+
+def test_a_link_to_the_whole_folder_and_links_that_are_not_the_runs_are_followed_or_left(tmp_path):
+    run = make_run(tmp_path / "elsewhere", "dpu", 1, [0.5])
+    (run / "notes").symlink_to("/")
+    (tmp_path / "run").symlink_to(run)
+    with RunFolder(tmp_path / "run").claimed(overwrite=False):
+        assert RunFolder(tmp_path / "run").read().summary["rounds"] == 1
 
 
 def test_what_a_killed_run_was_writing_goes(tmp_path, monkeypatch):

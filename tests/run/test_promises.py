@@ -114,6 +114,58 @@ def test_a_lost_config_is_written_again(folder, capsys):
     assert "DPU" in capsys.readouterr().out
 
 
+ALTERED = {
+    "lamda": lambda config: config["settings"].update(lamda=0.25),
+    "lr": lambda config: config["settings"].update(lr=0.01),
+    "dataset": lambda config: config["settings"].update(dataset="mnist"),
+    "epochs": lambda config: config["recipe"].update(num_epochs=30),
+    "layers": lambda config: config["layers"][0][2].reverse(),
+}
+
+
+@pytest.mark.parametrize("altered", ALTERED)
+def test_an_altered_setting_is_not_shown_as_true(altered, folder, tmp_path, capsys):
+    """Not by the script, not by a table, not in an export, until the same command has written it anew."""
+    config = json.loads((folder / "config.json").read_text())
+    ALTERED[altered](config)
+    (folder / "config.json").write_text(json.dumps(config))
+    for show in (lambda: again(folder), lambda: table([str(folder)])):
+        with pytest.raises(SystemExit) as stop:
+            show()
+        lines = capsys.readouterr().err.splitlines()
+        assert stop.value.code == 2 and "config.json does not say what summary.json promises: delete it" in lines[-1]
+    (folder / "config.json").unlink()
+    again(folder, "--checkpoint_interval", "7")
+    table([str(folder), "--export", str(tmp_path / "export")])
+    shown = capsys.readouterr().out
+    table([str(tmp_path / "export")])
+    for lines in (shown, capsys.readouterr().out):
+        assert [line for line in lines.splitlines() if line.startswith("DPU")], lines
+
+
+def test_a_run_that_goes_on_records_its_true_settings(folder, capsys):
+    """What an unfinished run's config.json says of them may be altered, too; the history of its starts stays."""
+    config = json.loads((folder / "config.json").read_text())
+    true, history = dict(config["settings"]), config["starts"]
+    ALTERED["lamda"](config)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "summary.json").unlink()
+    again(folder)
+    config = json.loads((folder / "config.json").read_text())
+    assert {**config["settings"], "output_dir": ""} == {**true, "output_dir": ""}
+    assert config["starts"][:1] == history and len(config["starts"]) == 2
+    (folder / "config.json").write_text(json.dumps({**config, "starts": 7}))
+    (folder / "summary.json").unlink()
+    again(folder)
+    assert len(json.loads((folder / "config.json").read_text())["starts"]) == 1
+
+
+def test_lost_rows_of_an_unfinished_run_are_named_in_one_line(folder, capsys):
+    (folder / "summary.json").unlink()
+    (folder / "rounds.csv").unlink()
+    assert f"{folder / 'rounds.csv'} is missing: start anew" in refused(folder, capsys)
+
+
 def test_a_lost_plot_is_drawn_again_and_one_that_fails_costs_nothing(folder, monkeypatch):
     (folder / "accuracy.png").unlink()
     again(folder)

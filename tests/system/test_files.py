@@ -12,7 +12,7 @@ import torch
 
 from tests.script_runs import ROOT
 from utils.system import files
-from utils.system.files import read_regular, remove_leftovers, replacing, sync_folder, write_atomic
+from utils.system.files import append, read_regular, remove_leftovers, replacing, sync_folder, write_atomic
 
 
 def test_what_was_written_stands_there_alone(tmp_path):
@@ -133,6 +133,19 @@ def test_reading_what_somebody_else_made_ends(tmp_path):
     ):
         with pytest.raises(error):
             read_regular(tmp_path / name, 12)
+
+
+def test_appending_follows_no_link_and_waits_for_no_pipe(tmp_path):
+    append(tmp_path / "a.txt", "one,")
+    append(tmp_path / "a.txt", "two")
+    assert (tmp_path / "a.txt").read_text() == "one,two"
+    (tmp_path / "link").symlink_to("a.txt")
+    os.mkfifo(tmp_path / "pipe")
+    for name, reason in (("link", "it is a link"), ("pipe", "No such device")):
+        with pytest.raises(OSError, match=reason) as error:
+            append(tmp_path / name, "three")
+        assert error.value.filename == str(tmp_path / name)
+    assert (tmp_path / "a.txt").read_text() == "one,two"
 
 
 # Failures

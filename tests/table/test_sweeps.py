@@ -19,6 +19,7 @@ from tests.script_runs import ROOT, start_process, weights_of, without_time
 from utils.table.commands import Command
 from utils.table.jobs import Failure, Job, Progress
 from utils.table.program import main
+from utils.table.sweep import find_jobs
 
 SMALL = (
     "--dataset digits --hidden_sizes 24 --num_epochs 2 --dataset_size_init 200 --dataset_size_subseq 400 "
@@ -39,6 +40,23 @@ def finished(tmp_path_factory):
     said = process.communicate(timeout=300)
     assert process.returncode == 0, said[1]
     return out, *said
+
+
+@pytest.mark.parametrize("planted", ["link", "pipe"])
+def test_a_planted_log_leads_nowhere_and_a_planted_pipe_holds_nothing_up(tmp_path, capsys, planted):
+    flags = ["--ablate", "lamda", "0.5", "--seeds", "1", *SMALL, "--output_dir", str(tmp_path / "runs")]
+    (job, *_) = find_jobs([Command("0.5", "multiround_dpu.py", ("--lamda", "0.5", *SMALL[:-1], "--threads", "1",
+                                   "--mode", "dpu", "--seed", "1", "--output_dir", str(tmp_path / "runs")))])  # fmt: skip
+    job.log.parent.mkdir(parents=True)
+    job.folder.mkdir()
+    os.mkfifo(job.folder / "rounds.csv")
+    (tmp_path / "victim").write_text("mine")
+    job.log.symlink_to(tmp_path / "victim") if planted == "link" else os.mkfifo(job.log)
+    with pytest.raises(SystemExit) as stop:
+        main(flags)
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and f"{job.log} cannot be used (" in err.splitlines()[-1], err
+    assert (tmp_path / "victim").read_text() == "mine"
 
 
 def test_run_makes_every_row_and_the_table(finished):

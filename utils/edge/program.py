@@ -91,7 +91,7 @@ def show(args: argparse.Namespace) -> None:
         file = args.node or run / "initial.safetensors"
         layers = "  Weights by layer need the network: add --node NODE."
         try:
-            schema = schema_in(file) if args.node or file.exists() else None
+            schema = schema_in(file) if args.node or file.is_file() else None
             message = unpack_message(_read(path, _MOST_BYTES if schema is None else most_bytes(schema.size)))
             if schema is not None:
                 header = message.header
@@ -105,8 +105,8 @@ def show(args: argparse.Namespace) -> None:
 def replay(args: argparse.Namespace) -> None:
     """Rebuild the node from a run's initial network and all its messages; check fingerprints and the run's records."""
     messages, promises = message_files(args.run), Promises.of(args.run)
-    node = EdgeNode.shipped(args.run / "initial.safetensors", key=_key(args))
     promises.check_files(messages)
+    node = EdgeNode.shipped(args.run / "initial.safetensors", key=_key(args))
     rows = [REPLAY_HEADER, *(replay_row(path.name, _receive(node, path)) for path in messages)]
     promises.check_served(node.serving)
     print(columns(rows, "<>>><<"))

@@ -15,9 +15,9 @@ import numpy as np
 
 from utils.edge.state_file import parse_json, read_state
 from utils.message.base import Shared
-from utils.message.container import unpack_message
+from utils.message.container import most_bytes, unpack_message
 from utils.message.update import decode_message
-from utils.system.files import read_regular
+from utils.system.files import file_digest, read_regular
 
 _MESSAGE = re.compile(r"round_(\d+)\.dpu", re.ASCII)
 _MOST_BYTES = 64 << 20  # of rounds.csv or summary.json
@@ -32,9 +32,9 @@ def message_files(run: Path) -> list[Path]:
 def deployed_in_run(run: Path) -> np.ndarray | None:
     """Return the weights of a run's sparse network, (I,) bool, by the message that deployed it; None: all weights."""
     for path in message_files(run)[:1]:
-        message = unpack_message(path.read_bytes())
+        schema, initial = read_state(run / "initial.safetensors")
+        message = unpack_message(read_regular(path, most_bytes(schema.size)))
         if message.header.deploys:
-            schema, initial = read_state(run / "initial.safetensors")
             return decode_message(message, Shared(schema, initial, initial)).deployed
     return None
 
@@ -69,8 +69,9 @@ class Promises:
         if self.digests and self.sent is None:
             self._refuse("missing", {"rounds.csv"})
         files = [self.run / "initial.safetensors", self.run / "rounds.csv", *messages]
+        self._refuse("no regular file", [path.name for path in files if path.exists() and not path.is_file()])
         digests = [self.digests.get(path.relative_to(self.run).as_posix()) for path in files]
-        changed = [path.name for path, digest in zip(files, digests) if digest and digest != _digest(path)]
+        changed = [path.name for path, digest in zip(files, digests) if digest and digest != file_digest(path)]
         self._refuse("changed since the run finished", changed)
         if self.served is not None and promised:
             self._refuse("of no round of this run", names - promised)
@@ -122,7 +123,3 @@ def _parse_rounds(text: str) -> tuple[int, ...]:
 def _parse_summary(text: str) -> tuple[dict[str, str], str]:
     summary = parse_json(text)
     return dict(summary.get("files", {})), str(summary["served_sha256"])
-
-
-def _digest(path: Path) -> str:
-    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()

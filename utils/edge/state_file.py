@@ -36,12 +36,15 @@ def write_tensors(path: str | Path, tensors: dict[str, np.ndarray], metadata: di
 
 def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Return the float32 tensors of a file by name, and its metadata. Raises ValueError if it is not such a file."""
-    data = Path(path).read_bytes()
-    length = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or length > min(len(data) - 8, _MAX_HEADER):
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        text = file.read(min(length, _MAX_HEADER))
+        # Of a file that is no such file, however long, no more is read.
+        data = file.read() if 0 < length == len(text) else None
+    if data is None:
         raise ValueError(f"{path}: not a safetensors file, or a truncated one")
     try:
-        header = parse_json(data[8 : 8 + length])
+        header = parse_json(text)
         metadata, tensors, parts = header.pop("__metadata__", {}), {}, []
         if any(type(text) is not str for text in metadata.values()):
             raise ValueError("metadata that is no text")
@@ -53,9 +56,9 @@ def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str
             if end - start != 4 * math.prod(info["shape"]):
                 raise ValueError(f"tensor {name!r}")
             parts.append((start, end))
-            values = np.frombuffer(data, dtype="<f4", count=(end - start) // 4, offset=8 + length + start)
+            values = np.frombuffer(data, dtype="<f4", count=(end - start) // 4, offset=start)
             tensors[name] = np.asarray(values, dtype=np.float32).reshape(info["shape"])
-        edges = [0, *(edge for part in sorted(parts) for edge in part), len(data) - 8 - length]
+        edges = [0, *(edge for part in sorted(parts) for edge in part), len(data)]
         if edges[::2] != edges[1::2]:
             raise ValueError("tensors overlap, or bytes belong to none")
     except (ValueError, KeyError, TypeError, AttributeError) as error:

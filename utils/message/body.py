@@ -7,7 +7,7 @@ draft's result, and builds the next update on it. Else the losses of many rounds
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -67,6 +67,12 @@ class Draft:
     rest: CodedValues
     buffers: CodedValues
     result: np.ndarray
+
+    def as_sparse(self) -> Draft:
+        """Return the same update without the weights that stay what they are, and with the positions of the others."""
+        kept = differing(self.result[self.selected], self.start[self.selected])
+        coding = Coding("sparse", self.coding.value_bits)
+        return replace(self, coding=coding, selected=self.selected[kept], weights=self.weights.keep(kept))
 
 
 def draft_update(

@@ -14,6 +14,7 @@ from utils.message.streams import StreamWriter, SymbolModel, UpdateFormatError
 MAX_DELTA_CLASS = 20  # differences below 2^20 units in the last place may be coded as such
 _EXPONENTS = 255  # 255 itself stands for infinities and NaN, which no network holds
 _MAGNITUDES = 9
+_BLOCK = 1 << 18  # values put together at a time
 
 
 def contexts(groups: np.ndarray, old: np.ndarray) -> np.ndarray:
@@ -37,8 +38,8 @@ def code_floats(coder: StreamWriter, groups: np.ndarray, old: np.ndarray, new: n
     if not len(old):
         return np.zeros(0, dtype=np.float32)
     span = mantissa = None
-    old_bits = old.view(np.uint32).astype(np.int64)
     if new is not None:
+        old_bits = old.view(np.uint32).astype(np.int64)
         new_bits = new.view(np.uint32).astype(np.int64)
         span, symbols = _choose_symbols(old_bits, new_bits)
     max_class, low, high = (int(n) for n in coder.raw(np.array([5, 8, 8]), span))
@@ -55,16 +56,25 @@ def code_floats(coder: StreamWriter, groups: np.ndarray, old: np.ndarray, new: n
     model = SymbolModel(alphabet, num_groups(groups), _MAGNITUDES)
     symbols = model.code(coder, contexts(groups, old), None if new is None else symbols)
 
-    direct = symbols > 2 * max_class
-    delta_class = np.where(direct, 0, (symbols + 1) // 2)
-    widths = np.where(direct, 23, np.maximum(delta_class - 1, 0))
+    widths = np.where(symbols > 2 * max_class, 23, np.maximum((symbols - 1) // 2, 0))
     mantissa = coder.raw(widths, None if new is None else mantissa & (1 << widths) - 1)
+    decoded = np.empty(len(old), dtype=np.float32)
+    for start in range(0, len(old), _BLOCK):  # a dozen arrays of all values at once would take a node's memory
+        part = slice(start, start + _BLOCK)
+        decoded[part] = _floats(symbols[part], mantissa[part], old[part], max_class, low)
+    return decoded
+
+
+def _floats(symbols: np.ndarray, mantissa: np.ndarray, old: np.ndarray, max_class: int, low: int) -> np.ndarray:
+    """Return the values of symbols and raw bits, given the old values."""
+    old_bits = old.view(np.uint32).astype(np.int64)
     rank = symbols - 1 - 2 * max_class
     sign = rank & 1 ^ old_bits >> 31
     new_bits = sign << 31 | (rank // 2 + low) << 23 | mantissa
+    delta_class = np.where(rank >= 0, 0, (symbols + 1) // 2)
     size = np.where(delta_class > 0, mantissa + (1 << np.maximum(delta_class - 1, 0)), 0)
     ordered = _ordered(old_bits) + np.where(symbols & 1, size, -size)
-    return np.where(direct, new_bits, _unordered(ordered)).astype(np.uint32).view(np.float32)
+    return np.where(rank >= 0, new_bits, _unordered(ordered)).astype(np.uint32).view(np.float32)
 
 
 def _ordered(bits: np.ndarray) -> np.ndarray:

@@ -30,6 +30,10 @@ class NothingNewError(UpdateFormatError):
     """A message of a round that is not after the last one applied."""
 
 
+class TooCheapError(ValueError):
+    """An update that costs a reader so much work for so few bytes that it would refuse the message."""
+
+
 class BaseMissingError(UpdateFormatError):
     """A message that builds on a state which the node does not hold: one before it may be missing."""
 
@@ -77,6 +81,7 @@ class StreamWriter:
 
     def __init__(self):
         self._encoder = _range_coder.RangeEncoder()
+        self._least_bytes = 0
 
     def bits(self, logits: np.ndarray, bits: np.ndarray | None) -> np.ndarray:
         """Code bits whose log2 odds of being 1 are logits / 256."""
@@ -102,6 +107,7 @@ class StreamWriter:
 
     def afford(self, count: int, alphabet: int) -> None:
         """Say that `count` numbers below `alphabet` follow; a reader refuses what costs too much for its bytes."""
+        self._least_bytes = max(self._least_bytes, _least_bytes(count, alphabet))
 
     def _through(self, model, parameters: np.ndarray, numbers: np.ndarray | None) -> np.ndarray:
         numbers = numbers.astype(np.int32)
@@ -109,8 +115,11 @@ class StreamWriter:
         return numbers
 
     def finish(self) -> bytes:
-        """Return the stream: the encoder's 32-bit words, little-endian."""
-        return self._encoder.get_compressed().astype("<u4").tobytes()
+        """Return the stream: the encoder's 32-bit words, little-endian. Raises TooCheapError; see `afford`."""
+        data = self._encoder.get_compressed().astype("<u4").tobytes()
+        if len(data) < self._least_bytes:
+            raise TooCheapError(f"{len(data)} bytes are fewer than the {self._least_bytes} that its work needs")
+        return data
 
 
 class StreamReader(StreamWriter):
@@ -133,7 +142,7 @@ class StreamReader(StreamWriter):
         The time for a number grows with the alphabet, but one that is always the same costs next to no bytes: 1.7 kB
         could keep a node busy for half a minute. A network that trained is far from this bound.
         """
-        if count * (alphabet - _SMALL_ALPHABET) > _FREE_WORK + _WORK_OF_A_BYTE * len(self._data):
+        if len(self._data) < _least_bytes(count, alphabet):
             sizes = f"{count:,} values with an alphabet of {alphabet}"
             raise UpdateFormatError(f"the {self._name} section has {len(self._data)} bytes, too few for {sizes}")
 
@@ -151,6 +160,10 @@ class StreamReader(StreamWriter):
         """Check that the stream ends here."""
         if super().finish() != self._data:
             raise UpdateFormatError(f"the {self._name} section ends early or late")
+
+
+def _least_bytes(count: int, alphabet: int) -> int:
+    return -((_FREE_WORK - count * (alphabet - _SMALL_ALPHABET)) // _WORK_OF_A_BYTE)
 
 
 def _bit_frequencies(logits: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from utils.message.body import Draft, code_state, differing
 from utils.message.container import Header, Message, pack_message, unpack_message
 from utils.message.masks import random_mask
 from utils.message.positions import code_counts, code_mask
-from utils.message.streams import BaseMissingError, StreamReader, StreamWriter, UpdateFormatError
+from utils.message.streams import BaseMissingError, StreamReader, StreamWriter, TooCheapError, UpdateFormatError
 from utils.schema import Schema
 
 _RANDOM_MASK = struct.Struct("<Id")  # seed and updating ratio
@@ -41,9 +41,21 @@ class Update:
 def encode_update(draft: Draft, *, round: int, serve: bool = True, sign_key: bytes | None = None) -> bytes:
     """Return the message of an update.
 
+    Where a dense or random one changes so little that a reader would not do the work for its few bytes, it goes as a
+    sparse one, which leads to the same state. Raises TooCheapError if no message can hold the update.
+
     serve     whether the edge answers queries with the result; otherwise it stands by
     sign_key  signs the message, for the run that `draft.shared` names
     """
+    try:
+        return _encode(draft, round, serve, sign_key)
+    except TooCheapError:
+        if draft.coding.kind not in ("dense", "random"):
+            raise
+        return _encode(draft.as_sparse(), round, serve, sign_key)
+
+
+def _encode(draft: Draft, round: int, serve: bool, sign_key: bytes | None) -> bytes:
     shared, coding, start = draft.shared, draft.coding, draft.start
     schema, w = shared.schema, shared.schema.num_weights
     positions = b""
@@ -122,7 +134,7 @@ def sent_by_layer(message: Message, schema: Schema, deployed: np.ndarray | None 
 
 
 def _check_receiver(header: Header, schema: Schema, deployed: np.ndarray | None) -> None:
-    """Refuse a message for a network of another kind than this one."""
+    """Refuse a message for a network of another kind than this one, and one with a section that its kind lacks."""
     if header.schema_fingerprint != schema.fingerprint:
         raise UpdateFormatError("made for another network: the schema fingerprint differs")
     if header.deploys and deployed is not None:
@@ -131,6 +143,8 @@ def _check_receiver(header: Header, schema: Schema, deployed: np.ndarray | None)
         raise UpdateFormatError("for a sparse network, which this node does not have")
     if deployed is not None and not header.sparse_network:
         raise UpdateFormatError("for a network with all its weights, but this node has a sparse one")
+    if header.kind == "dense" and header.index_bytes:
+        raise UpdateFormatError("a dense update has no positions section")
 
 
 def _changed(shared: Shared, start: np.ndarray) -> np.ndarray:
@@ -142,8 +156,6 @@ def _changed(shared: Shared, start: np.ndarray) -> np.ndarray:
 def _implied_weights(kind: str, positions: bytes, schema: Schema, deployed: np.ndarray | None) -> np.ndarray:
     """Return the indices of the weights that a message carries without coding where they are: random and dense."""
     if kind == "dense":
-        if positions:
-            raise UpdateFormatError("a dense update has no positions section")
         return schema.weight_indices(deployed)
     seed, ratio = _read_mask(positions)
     return random_mask(schema.layer_sizes(), ratio, seed, deployed)

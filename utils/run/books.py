@@ -10,7 +10,7 @@ from utils.flat import FlatParameters, sha256
 from utils.link import Link
 from utils.rounds import EdgeCopy
 from utils.run.checkpoint import CheckpointError, Checkpoints
-from utils.run.folder import ResultsError, RunFolder, RunResult, digest_of
+from utils.run.folder import ResultsError, RunFolder, RunResult, config_digest, digest_of
 from utils.run.results import describe_round, describe_run, summarize
 from utils.schema import Schema
 from utils.system.processes import StopRequest
@@ -43,6 +43,8 @@ class Books:
         if self.folder.finished:
             self._result = self.folder.read()
             self.folder.check_files(self._result.summary)
+            if (config := self.folder.read_config()) is not None:
+                self.folder.check_config(config, self._result.summary)
             return None
         state = self._checkpoints.load(device)
         if state is None:
@@ -68,10 +70,9 @@ class Books:
             epoch = f", epoch {interrupted['epoch']}" if interrupted else ""
             print(f"resuming at round {edge.next_round}{epoch}", flush=True)
         earlier = self.folder.read_config() if edge.next_round or interrupted else None
-        if earlier is not None:
-            self.config = earlier
-        starts = [*self.config.get("starts", []), {"round": edge.next_round, **self._start}]
-        self.config = {**self.config, "starts": starts}
+        earlier = {name: value for name, value in (earlier or {}).items() if name in self._start or name == "starts"}
+        starts = [*earlier.get("starts", []), {"round": edge.next_round, **self._start}]
+        self.config = {**self.config, **earlier, "starts": starts}  # the facts of the run follow from the command
         self.folder.write_config(self.config)
         link.open([row["round"] for row in edge.rows if row["sent"]], edge.applied)
         self.folder.write_rounds(edge.rows)
@@ -110,6 +111,7 @@ class Books:
                 "line_sha256": sha256(edge.line),
                 "served_sha256": sha256(edge.served),
                 "fingerprints": self.config["fingerprints"],
+                "config_digest": config_digest(self.config),
             }
         )
         self._checkpoints.keep_one()

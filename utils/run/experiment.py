@@ -12,8 +12,9 @@ from utils.rounds import EdgeCopy, run_rounds
 from utils.run.books import Books, NoBooks, unpack
 from utils.run.checkpoint import state_from_bytes, state_to_bytes
 from utils.run.config import describe_start, headline, make_config
+from utils.run.flags import changes_results
 from utils.run.folder import RunFolder, RunResult
-from utils.run.identity import Identity, changes_results, identify, read_dataset, read_key
+from utils.run.identity import Identity, identify, read_dataset, read_key
 from utils.run.plan import first_network, make_batches, make_plan, network_maker
 from utils.run.results import round_row
 from utils.run.settings import Settings

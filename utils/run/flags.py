@@ -186,3 +186,8 @@ _FLAGS = (
 )  # fmt: skip
 FLAGS = {flag.name: flag for flag in _FLAGS}
 ALIASES = {"output_dir": ["model_dir"]}  # what the published scripts call it
+
+
+def changes_results(name: str) -> bool:
+    """Return whether the setting `name` can change a result; those that are no flags follow from flags."""
+    return name not in FLAGS or FLAGS[name].changes_results

@@ -6,19 +6,25 @@ import io
 import json
 import math
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.run.results import COLUMNS, TOP5_COLUMNS
+from utils.run.flags import changes_results
+from utils.run.results import COLUMNS, TOP5_COLUMNS, accuracy_figure
 from utils.system.errors import UsageError, UserError
 from utils.system.figures import save_figure
-from utils.system.files import append, remove_leftovers, write_atomic
+from utils.system.files import append, file_digest, remove_leftovers, write_atomic
 from utils.system.locks import BusyError, locked
 
 LOCK = ".lock"
+_WRITTEN = {  # what a run reads and writes; it looks at nothing else in its folder
+    "config.json", "rounds.csv", "summary.json", "accuracy.png", "model.pt", "initial.safetensors", "updates",
+    "checkpoint", "checkpoint_new", "checkpoint_previous",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,17 @@ class RunFolder:
             remove_leftovers(self.path)
             if overwrite:
                 self.clear()
+            self._check_kinds()
             yield
+
+    def _check_kinds(self) -> None:
+        """Raise UsageError for a link, pipe or device where the run reads or writes: a folder can come from anybody."""
+        entries = [path for path in self.path.iterdir() if path.name in _WRITTEN]
+        for path in [*entries, *self.path.glob("updates/*.dpu")]:
+            mode = path.lstat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                kind = "a link" if stat.S_ISLNK(mode) else "no regular file"
+                raise UsageError(f"--output_dir: {path} is {kind}: remove it, or start anew with --overwrite")
 
     def clear(self) -> None:
         """Delete every file of the run, but for the lock.
@@ -90,9 +106,16 @@ class RunFolder:
         """Return config.json, or None if it is lost or damaged."""
         try:
             config = json.loads(self.config.read_text())
-            return config if isinstance(config["settings"], dict) and isinstance(config["title"], str) else None
-        except (OSError, ValueError, KeyError, TypeError):
+            whole = isinstance(config["settings"], dict) and isinstance(config.get("starts", []), list)
+            return config if whole else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
+
+    def check_config(self, config: dict[str, Any], summary: dict[str, Any]) -> None:
+        """Raise ResultsError if config.json is not what summary.json promises. Older runs promise nothing of it."""
+        if summary.get("config_digest") not in (None, config_digest(config)):
+            problem = "does not say what summary.json promises"
+            raise ResultsError(f"{self.config} {problem}: delete it, and the same command writes it anew")
 
     def write_rounds(self, rows: list[dict[str, Any]]) -> None:
         """Write all rounds so far; a resumed run thereby drops what was never saved."""
@@ -115,7 +138,8 @@ class RunFolder:
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json with the checksums of the other files; where it is, the run is finished."""
         files = [self.rounds, self.model, self.path / "initial.safetensors", *self.path.glob("updates/*.dpu")]
-        digests = {path.relative_to(self.path).as_posix(): _digest(path) for path in sorted(files) if path.is_file()}
+        files = [path for path in sorted(files) if path.is_file()]
+        digests = {path.relative_to(self.path).as_posix(): file_digest(path) for path in files}
         write_atomic(self.summary, json.dumps({**summary, "files": digests}, indent=2) + "\n")
 
     def read(self) -> RunResult:
@@ -132,7 +156,7 @@ class RunFolder:
             digest = summary.get("files", {}).get(self.rounds.name)
         except (KeyError, TypeError, AttributeError) as error:
             raise ResultsError(f"{self.summary} lacks {error}: start anew with --overwrite") from error
-        if not kept or (digest is not None and digest != _digest(self.rounds)):
+        if not kept or (digest is not None and digest != file_digest(self.rounds)):
             raise ResultsError(f"{self.rounds} was changed since the run finished: start anew with --overwrite")
         return RunResult(self.path, rows, summary)
 
@@ -142,7 +166,7 @@ class RunFolder:
             path = self.path / name
             if not path.is_file():
                 raise ResultsError(f"{path} is missing: start anew with --overwrite")
-            if _digest(path) != digest:
+            if file_digest(path) != digest:
                 raise ResultsError(f"{path} was changed since the run finished: start anew with --overwrite")
 
     def write_model(self, state_dict: dict[str, Any]) -> None:
@@ -155,11 +179,15 @@ class RunFolder:
 
     def draw(self, rows: list[dict[str, Any]], title: str) -> str | None:
         """Draw accuracy.png if it is not there; returns in one line why it cannot be."""
-        return None if self.plot.exists() else save_figure(self.plot, lambda: _accuracy_figure(rows, title))
+        return None if self.plot.exists() else save_figure(self.plot, lambda: accuracy_figure(rows, title))
 
 
-def _digest(path: Path) -> str:
-    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+def config_digest(config: dict[str, Any]) -> str:
+    """Return what tells the facts of a run in config.json from others: all but its starts, and where files lay."""
+    settings = {name: value for name, value in config["settings"].items() if changes_results(name)}
+    facts = {name: config.get(name) for name in ("recipe", "deployment_recipe", "num_rounds", "fingerprints", "layers")}
+    facts |= {"settings": settings, "dataset": Path(config["settings"]["dataset"]).stem}
+    return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def digest_of(rows: list[dict[str, Any]]) -> str:
@@ -194,8 +222,11 @@ def _as_value(name: str, text: str) -> Any:
 def _read(path: Path, parse: Callable[[str], Any]) -> Any:
     try:
         return parse(path.read_text())
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise ResultsError(f"{path} cannot be read ({error}): start anew with --overwrite") from error
+    except FileNotFoundError:
+        raise ResultsError(f"{path} is missing: start anew with --overwrite") from None
+    except (OSError, ValueError, KeyError, TypeError, csv.Error, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ResultsError(f"{path} cannot be read ({reason}): start anew with --overwrite") from error
 
 
 def _parse_rounds(text: str) -> list[dict[str, Any]]:
@@ -205,29 +236,3 @@ def _parse_rounds(text: str) -> list[dict[str, Any]]:
     if not rows:
         raise ValueError("it has no rows")
     return rows
-
-
-def _accuracy_figure(rows: list[dict[str, Any]], title: str):
-    from matplotlib.figure import Figure  # slow to import, needed only here
-
-    samples = [row["num_samples"] for row in rows]
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.add_subplot()
-    for name, label, style in (
-        ("test_acc", "network of the round", {"color": "0.55", "linestyle": "--", "marker": "o"}),
-        ("served_test_acc", "served by the edge", {"color": "black", "linestyle": "-", "marker": "."}),
-    ):
-        axes.plot(samples, [100 * row[name] for row in rows], label=label, **style)
-    for row in rows:
-        if row["reinitialized"]:
-            axes.axvline(row["num_samples"], color="0.8", linestyle=":", zorder=0)
-    if any(row["reinitialized"] for row in rows):
-        axes.plot([], [], color="0.8", linestyle=":", label="re-initialized")
-    axes.set_xlabel("number of training samples")
-    axes.set_ylabel("test accuracy (%)")
-    # A title can hold a file's name, which is no formula and need not be Unicode.
-    axes.set_title(title.encode(errors="replace").decode(), fontsize=10, parse_math=False)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.grid(axis="y", color="0.92")
-    axes.legend(frameon=False, loc="lower right")
-    return figure

@@ -13,7 +13,7 @@ from data.arrival import Arrival
 from data.datasets import Dataset, EvaluationSplit, Streaming, default_validation_size, load_dataset, split_validation
 from utils.message.container import key_fingerprint, read_sign_key
 from utils.run.checks import check_sizes
-from utils.run.flags import FLAGS
+from utils.run.flags import FLAGS, changes_results
 from utils.run.plan import count_rounds, recipe_of
 from utils.run.settings import Settings
 from utils.system.errors import UsageError
@@ -81,11 +81,6 @@ def folder_name(settings: Settings, dataset: str, fingerprints: dict[str, str]) 
     digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
     parts = (dataset, settings.model, settings.mode, f"k{settings.updating_ratio:g}", f"seed{settings.seed}", digest)
     return "-".join(parts)
-
-
-def changes_results(name: str) -> bool:
-    """Return whether the setting `name` can change a result; those that are no flags follow from flags."""
-    return name not in FLAGS or FLAGS[name].changes_results
 
 
 def read_dataset(settings: Settings, download: bool = True, **watch: Callable) -> Dataset:

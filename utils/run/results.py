@@ -1,4 +1,4 @@
-"""The figures of a run: a row a round, the summary, and what of them is printed. Needs no torch."""
+"""The figures of a run: a row a round, the summary, and what of them is printed and drawn. Needs no torch."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -165,3 +165,30 @@ def _describe_top5(summary: dict[str, Any]) -> list[str]:
 
 def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.2f}"
+
+
+def accuracy_figure(rows: list[dict[str, Any]], title: str):
+    """Return the matplotlib figure of a run's test accuracies against its samples."""
+    from matplotlib.figure import Figure  # slow to import, needed only here
+
+    samples = [row["num_samples"] for row in rows]
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for name, label, style in (
+        ("test_acc", "network of the round", {"color": "0.55", "linestyle": "--", "marker": "o"}),
+        ("served_test_acc", "served by the edge", {"color": "black", "linestyle": "-", "marker": "."}),
+    ):
+        axes.plot(samples, [100 * row[name] for row in rows], label=label, **style)
+    for row in rows:
+        if row["reinitialized"]:
+            axes.axvline(row["num_samples"], color="0.8", linestyle=":", zorder=0)
+    if any(row["reinitialized"] for row in rows):
+        axes.plot([], [], color="0.8", linestyle=":", label="re-initialized")
+    axes.set_xlabel("number of training samples")
+    axes.set_ylabel("test accuracy (%)")
+    # A title can hold a file's name, which is no formula and need not be Unicode.
+    axes.set_title(title.encode(errors="replace").decode(), fontsize=10, parse_math=False)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.grid(axis="y", color="0.92")
+    axes.legend(frameon=False, loc="lower right")
+    return figure

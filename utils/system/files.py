@@ -4,6 +4,7 @@ What keeps a file through a power cut is the order: its content to the disk, the
 """
 
 import errno
+import hashlib
 import os
 import re
 import secrets
@@ -61,10 +62,10 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 def append(path: Path, data: str) -> None:
     """Add `data` to the end of the file `path`, on the disk.
 
-    Only a kill or a power cut leaves a part of it. Raises OSError, which names `path`.
+    Only a kill or a power cut leaves a part of it. Raises OSError, which names `path`; see `unlinked`.
     """
     rest = data.encode()
-    with open(path, "ab", buffering=0) as file:
+    with open(path, "ab", buffering=0, opener=unlinked) as file:
         end = file.seek(0, os.SEEK_END)
         try:
             while rest:
@@ -76,6 +77,16 @@ def append(path: Path, data: str) -> None:
             if isinstance(error, OSError):
                 error.filename = os.fspath(path)
             raise
+
+
+def unlinked(name: str, flags: int) -> int:
+    """Open a file whose name anybody can guess, as `opener` of `open`. Raises OSError if it is a link or a pipe."""
+    try:
+        return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            error.strerror = "it is a link, which is not followed here"
+        raise
 
 
 def read_regular(path: Path, most: int) -> bytes:
@@ -91,6 +102,15 @@ def read_regular(path: Path, most: int) -> bytes:
     if len(data) > most:
         raise ValueError(f"{path.name} has more than {most:,} bytes")
     return data
+
+
+def file_digest(path: str | Path) -> str:
+    """Return the BLAKE2b digest, 16 bytes in hexadecimal, of what is in a file of any length. Raises OSError."""
+    digest = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while data := file.read(1 << 20):
+            digest.update(data)
+    return digest.hexdigest()
 
 
 def sync_folder(folder: str | Path) -> None:

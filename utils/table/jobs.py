@@ -1,6 +1,7 @@
 """Several runs of the scripts at once, each a process with a log file, under one progress bar."""
 
 import csv
+import io
 import os
 import signal
 import subprocess
@@ -15,9 +16,11 @@ from tqdm import tqdm
 
 from utils.modes import MODES
 from utils.rewinding import rewinding_sizes
+from utils.system.files import unlinked
 from utils.system.processes import end_with_parent, stop_request
 from utils.system.terminal import printable
 from utils.table.commands import Command
+from utils.table.records import read_bytes
 from utils.training.recipes import DEFAULTS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,9 +63,9 @@ class Job:
     def seconds(self) -> list[float]:
         """The duration of every round that is done."""
         try:
-            with open(self.folder / "rounds.csv", newline="") as file:
-                return [float(row["seconds"]) for row in csv.DictReader(file)]
-        except (OSError, ValueError, KeyError, TypeError):
+            rows = csv.DictReader(io.StringIO(read_bytes(self.folder / "rounds.csv").decode()))
+            return [float(row["seconds"]) for row in rows]
+        except (OSError, ValueError, KeyError, TypeError, csv.Error):
             return []
 
 
@@ -171,7 +174,7 @@ class Progress:
 
 def _start(job: Job) -> subprocess.Popen:
     job.log.parent.mkdir(parents=True, exist_ok=True)
-    with open(job.log, "a", encoding="utf-8", errors="surrogateescape") as log:
+    with open(job.log, "a", encoding="utf-8", errors="surrogateescape", opener=unlinked) as log:
         log.write(f"$ {job.command}\n")
         log.flush()
         return subprocess.Popen(

@@ -171,6 +171,7 @@ def read_record(folder: Path) -> Record:
             read_bytes(path)  # so that what follows meets no pipe and no gigabytes
         result = run.read()
         check_run(config, result.rows, result.summary)
+        run.check_config(config, result.summary)
     except ResultsError as error:
         reason = str(error).removesuffix(": start anew with --overwrite")
         raise NotUsable(reason.replace(f"{folder}{os.sep}", "")) from error
