@@ -430,7 +430,8 @@ def test_damaged_results(refusal, run_folder, file, content):
     else:
         (run_folder / file).write_text(content)
     line = refusal("dpu", RUN)
-    assert f"runs/{run_folder.name}/{file} cannot be read" in line and "start anew with --overwrite" in line
+    problem = "is missing" if content is None else "cannot be read"
+    assert f"runs/{run_folder.name}/{file} {problem}" in line and "start anew with --overwrite" in line
 
 
 def test_file_name_that_is_a_broken_formula(tmp_path, monkeypatch, machine_settings, capfd):

@@ -11,8 +11,9 @@ from utils.link import Link
 from utils.rounds import EdgeCopy
 from utils.run.checkpoint import CheckpointError, Checkpoints
 from utils.run.folder import ResultsError, RunFolder, RunResult, config_digest, digest_of
-from utils.run.results import describe_round, describe_run, summarize
+from utils.run.results import code_fingerprint, describe_round, describe_run, made_by_other_code, summarize
 from utils.schema import Schema
+from utils.system.errors import UsageError
 from utils.system.processes import StopRequest
 from utils.system.progress import Bars
 from utils.training.round import STATE, RoundTraining
@@ -24,12 +25,17 @@ class Books:
     config  the content of config.json for a run that begins now
     start   what is recorded of this start of the run: code, versions, machine
     stop    whether a signal has asked the run to end
+    resume_changed  whether an unfinished run that other code began may go on
     """
 
-    def __init__(self, folder: RunFolder, config: dict[str, Any], start: dict[str, Any], stop: StopRequest):
+    def __init__(
+        self, folder: RunFolder, config: dict[str, Any], start: dict[str, Any], stop: StopRequest,
+        resume_changed: bool = False,
+    ):  # fmt: skip
         self.folder, self.config = folder, config
         self._start, self._stop = start, stop
         self._interval = config["settings"]["checkpoint_interval"]  # of this start: a resumed run may have another
+        self._resume_changed = resume_changed
         self._checkpoints = Checkpoints(folder.path)
         self._last_saved = time.monotonic()
         self._result: RunResult | None = None
@@ -51,6 +57,7 @@ class Books:
             return {}
         whose = state.pop("run", None)
         digest = state.pop("rows", None)
+        self._check_code(state.pop("code", None))
         if whose != self.folder.path.name or not _fits(state, Schema(self.config["layers"]).size):
             problem = f"is of another run ({whose})" if whose != self.folder.path.name else "lacks what this run needs"
             raise CheckpointError(f"{self._checkpoints.latest} {problem}: start anew with --overwrite")
@@ -62,6 +69,14 @@ class Books:
             raise ResultsError(f"{self.folder.rounds} {problem}: start anew with --overwrite")
         state["edge"]["rows"] = rows
         return state
+
+    def _check_code(self, fingerprint: str | None) -> None:
+        """Raise UsageError if the checkpoint is of other code, unless the command line says to go on."""
+        sources = (self.folder.read_config() or {}).get("sources")
+        other = made_by_other_code([fingerprint] if fingerprint else None, sources)
+        if other and not self._resume_changed:
+            ways = "start anew with --overwrite, or go on with --resume_changed"
+            raise UsageError(f"{self.folder.path} was begun by {other}: {ways}")
 
     def begin(self, headline: str, edge: EdgeCopy, interrupted: dict[str, Any] | None, link: Link) -> None:
         """Say what is run, and bring the folder to where the rounds go on."""
@@ -93,7 +108,8 @@ class Books:
         self._stop.check()
 
     def _save(self, edge: EdgeCopy, training: RoundTraining | None) -> None:
-        state = {"run": self.folder.path.name, "rows": digest_of(edge.rows), **pack(edge, training)}
+        about = {"run": self.folder.path.name, "rows": digest_of(edge.rows), "code": code_fingerprint()}
+        state = {**about, **pack(edge, training)}
         self._checkpoints.save(state)
         self._last_saved = time.monotonic()
 
@@ -112,6 +128,8 @@ class Books:
                 "served_sha256": sha256(edge.served),
                 "fingerprints": self.config["fingerprints"],
                 "config_digest": config_digest(self.config),
+                "code": list(dict.fromkeys(start.get("code") for start in self.config["starts"])),
+                "git_commits": list(dict.fromkeys(start.get("git_commit") for start in self.config["starts"])),
             }
         )
         self._checkpoints.keep_one()
@@ -120,7 +138,10 @@ class Books:
     def close(self, headline: str, ran: bool) -> RunResult:
         """Print the results, of a run that was finished before too, draw them, and return them."""
         if not ran:
-            print(f"{headline}\nthis run is finished; --overwrite starts it anew", flush=True)
+            sources = (self.folder.read_config() or {}).get("sources")
+            other = made_by_other_code(self._result.summary.get("code"), sources)
+            by = f", by {other}" if other else ""
+            print(f"{headline}\nthis run is finished{by}; --overwrite starts it anew", flush=True)
         if self.folder.read_config() is None:  # lost; what it says of the settings follows from the command
             self.folder.write_config(self.config)
         problem = self.folder.draw(self._result.rows, self.config["title"])

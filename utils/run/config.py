@@ -4,7 +4,6 @@ import datetime
 import os
 import platform
 import subprocess
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,9 @@ from data.datasets import Dataset, EvaluationSplit
 from utils.flat import FlatParameters
 from utils.rounds import Plan
 from utils.run.checks import num_deployed
+from utils.run.results import code_digests, code_fingerprint
 from utils.run.settings import Settings
-from utils.system.sources import digest_of_source, source_digests
 from utils.training.device import cpu_name, describe_device
-
-_ROOT = Path(__file__).resolve().parents[2]
 
 
 def make_config(
@@ -36,6 +33,7 @@ def make_config(
         "num_rounds": plan.num_rounds,
         "fingerprints": fingerprints,
         "layers": flat.schema.to_plain(),
+        "sources": code_digests(),
         **start,
     }
 
@@ -48,6 +46,7 @@ def describe_start(command: list[str], device: torch.device, processes: int = 1)
         "platform": platform.platform(),
         "processor": cpu_name(),
         "git_commit": git_commit(),
+        "code": code_fingerprint(),
         "command": command,
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
@@ -82,28 +81,21 @@ def headline(
     )
 
 
-@cache
-def code_digests() -> dict[str, str]:
-    """Return the digests of the sources that can change a result: networks, data, training, selection, messages."""
-    digests = source_digests(_ROOT, ("data", "models", "utils"), ("utils/table/", "utils/system/", "utils/run/"))
-    plan = "utils/run/plan.py"  # the one file of its folder that says what the rounds do
-    return {**digests, plan: digest_of_source((_ROOT / plan).read_text(encoding="utf-8"))}
-
-
 def git_commit() -> str | None:
     """Return the commit that this code is at, "+changes" behind it if files differ; None outside its own repository.
 
     An unpacked archive can lie inside another repository, and GIT_DIR, as git's hooks set it, can name any.
     """
+    root = Path(__file__).resolve().parents[2]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
     def git(*words: str) -> str:
-        command = ["git", "-C", str(_ROOT), *words]
+        command = ["git", "-C", str(root), *words]
         answer = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
         return answer.stdout.strip()
 
     try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != _ROOT:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
             return None
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
     except (OSError, ValueError, subprocess.CalledProcessError):

@@ -67,7 +67,7 @@ def _run_in(group: Group, device_name: str, settings: Settings, command: list[st
     claim = folder.claimed(settings.overwrite) if group.is_rank0 else nullcontext()
     # Of several processes torchrun itself ends the others when one is told to stop.
     with claim, stop_request() if group.size == 1 else nullcontext(StopRequest()) as stop:
-        books = Books(folder, config, start, stop) if group.is_rank0 else NoBooks()
+        books = Books(folder, config, start, stop, settings.resume_changed) if group.is_rank0 else NoBooks()
         state = _where_to_begin(group, books, device)
         if state is not None:
             train, validation, test = make_batches(settings, dataset, run.split, device)

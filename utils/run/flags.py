@@ -180,6 +180,7 @@ _FLAGS = (
 
     Flag("output_dir", "output", Path, "folder in which run folders are made", Path("runs"), "PATH", place=True),
     Flag("overwrite", "output", bool, "start anew even if the run is there, finished or not"),
+    Flag("resume_changed", "output", bool, "go on with an unfinished run although other code began it"),
     Flag("checkpoint_interval", "output", types.at_least_zero,
          "seconds between checkpoints within a round; 0: one every epoch", 60.0, "S"),
     Flag("quiet", "output", bool, "no progress bars"),

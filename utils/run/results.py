@@ -1,8 +1,13 @@
-"""The figures of a run: a row a round, the summary, and what of them is printed and drawn. Needs no torch."""
+"""The figures of a run, and which code they are of: rows, summary, what is printed and drawn. Needs no torch."""
 
+import hashlib
+import json
 import math
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils.system.sources import differing, digest_of_source, source_digests
 from utils.system.terminal import aligned
 
 if TYPE_CHECKING:
@@ -16,6 +21,35 @@ COLUMNS = (
 ).split()
 
 TOP5_COLUMNS = ("top5_test_acc", "served_top5_test_acc")  # at the end, where there are more than ten classes
+
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+@cache
+def code_digests() -> dict[str, str]:
+    """Return a digest of every source that can change a result: networks, data, training, selection, messages."""
+    digests = source_digests(_ROOT, ("data", "models", "utils"), ("utils/table/", "utils/system/", "utils/run/"))
+    plan = "utils/run/plan.py"  # the one file of its folder that says what the rounds do
+    return {**digests, plan: digest_of_source((_ROOT / plan).read_text(encoding="utf-8"))}
+
+
+def code_fingerprint() -> str:
+    """Return what tells the code that can change a result from any other."""
+    return hashlib.blake2b(json.dumps(code_digests(), sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def made_by_other_code(fingerprints: Any, sources: Any) -> str | None:
+    """Return in words that a run was made by other code than this, and which files differ; None if it was not.
+
+    fingerprints  those of the code at each start of the run; empty or None in runs that did not record it
+    sources       the digests at its last start, if config.json has them
+    """
+    if not isinstance(fingerprints, list) or all(each == code_fingerprint() for each in fingerprints):
+        return None
+    names = differing(sources, code_digests()) if isinstance(sources, dict) else []
+    some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return f"other code{f' ({some} differ)' if len(names) > 1 else f' ({some} differs)' if names else ''}"
 
 
 def binary_entropy(p: float) -> float:

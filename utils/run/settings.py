@@ -66,6 +66,7 @@ class Settings:
     # output
     output_dir: Path
     overwrite: bool
+    resume_changed: bool
     checkpoint_interval: float
     quiet: bool
 
@@ -79,5 +80,5 @@ class Settings:
         return {
             name: os.fspath(value) if isinstance(value, Path) else value
             for name, value in asdict(self).items()
-            if name != "overwrite"
+            if name not in ("overwrite", "resume_changed")
         }

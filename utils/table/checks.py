@@ -107,6 +107,7 @@ def check_run(config: dict[str, Any], rows: list[dict[str, Any]], summary: dict[
     _demand(_list(_text), list(fingerprints.values()), "fingerprints")
     _demand(_list(_text), config.get("command", []), "command")
     _demand(_or_none(_text), config.get("git_commit"), "git_commit")
+    _demand(_or_none(_list(_or_none(_text))), summary.get("code"), "code")
     for start in config.get("starts") or []:
         _demand(_or_none(_text), start.get("git_commit"), "git_commit")
         _demand(_list(_text), start.get("command", []), "command")

@@ -140,8 +140,10 @@ def notes_on(rows: Sequence[Row]) -> list[str]:
         if reasons:
             counted = f"n = {row.n}" if row.pairs else "no pair"
             lacking[f"{counted}: {'; '.join(reasons)}"].append(label)
-        commits = set().union(*(run.commits for run in [*row.counted, *(pair.full for pair in row.pairs)]))
-        if len(commits) > 1:
+        runs = [*row.counted, *(pair.full for pair in row.pairs)]
+        commits, codes = set().union(*(run.commits for run in runs)), [run.codes for run in runs]
+        # Commits that changed nothing in the code that makes results are no mixture.
+        if len(set().union(*codes) if None not in codes else commits) > 1:
             mixing[f"made by several commits: {', '.join(sorted(map(_short, commits)))}"].append(label)
     return [
         f"{'all rows' if 1 < len(rows) == len(labels) else ' / '.join(labels)}: {note}"

@@ -69,6 +69,11 @@ class Record:
         return {start.get("git_commit") for start in starts}
 
     @property
+    def codes(self) -> set[str] | None:
+        """Which code the run was made by, at each of its starts; None in old runs."""
+        return set(self.summary["code"]) if self.summary.get("code") else None
+
+    @property
     def num_values(self) -> int | None:
         """Weights and others of the network; None in old runs."""
         counts = [self.summary.get(name) for name in ("num_weights", "num_rest", "num_buffers")]

@@ -1,12 +1,15 @@
 """The runs behind a table: which are there, which are missing, and the tables and plots of what comes of them."""
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from data.errors import DatasetError
+from utils.run.results import made_by_other_code
 from utils.system.errors import UsageError
 from utils.system.processes import StopAsked, interrupts_wait
+from utils.system.terminal import printable
 from utils.table.collate import Row, make_row, notes_on
 from utils.table.commands import Command
 from utils.table.jobs import Failure, Job, run_all
@@ -69,6 +72,10 @@ def read_finished(jobs: Sequence[Job], failures: Sequence[Failure]) -> tuple[dic
             records[job.folder] = read_record(job.folder)
         except NotUsable as reason:
             left_out.append(str(failed.get(job.folder, f"{job.name}: {reason}")))
+    codes = [made_by_other_code(run.summary.get("code"), run.config.get("sources")) for run in records.values()]
+    for other, count in Counter(filter(None, codes)).items():
+        runs = f"{count} of {len(codes)} runs {'were' if count > 1 else 'was'} made by {printable(other)}"
+        print(f"{runs}: --overwrite makes all anew", file=sys.stderr)
     return records, left_out
 
 
