@@ -124,7 +124,7 @@ def one_run(kind: str, rng: random.Random, stops: Counter, most: int) -> None:
             break
         stopped += 1
         if kind == "signals":
-            ways = {-number: "before it began", 128 + number: "with a checkpoint"}
+            ways = {-number: "before it began", 128 + number: "in one line"}
             assert status in ways, where
             stops[f"{number.name}, {ways[status]}"] += 1
             says = "interrupted: " if number == signal.SIGINT else f"stopped by {number.name}: a checkpoint is saved"
