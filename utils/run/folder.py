@@ -17,7 +17,7 @@ from utils.run.flags import changes_results
 from utils.run.results import COLUMNS, TOP5_COLUMNS, accuracy_figure
 from utils.system.errors import UsageError, UserError
 from utils.system.figures import save_figure
-from utils.system.files import append, file_digest, remove_leftovers, write_atomic
+from utils.system.files import append, file_digest, make_folder, remove_leftovers, write_atomic
 from utils.system.locks import BusyError, locked
 
 LOCK = ".lock"
@@ -63,7 +63,7 @@ class RunFolder:
         """
         with ExitStack() as stack:
             try:
-                self.path.mkdir(parents=True, exist_ok=True)
+                make_folder(self.path)
                 stack.enter_context(locked(self.path / LOCK))
             except BusyError as error:
                 raise UsageError(f"--output_dir: another process runs this in {self.path}: wait for it") from error

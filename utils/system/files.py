@@ -113,6 +113,14 @@ def file_digest(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it that are missing, on the disk. Raises OSError."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync_folder(folder.parent)
+
+
 def sync_folder(folder: str | Path) -> None:
     """Wait until the disk has the names in `folder` as they are now, after one was added, changed or removed."""
     try:
