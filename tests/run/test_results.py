@@ -76,18 +76,28 @@ def test_rounds_come_back_as_written(tmp_path):
 
 
 def test_lines_that_are_printed(tmp_path):
-    assert describe_round(ROWS[0], 12) == "round  0 of 0-11    1,000 samples  test 40.00 %  10 weights in 0.1 kB  (1.2 s)"
-    assert describe_round(ROWS[1], 2) == (
-        "round 1 of 0-1    3,000 samples  test 40.00 %  nothing sent, re-initialized, this round's 20.00 %  (2.0 s)"
-    )
+    assert describe_round(ROWS[0], 12) == "round  0 of 0-11, n=1,000: 40.00 % served, 0.1 kB, 1.2 s"
+    own = "round 1 of 0-1, n=3,000: 40.00 % served, 20.00 % own, nothing sent, re-init, 2.0 s"
+    assert describe_round(ROWS[1], 2) == own
     folder = RunFolder(tmp_path)
     folder.write_rounds(ROWS)
     folder.write_summary(summarize(ROWS, 100, 120))
     text = describe_run(folder.read())
     table = text.split("\n\n")[0].splitlines()
-    assert len(table) == 4 and len({len(line) for line in table}) == 1
+    assert len(table) == 5 and len({len(line) for line in table[1:]}) == 1
     assert "average test accuracy   30.00 %, as served 40.00 %" in text
     assert str(tmp_path) in text
+
+
+@pytest.mark.parametrize("values, weights, rounds", [(668_672, 3_343, 60), (14_022_016, 14_022_016, 50)])
+def test_what_is_printed_fits_80_columns(tmp_path, values, weights, rounds):
+    row = {**ROWS[1], "round": rounds - 1, "num_samples": 60_000, "sent": 1, "updated_weights": weights, "seconds": 12345.6,
+           "message_bytes": 4 * weights, "formula_bytes": 4 * weights}  # fmt: skip
+    folder = RunFolder(tmp_path)
+    folder.write_rounds([row])
+    folder.write_summary(summarize([row], values, values))
+    lines = [describe_round({**row, "seconds": 123.4}, rounds), *describe_run(folder.read()).splitlines()]
+    assert max(len(line) for line in lines if str(tmp_path) not in line) <= 80, max(lines, key=len)
 
 
 def test_plot_is_a_png(tmp_path):

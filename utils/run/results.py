@@ -136,25 +136,26 @@ def _summarize_top5(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def describe_round(row: dict[str, Any], num_rounds: int) -> str:
-    """Return the line that is printed when a round is done."""
-    sent = "nothing sent"
-    if row["sent"]:
-        sent = f"{row['updated_weights']:,} weights in {row['message_bytes'] / 1000:,.1f} kB"
-    notes = ", re-initialized" if row["reinitialized"] else ""
+    """Return the line that is printed when a round is done, at most 80 characters."""
+    facts = [f"{100 * row['served_test_acc']:.2f} % served"]
     if row["served_val_acc"] != row["val_acc"] or row["served_test_acc"] != row["test_acc"]:
-        notes += f", this round's {100 * row['test_acc']:.2f} %"
-    return (
-        f"round {row['round']:>{len(str(num_rounds - 1))}} of 0-{num_rounds - 1}  {row['num_samples']:>7,} samples  "
-        f"test {100 * row['served_test_acc']:5.2f} %  {sent}{notes}  ({row['seconds']:.1f} s)"
-    )
+        facts.append(f"{100 * row['test_acc']:.2f} % own")
+    facts.append(f"{_kilo(row['message_bytes'])} kB" if row["sent"] else "nothing sent")
+    facts += ["re-init"] if row["reinitialized"] else []
+    number = f"{row['round']:>{len(str(num_rounds - 1))}} of 0-{num_rounds - 1}"
+    return f"round {number}, n={row['num_samples']:,}: {', '.join(facts)}, {row['seconds']:.{row['seconds'] < 10:d}f} s"
+
+
+def _kilo(count: float) -> str:
+    return f"{count / 1000:,.{count < 1e6:d}f}"
 
 
 def describe_run(result: "RunResult") -> str:
     """Return the table that a script prints at the end: all rounds, the averages and the files."""
-    header = "round,samples,reinit,val %,test %,served %,weights,sent kB,formula kB,seconds".split(",")
+    header = "round,samples,re-\ninit,val\n%,test\n%,served\n%,weights,sent\nkB,formula\nkB,seconds".split(",")
     has_top5 = "served_top5_test_acc" in result.rows[0]
     if has_top5:
-        header.insert(6, "top-5 %")
+        header.insert(6, "top-5\n%")
     lines = [
         (
             str(row["round"]),
@@ -165,8 +166,8 @@ def describe_run(result: "RunResult") -> str:
             f"{100 * row['served_test_acc']:.2f}",
             *([_percent(row["served_top5_test_acc"])] if has_top5 else []),
             f"{row['updated_weights']:,}" if row["sent"] else "-",
-            f"{row['message_bytes'] / 1000:,.1f}" if row["sent"] else "-",
-            f"{row['formula_bytes'] / 1000:,.1f}" if row["sent"] else "-",
+            _kilo(row["message_bytes"]) if row["sent"] else "-",
+            _kilo(row["formula_bytes"]) if row["sent"] else "-",
             f"{row['seconds']:.1f}",
         )
         for row in result.rows
@@ -174,18 +175,18 @@ def describe_run(result: "RunResult") -> str:
     s = result.summary
     return "\n".join(
         [
-            aligned(header, lines),
+            aligned(header, lines, width=80),
             "",
             f"average test accuracy   {100 * s['average_test_acc']:.2f} %, "
             f"as served {100 * s['average_served_test_acc']:.2f} %",
             *_describe_top5(s),
             f"updates sent            in {s['rounds_sent']} of {s['rounds']} rounds",
             f"bytes sent, all counted {s['message_bytes']:,}: "
-            f"{s['ratio_to_full_updating']:.4f} of sending the whole network in every round",
+            f"{s['ratio_to_full_updating']:.4f} of the whole network each round",
             f"by the usual formula    {s['formula_bytes']:,}: "
             f"{s['formula_ratio_to_full_updating']:.4f} (weights and their mask only)",
             f"run folder              {result.folder}",
-            "                        rounds.csv, summary.json, config.json, accuracy.png, model.pt, updates/",
+            "  rounds.csv, summary.json, config.json, accuracy.png, model.pt, updates/",
         ]
     )
 
