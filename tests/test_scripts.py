@@ -4,6 +4,8 @@ import hashlib
 import json
 import math
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -251,3 +253,14 @@ def test_a_criterion_of_ones_own_is_an_entry_and_a_function(tmp_path, monkeypatc
     weights = torch.cat([served["fc1.weight"].flatten(), served["fc2.weight"].flatten()]).numpy()
     changed = np.flatnonzero(weights != before[:NUM_WEIGHTS])
     assert len(changed) and changed.min() >= NUM_WEIGHTS - int(0.05 * NUM_WEIGHTS)
+
+
+@pytest.mark.parametrize("command", ["multiround_dpu.py", "multiround_fu.py -h", "-m utils.table x", "-m utils.edge -h"])
+def test_without_its_packages_a_program_says_so_in_one_line(command):
+    """-S hides what is installed."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    words = [sys.executable, "-S", *command.split()]
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert "numpy is not installed for" in line and ".venv/bin/activate" in line and "pip install" in line

@@ -106,6 +106,7 @@ FLAGS = [
     ("dpu", "--mode gcpu --lamda 0.5", "--lamda is for --mode dpu; gcpu ignores it: leave it out"),
     ("dpu", "--mode lcpu --lamda 0", "--lamda is for --mode dpu; lcpu ignores it: leave it out"),
     ("rpu", "--lamda 0.5", f"{UNKNOWN}lamda 0.5; multiround_rpu.py -h lists what it takes"),
+    ("dpu", "--updating_rate 0.1 --datset=x", f"{UNKNOWN}updating_rate 0.1 --datset=x; did you mean --updating_ratio, --dataset?"),
     ("fu", "--lamda 0.5", f"{UNKNOWN}lamda 0.5; multiround_fu.py -h lists what it takes"),
     ("fu", "--updating_ratio 0.1", f"{UNKNOWN}updating_ratio 0.1"),
     ("dpu", "--pruning_ratio 0.1", f"{UNKNOWN}pruning_ratio 0.1"),

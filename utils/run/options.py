@@ -1,6 +1,7 @@
 """The command line of the three scripts: from the words of a command to checked settings. Needs no torch."""
 
 import argparse
+import difflib
 import shutil
 from collections.abc import Sequence
 from typing import NoReturn
@@ -17,7 +18,11 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line on stderr."""
 
     def error(self, message: str) -> NoReturn:
-        hint = f"; {self.prog} -h lists what it takes" if message.startswith("unrecognized") else ""
+        hint = ""
+        if message.startswith("unrecognized"):
+            words = [word.partition("=")[0] for word in message.split() if word.startswith("--")]
+            near = [flag for word in words for flag in difflib.get_close_matches(word, self._option_string_actions, 1, 0.75)]
+            hint = f"; did you mean {', '.join(near)}?" if near else f"; {self.prog} -h lists what it takes"
         message = " ".join(message.splitlines())  # what it quotes, such as a path, can have line breaks
         self.exit(2, f"{self.prog}: error: {message}{hint}\n")
 

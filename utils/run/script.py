@@ -6,8 +6,7 @@ import sys
 import warnings
 from typing import TYPE_CHECKING
 
-from utils.run.options import build_parser, parse
-from utils.system.errors import UserError
+from utils.system.errors import UserError, packages_needed
 from utils.system.processes import StopAsked, interrupts_wait, is_rank0
 from utils.system.streams import forgiving_streams
 
@@ -23,12 +22,14 @@ def run(prog: str, description: str, argv: list[str] | None) -> "RunResult":
     argv = sys.argv[1:] if argv is None else argv
     with forgiving_streams(), warnings.catch_warnings():
         warnings.showwarning = _show_warning
+        with packages_needed(prog):
+            from utils.run.options import build_parser, parse
         parser = build_parser(prog, description)
         settings = parse(parser, argv)
         # Threads that spin while they wait take the processor from other processes: a hundredth of the speed is left.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         try:
-            with interrupts_wait():  # torch is loaded only once the command line is right
+            with interrupts_wait(), packages_needed(prog):  # torch only once the command line is right
                 from utils.run.experiment import run_experiment
 
             return run_experiment(settings, [prog, *argv])

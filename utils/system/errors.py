@@ -1,5 +1,9 @@
 """Errors that the user can put right. Their text is one line that names flag or file, value and way out."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UserError(ValueError):
     """Something outside the program is not as it must be; scripts show the text and exit with status 2."""
@@ -10,3 +14,16 @@ class UserError(ValueError):
 
 class UsageError(UserError):
     """A flag's value, or flags that contradict each other."""
+
+
+@contextmanager
+def packages_needed(program: str, requirements: str = "-r requirements.txt") -> Iterator[None]:
+    """Within, an import of a package that is not installed ends `program` with one line and status 2."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "utils").split(".")[0] in ("benchmarks", "data", "models", "utils"):
+            raise  # no package is missing but a part of this project
+        ways = f"activate the environment that has it (. .venv/bin/activate), or pip install {requirements}"
+        print(f"{program}: error: {error.name} is not installed for {sys.executable}: {ways}", file=sys.stderr)
+        sys.exit(2)
