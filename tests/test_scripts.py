@@ -255,7 +255,9 @@ def test_a_criterion_of_ones_own_is_an_entry_and_a_function(tmp_path, monkeypatc
     assert len(changed) and changed.min() >= NUM_WEIGHTS - int(0.05 * NUM_WEIGHTS)
 
 
-@pytest.mark.parametrize("command", ["multiround_dpu.py", "multiround_fu.py -h", "-m utils.table x", "-m utils.edge -h"])
+@pytest.mark.parametrize(
+    "command", ["multiround_dpu.py", "multiround_fu.py -h", "-m utils.table x", "-m utils.edge -h"]
+)
 def test_without_its_packages_a_program_says_so_in_one_line(command):
     """-S hides what is installed."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

@@ -21,7 +21,8 @@ class Parser(argparse.ArgumentParser):
         hint = ""
         if message.startswith("unrecognized"):
             words = [word.partition("=")[0] for word in message.split() if word.startswith("--")]
-            near = [flag for word in words for flag in difflib.get_close_matches(word, self._option_string_actions, 1, 0.75)]
+            flags = self._option_string_actions
+            near = [flag for word in words for flag in difflib.get_close_matches(word, flags, 1, 0.75)]
             hint = f"; did you mean {', '.join(near)}?" if near else f"; {self.prog} -h lists what it takes"
         message = " ".join(message.splitlines())  # what it quotes, such as a path, can have line breaks
         self.exit(2, f"{self.prog}: error: {message}{hint}\n")
