@@ -110,7 +110,7 @@ def test_every_command_parses(page, command, own_criterion, monkeypatch, capsys)
     elif arguments[:2] == ["-m", "utils.table"]:
         table_program.build_parser().parse_args(arguments[2:])
     else:
-        assert arguments[0] == "-m" and arguments[1].startswith("benchmarks."), command
+        assert arguments[0] == "-m" and arguments[1].startswith(("benchmarks.", "tests.")), command
         parse_benchmark(arguments[1], arguments[2:], monkeypatch)
 
 

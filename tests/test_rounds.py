@@ -16,7 +16,7 @@ from utils.message.masks import random_mask
 from utils.modes import MODES
 from utils.reinit import Reinit
 from utils.rounds import EdgeCopy, Plan, Way, run_rounds
-from utils.run.books import pack, unpack
+from utils.run.checkpoint import pack, unpack
 from utils.run.results import COLUMNS, round_row
 from utils.schema import Schema
 from utils.system.progress import Bars

@@ -58,6 +58,9 @@ class Link:
         """
         self._updates.mkdir(exist_ok=True)
         write_state(self._initial_file, self.node.schema, self.node.initial, self.node.run)
+        if len(rounds) != len(applied):
+            reason = f"rounds.csv has {len(rounds)} messages, the checkpoint {len(applied)}"
+            raise UserError(f"{self._updates.parent}: {reason}: start anew with --overwrite")
         expected = {self._path(number): digest for number, digest in zip(rounds, applied, strict=True)}
         for path, digest in expected.items():
             if not path.is_file() or checksum(path.read_bytes()).hex() != digest:

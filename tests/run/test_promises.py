@@ -95,6 +95,43 @@ def test_a_checkpoint_that_lacks_something_is_refused(lacking, folder, capsys):
     assert "lacks what this run needs" in refused(folder, capsys)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("line", torch.zeros(1778, dtype=torch.float64)), ("served", None), ("weights", True), ("line_acc", 0.5),
+        ("weights", torch.zeros(5, dtype=torch.bool)), ("next_round", True), ("next_round", -1), ("applied", 7),
+        ("applied", [None]), ("num_samples_at_last_init", torch.zeros(3)), ("more", 1),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_with_values_of_other_kinds_is_refused(name, value, folder, capsys):
+    """Its checksum is right, so somebody made it so."""
+    checkpoints = Checkpoints(folder)
+    state = checkpoints.load("cpu")
+    state["edge"][name] = value
+    checkpoints.save(state)
+    (folder / "summary.json").unlink()
+    assert "lacks what this run needs" in refused(folder, capsys)
+
+
+@pytest.mark.parametrize("value", [torch.zeros(3), [], {"number": 0}, 7])
+def test_an_interrupted_round_of_another_kind_is_refused(value, folder, capsys):
+    checkpoints = Checkpoints(folder)
+    checkpoints.save({**checkpoints.load("cpu"), "training": value})
+    (folder / "summary.json").unlink()
+    assert "lacks what this run needs" in refused(folder, capsys)
+
+
+def test_a_checkpoint_with_fewer_messages_than_rounds_sent_is_refused(folder, capsys):
+    checkpoints = Checkpoints(folder)
+    state = checkpoints.load("cpu")
+    state["edge"]["applied"].pop()
+    checkpoints.save(state)
+    (folder / "summary.json").unlink()
+    with pytest.raises(SystemExit):
+        again(folder)
+    assert "rounds.csv has 2 messages, the checkpoint 1: start anew with --overwrite" in capsys.readouterr().err
+
+
 def test_rows_that_are_not_those_of_the_checkpoint_are_refused(folder, capsys):
     (folder / "summary.json").unlink()
     lines = (folder / "rounds.csv").read_text().splitlines(keepends=True)

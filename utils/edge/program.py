@@ -105,8 +105,9 @@ def show(args: argparse.Namespace) -> None:
 def replay(args: argparse.Namespace) -> None:
     """Rebuild the node from a run's initial network and all its messages; check fingerprints and the run's records."""
     messages, promises = message_files(args.run), Promises.of(args.run)
-    promises.check_files(messages)
+    promises.check_kinds(messages)
     node = EdgeNode.shipped(args.run / "initial.safetensors", key=_key(args))
+    promises.check_files(messages, node.most_bytes)
     rows = [REPLAY_HEADER, *(replay_row(path.name, _receive(node, path)) for path in messages)]
     promises.check_served(node.serving)
     print(columns(rows, "<>>><<"))

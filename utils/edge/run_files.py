@@ -59,17 +59,25 @@ class Promises:
         rounds, summary = _read(run / "rounds.csv", _parse_rounds), _read(run / "summary.json", _parse_summary)
         return cls(run, rounds, *(summary or ({}, None)))
 
-    def check_files(self, messages: Sequence[Path]) -> None:
-        """Raise ValueError, naming them, for messages that are missing, changed, or of no round of the run."""
+    def check_kinds(self, messages: Sequence[Path]) -> None:
+        """Raise ValueError, naming them, for pipes and devices, of which reading might not end."""
+        files = [self.run / "initial.safetensors", *messages]
+        self._refuse("no regular file", [path.name for path in files if path.exists() and not path.is_file()])
+
+    def check_files(self, messages: Sequence[Path], most: int) -> None:
+        """Raise ValueError, naming them, for messages that are missing, changed, or of no round of the run.
+
+        most  bytes that a message can have
+        """
         names = {path.name for path in messages}
         promised = {name.removeprefix("updates/") for name in self.digests}
         promised = {name for name in promised if _MESSAGE.fullmatch(name)}
         promised |= {f"round_{number:03d}.dpu" for number in self.sent or ()}
         self._refuse("missing", promised - names)
+        self._refuse(f"more than {most:,} bytes", [path.name for path in messages if path.stat().st_size > most])
         if self.digests and self.sent is None:
             self._refuse("missing", {"rounds.csv"})
         files = [self.run / "initial.safetensors", self.run / "rounds.csv", *messages]
-        self._refuse("no regular file", [path.name for path in files if path.exists() and not path.is_file()])
         digests = [self.digests.get(path.relative_to(self.run).as_posix()) for path in files]
         changed = [path.name for path, digest in zip(files, digests) if digest and digest != file_digest(path)]
         self._refuse("changed since the run finished", changed)

@@ -9,14 +9,14 @@ import torch
 from utils.flat import FlatParameters, sha256
 from utils.link import Link
 from utils.rounds import EdgeCopy
-from utils.run.checkpoint import CheckpointError, Checkpoints
+from utils.run.checkpoint import CheckpointError, Checkpoints, fits, pack
 from utils.run.folder import ResultsError, RunFolder, RunResult, config_digest, digest_of
 from utils.run.results import code_fingerprint, describe_round, describe_run, made_by_other_code, summarize
 from utils.schema import Schema
 from utils.system.errors import UsageError
 from utils.system.processes import StopRequest
 from utils.system.progress import Bars
-from utils.training.round import STATE, RoundTraining
+from utils.training.round import RoundTraining
 
 
 class Books:
@@ -57,10 +57,11 @@ class Books:
             return {}
         whose = state.pop("run", None)
         digest = state.pop("rows", None)
-        self._check_code(state.pop("code", None))
-        if whose != self.folder.path.name or not _fits(state, Schema(self.config["layers"]).size):
+        code = state.pop("code", None)
+        if whose != self.folder.path.name or not fits(state, Schema(self.config["layers"])):
             problem = f"is of another run ({whose})" if whose != self.folder.path.name else "lacks what this run needs"
             raise CheckpointError(f"{self._checkpoints.latest} {problem}: start anew with --overwrite")
+        self._check_code(code)
         # The rows of the rounds that the checkpoint knows; what rounds.csv has beyond them was never saved.
         count = state["edge"]["next_round"]
         rows = self.folder.read_rounds()[:count] if count else []
@@ -163,25 +164,3 @@ class NoBooks:
     def finish(self, *_) -> None: ...
 
     def close(self, *_) -> None: ...
-
-
-def pack(edge: EdgeCopy, training: RoundTraining | None = None) -> dict[str, Any]:
-    """Return everything that a resumed run needs beside the rows: tensors and plain values."""
-    held = {name: value for name, value in vars(edge).items() if name != "rows"}  # which rounds.csv has
-    return {"edge": held, "training": None if training is None else training.state}
-
-
-def unpack(state: dict[str, Any]) -> tuple[EdgeCopy, dict[str, Any] | None]:
-    """Return the edge copy and the interrupted round in a `pack`ed state."""
-    return EdgeCopy(**state["edge"]), state["training"]
-
-
-def _fits(state: dict[str, Any], num_values: int) -> bool:
-    """Return whether a checkpoint's state has every field, and networks of the right size."""
-    try:
-        edge, training = unpack(state)
-        networks = [edge.line, edge.served, *([training["vector"]] if training else [])]
-        whole = training is None or STATE <= training.keys()
-        return whole and isinstance(edge.next_round, int) and all(n.shape == (num_values,) for n in networks)
-    except (AttributeError, KeyError, TypeError):
-        return False

@@ -8,13 +8,17 @@ import io
 import os
 import pickle
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
+from utils.rounds import EdgeCopy
+from utils.schema import Schema
 from utils.system.errors import UserError
 from utils.system.files import replacing, sync_folder
+from utils.training.round import STATE, RoundTraining
 
 _DIGEST_BYTES = 32
 FORMAT = 2  # of the saved state; another version's checkpoint is refused
@@ -102,7 +106,7 @@ def read_checkpoint(path: Path, device: torch.device | str) -> dict[str, Any]:
         state = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise CheckpointError(f"checkpoint {path} does not load: {str(error).splitlines()[0]}") from error
-    if state.pop("format", None) != FORMAT:
+    if not isinstance(state, dict) or str(state.pop("format", None)) != str(FORMAT):
         raise CheckpointError(f"checkpoint {path} was written by another version of this program")
     return state
 
@@ -117,3 +121,78 @@ def state_to_bytes(state: dict[str, Any]) -> bytes:
 def state_from_bytes(data: bytes, device: torch.device | str) -> dict[str, Any]:
     """Return the state that `state_to_bytes` wrote, on `device`."""
     return torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+
+
+def pack(edge: EdgeCopy, training: RoundTraining | None = None) -> dict[str, Any]:
+    """Return everything that a resumed run needs beside the rows: tensors and plain values."""
+    held = {name: value for name, value in vars(edge).items() if name != "rows"}  # which rounds.csv has
+    return {"edge": held, "training": None if training is None else training.state}
+
+
+def unpack(state: dict[str, Any]) -> tuple[EdgeCopy, dict[str, Any] | None]:
+    """Return the edge copy and the interrupted round in a `pack`ed state."""
+    return EdgeCopy(**state["edge"]), state["training"]
+
+
+def fits(state: dict[str, Any], schema: Schema) -> bool:
+    """Return whether a checkpoint's state has every field, of its kind, and networks of the right size."""
+    network, weights = _tensor(torch.float32, schema.size), schema.num_weights
+    edge = {
+        "line": network,
+        "served": network,
+        "line_acc": _pair,
+        "served_acc": _pair,
+        **dict.fromkeys(("next_round", "num_samples_at_last_init", "round_of_last_init"), _whole),
+        "last_message": lambda value: value == -1 or _whole(value),
+        "weights": _or_none(_tensor(torch.bool, weights)),
+        "applied": lambda value: isinstance(value, list) and all(isinstance(digest, str) for digest in value),
+        **dict.fromkeys(("line_top5", "served_top5"), _or_none(_number)),
+    }
+    training = {
+        **dict.fromkeys(STATE, _or_none(_number)),
+        **dict.fromkeys(("number", "step", "epoch"), _whole),
+        **dict.fromkeys(("seconds", "start_val_acc", "best_val_acc"), _number),
+        "vector": network,
+        "best": _or_none(network),
+        "local": _or_none(_tensor(torch.float32, weights)),
+        "selected": _or_none(lambda value: _tensor(torch.int64)(value) and _ascending(value, weights)),
+        "optimizer": lambda value: isinstance(value, dict),
+    }
+    return _has(state, {
+        "edge": lambda value: _has(value, edge),
+        "training": _or_none(lambda value: _has(value, training)),
+    })  # fmt: skip
+
+
+def _has(fields: object, kinds: dict[str, Callable[[Any], bool]]) -> bool:
+    whole = isinstance(fields, dict) and fields.keys() == kinds.keys()
+    return whole and all(kind(fields[name]) for name, kind in kinds.items())
+
+
+def _tensor(dtype: torch.dtype, *shape: int) -> Callable[[Any], bool]:
+    def is_such(value: Any) -> bool:
+        right = isinstance(value, torch.Tensor) and value.dtype == dtype
+        return right and (value.shape == shape if shape else value.ndim == 1)
+
+    return is_such
+
+
+def _ascending(indices: torch.Tensor, size: int) -> bool:
+    within = not len(indices) or (0 <= int(indices[0]) and int(indices[-1]) < size)
+    return within and bool((indices[1:] > indices[:-1]).all())
+
+
+def _or_none(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or kind(value)
+
+
+def _whole(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 53
+
+
+def _number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _pair(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_or_none(_number), value))

@@ -9,8 +9,8 @@ import torch
 
 from utils.link import Link
 from utils.rounds import EdgeCopy, run_rounds
-from utils.run.books import Books, NoBooks, unpack
-from utils.run.checkpoint import state_from_bytes, state_to_bytes
+from utils.run.books import Books, NoBooks
+from utils.run.checkpoint import state_from_bytes, state_to_bytes, unpack
 from utils.run.config import describe_start, headline, make_config
 from utils.run.flags import changes_results
 from utils.run.folder import RunFolder, RunResult

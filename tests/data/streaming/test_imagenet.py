@@ -18,8 +18,7 @@ from tests.image_trees import made_up_images, write_tree
 from tests.run.test_resume import SUICIDE
 from tests.script_runs import start_process, weights_of, without_time
 from utils.rounds import EdgeCopy
-from utils.run.books import unpack
-from utils.run.checkpoint import Checkpoints
+from utils.run.checkpoint import Checkpoints, unpack
 
 FLAGS = (
     "--model mobilenetv1 --width 0.25 --image_size 32 --lr 0.05 --num_epochs 2 --dataset_size_init 40 "
