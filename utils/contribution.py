@@ -169,11 +169,20 @@ def select_largest(contribution: Tensor, count: int) -> Tensor:
     if count == 0:
         return torch.empty(0, dtype=torch.int64, device=contribution.device)
     # topk breaks ties as it likes, so it only gives the smallest contribution that is still selected.
-    scores = contribution.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
+    scores = _without_nan(contribution)
     threshold = scores.topk(count, sorted=False).values.min()
     above = (scores > threshold).nonzero().squeeze(1)
     ties = (scores == threshold).nonzero().squeeze(1)
     return torch.cat([above, ties[: count - above.numel()]]).sort().values
+
+
+def ranked(contribution: Tensor) -> Tensor:
+    """Return the indices of all contributions, int64, the largest first; ties and NaN as in `select_top`."""
+    return _without_nan(contribution).sort(descending=True, stable=True).indices
+
+
+def _without_nan(contribution: Tensor) -> Tensor:
+    return contribution.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
 
 
 def select_random(

@@ -11,6 +11,7 @@ from utils.edge.node import EdgeNode
 from utils.edge.state_file import write_state
 from utils.message.base import Base, pruned
 from utils.message.body import Coding, Draft, differing, draft_update
+from utils.message.budget import message_size, most_that_fit
 from utils.message.container import checksum
 from utils.message.update import Update, encode_update
 from utils.schema import Schema
@@ -129,18 +130,73 @@ class Outgoing:
         """Whether every network arrives as it is."""
         return self._coding.value_bits == 32
 
+    @property
+    def most_bytes(self) -> int | None:
+        """What the message may have at most; None: any number."""
+        return self._coding.most_bytes
+
     @denormals(flushed=False)
-    def candidate(self, network: Tensor, selected: Tensor | None, mask_seed: int | None = None) -> Candidate:
-        """Return `network` as the edge would hold it, were it sent now.
+    def candidate(
+        self, network: Tensor, selected: Tensor | None, mask_seed: int | None = None, ranking: Tensor | None = None
+    ) -> Candidate | None:
+        """Return `network` as the edge would hold it, were it sent now; None if its rest alone is over the budget.
 
         selected   (S,) int64, the weights that may differ from those of `start`; None: all
         mask_seed  of a random selection
+        ranking    (S,) `selected`, the first the most important: if the message is too large, the last ones are not
+                   sent; None: the order of `selected`
         """
+        draft = self._draft(network, selected, mask_seed)
+        most, size = self.most_bytes, None
+        if most is not None and (size := message_size(draft, self._link.sign_key)) > most:
+            draft = self._shortened(network, selected if ranking is None else ranking, mask_seed, size)
+            if draft is None:
+                return None
+        unchanged = self.lossless and (size is None or size <= most)
+        return Candidate(network if unchanged else self._link.to_tensor(draft.result), draft)
+
+    @denormals(flushed=False)
+    def as_many_as_fit(self, network: Tensor, ranking: Tensor) -> int:
+        """Return how many weights of `network`, in the order of `ranking`, a message within the budget can bring."""
+
+        def size(count: int) -> int:
+            draft = self._draft(self._first(network, ranking, count), ranking[:count], None)
+            return message_size(draft, self._link.sign_key)
+
+        if size(0) > self.most_bytes:
+            return 0
+        return most_that_fit(size, self.most_bytes, len(ranking), self.most_bytes // 4)
+
+    def _shortened(self, network: Tensor, ranking: Tensor, mask_seed: int | None, size: int) -> Draft | None:
+        """Return the draft of `network` without the last weights of `ranking`, so that it fits; None if none does."""
+
+        def shortened(count: int) -> tuple[Draft, int]:
+            kept = ranking if mask_seed is not None else ranking[:count]
+            draft = self._draft(self._first(network, ranking, count), kept.sort().values, mask_seed)
+            return draft, message_size(draft, self._link.sign_key)
+
+        (draft, least), count = shortened(0), len(ranking)
+        if least > self.most_bytes:
+            return None
+        while size > self.most_bytes:
+            # As many as would fit if all cost the same, and always fewer than before.
+            count = min(count - 1, int(count * (self.most_bytes - least) / (size - least)))
+            draft, size = shortened(count)
+        return draft
+
+    def _first(self, network: Tensor, ranking: Tensor, count: int) -> Tensor:
+        """Return `network` with only the first weights of `ranking`, the others as they are where none is sent."""
+        num_weights, pruned = self._shared.schema.num_weights, self._coding.kind == "pruned"
+        first = network.clone()
+        first[:num_weights] = 0 if pruned else self.start[:num_weights]
+        first[ranking[:count]] = network[ranking[:count]]
+        return first
+
+    def _draft(self, network: Tensor, selected: Tensor | None, mask_seed: int | None) -> Draft:
         indices = None
         if selected is not None and (self._coding.kind == "sparse" or self._coding.deploys):
             indices = to_numpy(selected)
-        draft = draft_update(self._shared, to_numpy(network), self._coding, self._base, indices, mask_seed)
-        return Candidate(network if self.lossless else self._link.to_tensor(draft.result), draft)
+        return draft_update(self._shared, to_numpy(network), self._coding, self._base, indices, mask_seed)
 
     @denormals(flushed=False)
     def send(self, candidate: Candidate, serve: bool) -> Delivery:
@@ -149,6 +205,8 @@ class Outgoing:
         Asserts that the node then holds the candidate, bit for bit: with lossless values, the trained network.
         """
         data = encode_update(candidate.draft, round=self._number, serve=serve, sign_key=self._link.sign_key)
+        if self.most_bytes is not None and len(data) > self.most_bytes:
+            raise AssertionError(f"round {self._number}: a message of {len(data)} bytes is over the budget")
         update = self._link.deliver(self._number, data)
         if differing(update.result, to_numpy(candidate.network)).any():
             raise AssertionError(f"round {self._number}: the edge node's network is not the server's")

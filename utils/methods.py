@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from data.seeding import derive_seed
-from utils.contribution import CRITERIA, Evidence, rewind_, select_largest, select_random
+from utils.contribution import CRITERIA, Evidence, ranked, rewind_, select_largest, select_random
 from utils.modes import Mode
 from utils.rewinding import epochs_of_steps, rewinding_sizes
 from utils.training.round import FULL_UPDATING, SPARSE_FINE_TUNING, RoundTraining
@@ -29,6 +29,7 @@ def partial_update(
     fixing_ratio  below 1, rewinding is iterative: train, rewind this share of the weights still selected, train on,
                   until `int(k*I)` are left; what was accumulated and the optimizer's state go on for those
     total_epochs  of all steps together; None: each has those of the recipe
+    Where the round's message has a byte budget, as many of the weights are left as fit into it.
     """
     flat, criterion = work.flat, CRITERIA[mode.score]
     background = torch.zeros_like(work.start_weights) if mode.kind == "pruned" else work.start_weights
@@ -53,10 +54,15 @@ def partial_update(
             at_start=lambda measure: work.of_selected(work.at_start(measure)),
             lamda=lamda,
         )
-        chosen = select_largest(criterion.score(evidence), size)
+        score = criterion.score(evidence)
+        if work.budgeted:
+            order = ranked(score)
+            order = order if work.selected is None else work.selected[order]
+            size = work.outgoing.as_many_as_fit(flat.snapshot(), order)
+        chosen = select_largest(score, size)
         if accumulated:
             accumulated.keep(chosen)
-        work.select(chosen if work.selected is None else work.selected[chosen])
+        work.select(chosen if work.selected is None else work.selected[chosen], score[chosen])
         rewind_(flat.weights, background, work.selected)
         if step + 1 == last:
             work.rewound_val_acc = work.validate_as_received()

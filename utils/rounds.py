@@ -136,7 +136,7 @@ def send(plan: Plan, link: Link, edge: EdgeCopy, outgoing: Outgoing, training: R
     no_worse = acc[0] >= edge.served_acc[0]
     network, changed = training.best, False
     if training.improved:
-        candidate = outgoing.candidate(training.best, training.selected, training.mask_seed)
+        candidate = outgoing.candidate(training.best, training.selected, training.mask_seed, training.ranking)
         network = candidate.network
         changed = not torch.equal(network, edge.served if plan.mode.restarts else edge.line)
     if not changed or (plan.mode.restarts and not no_worse):

@@ -53,6 +53,7 @@ multiround_dpu.main(sys.argv[3:])
         ("shrink_perturb", "after", 20),  # in step 2
         ("sparse", "after", 5),  # in the second step of the sparse deployment
         ("sparse", "after", 9),  # in step 1 of round 1, on the deployed weights alone
+        ("budget", "after", 4),  # in step 2 of round 0: the order of the selected weights is saved
         ("rewinding", "after", 5),  # 888 weights are left: in the second of five steps of round 0
         ("rewinding", "between renames", 27),  # in the fourth step of round 1
     ],

@@ -30,6 +30,7 @@ class Coding:
     value_bits      32 is lossless; 16, 8, 6, 5 and 4 see docs/update_format.md
     updating_ratio  k of "random"
     deploys         "pruned" only: from now on, the weights that are sent are the only ones of the network
+    most_bytes      that the message may have; None: any number
     Raises ValueError for an unknown kind or number of bits, and if another kind deploys.
     """
 
@@ -37,6 +38,7 @@ class Coding:
     value_bits: int = 32
     updating_ratio: float | None = None
     deploys: bool = False
+    most_bytes: int | None = None
 
     def __post_init__(self):
         if self.kind not in KINDS or self.value_bits not in VALUE_BITS:

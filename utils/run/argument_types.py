@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import re
 from collections.abc import Callable
 
 
@@ -18,6 +19,17 @@ def _number(kind: Callable, text: str, allowed: Callable, expected: str):
 def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
     expected = f"a whole number from {least} to {most}"
     return lambda text: _number(int, text, lambda value: least <= value <= most, expected)
+
+
+def byte_count(text: str) -> int:
+    """A number of bytes: 16000, 16k or 16kB (1000), 16KiB (1024), 2M, 2MiB."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kKmM])(i?)[bB]?|[bB])?", text.strip())
+    unit, binary = (match[2] or "", match[3]) if match else ("", "")
+    factor = (1024 if binary else 1000) ** " km".index(unit.lower() or " ")
+    value = float(match[1]) * factor if match else 0
+    if not 1 <= value < 2**31 or value != int(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes, such as 16000, 16k or 16KiB")
+    return int(value)
 
 
 def ratio(text: str) -> float:

@@ -154,8 +154,9 @@ def fits(state: dict[str, Any], schema: Schema) -> bool:
         **dict.fromkeys(("seconds", "start_val_acc", "best_val_acc"), _number),
         "vector": network,
         "best": _or_none(network),
-        "local": _or_none(_tensor(torch.float32, weights)),
+        "local": _or_none(lambda value: _tensor(torch.float32)(value) and len(value) <= weights),
         "selected": _or_none(lambda value: _tensor(torch.int64)(value) and _ascending(value, weights)),
+        "ranking": _or_none(lambda value: _tensor(torch.int64)(value) and _ascending(value.sort().values, weights)),
         "optimizer": lambda value: isinstance(value, dict),
     }
     return _has(state, {

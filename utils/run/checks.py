@@ -64,6 +64,9 @@ def _check_model(settings: dict[str, Any]) -> None:
 
 
 def _check_ratio(settings: dict[str, Any]) -> None:
+    if settings["byte_budget"] is not None:
+        _check_budget(settings)
+        return
     default = DEFAULTS[settings["model"]][3]
     if "pruning_ratio" not in settings:
         settings["updating_ratio"] = settings["updating_ratio"] or default
@@ -72,6 +75,20 @@ def _check_ratio(settings: dict[str, Any]) -> None:
     if mode != "pruning" and ratio is not None:
         raise UsageError(f"--pruning_ratio is for --mode pruning, not {mode}: leave it out")
     settings["updating_ratio"] = (ratio or default) if mode == "pruning" else 1.0
+
+
+def _check_budget(settings: dict[str, Any]) -> None:
+    mode = settings["mode"]
+    if MODES[mode].kind == "dense":
+        raise UsageError(f"--byte_budget is for partial updates, not --mode {mode}: leave it out")
+    for name in ("updating_ratio", "pruning_ratio"):
+        if settings.get(name) is not None:
+            raise UsageError(f"--byte_budget and --{name} both say how much is sent: leave one out")
+    if settings["rewind_fixing_ratio"] != 1:
+        raise UsageError("--byte_budget and --rewind_fixing_ratio do not go together: leave one out")
+    if settings["deploy"] == "full" or settings["deploy_sparsity"]:
+        raise UsageError("--byte_budget is for every message, a deployment's, too: leave it out, or --deploy...")
+    settings["updating_ratio"] = 1.0  # as far as the bytes go
 
 
 def _check_epochs(settings: dict[str, Any]) -> None:

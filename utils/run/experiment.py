@@ -58,7 +58,7 @@ def _run_in(group: Group, device_name: str, settings: Settings, command: list[st
     _check_same_run(group, run)
     make_network = network_maker(settings, dataset, device)
     flat = first_network(make_network, settings.model)
-    plan = make_plan(settings, flat, run.arrival, make_network)
+    plan = make_plan(settings, flat, run.arrival, make_network, sign_key)
     start = describe_start(command, device, group.size)
     config = make_config(settings, run.fingerprints, flat, plan, start)
     about = headline(dataset, run.split, settings, flat, plan, config["device"], run.folder)

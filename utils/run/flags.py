@@ -125,6 +125,9 @@ _FLAGS = (
          scripts=(DPU, RPU), named=False),
     Flag("pruning_ratio", "method", types.ratio, f"pruning: share of the weights that stay and are sent {_RATIOS}",
          metavar="K", scripts=(FU,), named=False),
+    Flag("byte_budget", "method", types.byte_count,
+         {script: f"most bytes of a message, such as 16000, 16k or 16KiB, in place of --{name}_ratio"
+          for script, name in ((DPU, "updating"), (RPU, "updating"), (FU, "pruning"))}, metavar="N", before=(None,)),
     Flag("rewind_fixing_ratio", "method", types.ratio, {DPU: _REWOUND, FU: _PRUNED}, 1.0, "X", scripts=(DPU, FU),
          before=(1.0,)),
     Flag("lamda", "method", types.share, "dpu: weight of the global contribution, 0 to 1 (default: 0.5)", metavar="X",

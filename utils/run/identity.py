@@ -79,7 +79,8 @@ def folder_name(settings: Settings, dataset: str, fingerprints: dict[str, str]) 
         relevant["vgg"] = 2  # since its convolutions have biases; runs of the network before keep their folders
     text = json.dumps([relevant, fingerprints], sort_keys=True)
     digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
-    parts = (dataset, settings.model, settings.mode, f"k{settings.updating_ratio:g}", f"seed{settings.seed}", digest)
+    much = f"k{settings.updating_ratio:g}" if settings.byte_budget is None else f"{settings.byte_budget}bytes"
+    parts = (dataset, settings.model, settings.mode, much, f"seed{settings.seed}", digest)
     return "-".join(parts)
 
 

@@ -14,7 +14,10 @@ from data.seeding import derive_seed
 from data.streaming.batches import StreamedBatches, reading_pool
 from models import build_model
 from utils.flat import FlatParameters
+from utils.link import to_numpy
+from utils.message.base import Shared
 from utils.message.body import Coding
+from utils.message.budget import fitting_ratio, smallest_budget
 from utils.methods import full_update, partial_update, random_update
 from utils.modes import MODES
 from utils.reinit import Reinit
@@ -67,10 +70,18 @@ def first_network(make_network: MakeNetwork, name: str) -> FlatParameters:
         raise UsageError(f"--model: {name} is too large for this machine ({reason})") from error
 
 
-def make_plan(settings: Settings, flat: FlatParameters, arrival: Arrival, make_network: MakeNetwork) -> Plan:
-    """Return what the run does each round. Raises UsageError if no weight is selected or rounds are too many."""
+def make_plan(
+    settings: Settings, flat: FlatParameters, arrival: Arrival, make_network: MakeNetwork, sign_key: bytes | None = None
+) -> Plan:
+    """Return what the run does each round; with a key its messages are signed.
+
+    Raises UsageError if no weight is selected, rounds are too many or a byte budget is too small.
+    """
     mode, ratio = MODES[settings.mode], settings.updating_ratio
-    update, count = _update(settings, flat)
+    if settings.byte_budget is not None:
+        ratio = _ratio_of_budget(settings, flat, sign_key)
+    coding = Coding(mode.kind, settings.value_bits, ratio, most_bytes=settings.byte_budget)
+    update, count = _update(settings, flat, ratio)
     deployed = num_deployed(flat.num_weights, settings.deploy_sparsity)
     if count == 0:
         flag = "pruning_ratio" if mode.kind == "pruned" else "updating_ratio"
@@ -78,7 +89,7 @@ def make_plan(settings: Settings, flat: FlatParameters, arrival: Arrival, make_n
         raise UsageError(f"--{flag} is {ratio}, which selects none of {weights}: give more")
     return Plan(
         mode=mode,
-        way=Way(update, _step_recipe(settings, deployed), Coding(mode.kind, settings.value_bits, ratio)),
+        way=Way(update, _step_recipe(settings, deployed), coding),
         arrival=arrival,
         num_rounds=count_rounds(settings, arrival),
         reinit=Reinit(**{field.name: getattr(settings, field.name) for field in fields(Reinit)}),
@@ -99,9 +110,26 @@ def _step_recipe(settings: Settings, deployed: int) -> Recipe:
     return replace(recipe, num_epochs=epochs_of_steps(total, steps)[0])
 
 
-def _update(settings: Settings, flat: FlatParameters) -> tuple[Callable[[RoundTraining], None], int]:
+def _ratio_of_budget(settings: Settings, flat: FlatParameters, sign_key: bytes | None) -> float:
+    """Return the updating ratio that goes with --byte_budget: of random masks alone; others select what fits.
+
+    Raises UsageError if messages of that size have no room for biases, BatchNorm and their statistics.
+    """
+    initial, budget = to_numpy(flat.vector), settings.byte_budget
+    shared = Shared(flat.schema, initial, initial)
+    least = smallest_budget(shared, settings.value_bits, sign_key)
+    if budget < least:
+        rest = "BatchNorm and " if flat.num_buffers else ""
+        reason = f"{rest}biases alone take up to {least:,} bytes with --value_bits {settings.value_bits}"
+        raise UsageError(f"--byte_budget is {budget:,}, but {reason}: give at least that")
+    if MODES[settings.mode].kind != "random":
+        return 1.0
+    return fitting_ratio(shared, settings.value_bits, budget, sign_key)
+
+
+def _update(settings: Settings, flat: FlatParameters, ratio: float) -> tuple[Callable[[RoundTraining], None], int]:
     """Return the method with its settings, and how many weights it updates at most."""
-    mode, ratio = MODES[settings.mode], settings.updating_ratio
+    mode = MODES[settings.mode]
     deployed = num_deployed(flat.num_weights, settings.deploy_sparsity)
     if mode.two_steps:
         update = partial(

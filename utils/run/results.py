@@ -87,7 +87,7 @@ def round_row(done: "Round", edge: "EdgeCopy") -> dict[str, Any]:
         "updated_weights": done.delivery.num_weights if done.delivery else 0,
         "sent": int(done.delivery is not None),
         **(done.delivery.sizes if done.delivery else nothing),
-        "formula_bytes": formula_bytes(done.way.coding.updating_ratio, num_weights) if done.delivery else 0,
+        "formula_bytes": formula_bytes(_ratio_sent(done, num_weights), num_weights) if done.delivery else 0,
         "seconds": training.seconds,
         **top5,
     }
@@ -96,6 +96,12 @@ def round_row(done: "Round", edge: "EdgeCopy") -> dict[str, Any]:
         name: round(value, 3 if name == "seconds" else 6) if isinstance(value, float) else value
         for name, value in row.items()
     }
+
+
+def _ratio_sent(done: "Round", num_weights: int) -> float:
+    """Return k; where a byte budget decides on the number of weights, their share."""
+    coding = done.way.coding
+    return coding.updating_ratio if coding.most_bytes is None else done.delivery.num_weights / num_weights
 
 
 def summarize(rows: list[dict[str, Any]], num_weights: int, num_values: int) -> dict[str, Any]:

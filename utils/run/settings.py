@@ -36,6 +36,7 @@ class Settings:
     # method
     mode: str
     updating_ratio: float  # of pruning, the share that stays; 1 for full updating
+    byte_budget: int | None
     rewind_fixing_ratio: float
     lamda: float | None
     reinitialize: bool  # whether the run ever starts again

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from utils.contribution import Accumulator
+from utils.contribution import Accumulator, ranked
 from utils.system.progress import Bars
 from utils.training.loop import Trainer
 from utils.training.optim import FlatOptimizer
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 # The two steps of a round; each names a random stream of its own. Iterative rewinding has more steps between them.
 FULL_UPDATING, SPARSE_FINE_TUNING = 1, 2
 _ACCURACIES = ("start_val_acc", "full_val_acc", "rewound_val_acc", "best_val_acc")
-STATE = {"number", "step", "epoch", "vector", "optimizer", "local", "selected", "best", "seconds", *_ACCURACIES}
+STATE = {
+    "number", "step", "epoch", "vector", "optimizer", "local", "selected", "ranking", "best", "seconds", *_ACCURACIES,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class RoundTraining:
     saved            the `state` of an interrupted round, to go on from it
 
     .selected        (S,) the weights that may change; None: all
+    .ranking         (S,) the same, the most important first; None: their order is not known
     .mask_seed       the seed of a random selection, else None
     .best, .best_val_acc, .improved   the best candidate so far, and whether it beats the start point
     .start_val_acc, .full_val_acc, .rewound_val_acc   validation accuracies, None where a method has none
@@ -59,6 +62,7 @@ class RoundTraining:
         self.candidates = self.selected = start.candidates
         self.bars, self.on_epoch, self.outgoing = bars, on_epoch, outgoing
         self.mask_seed: int | None = None
+        self.ranking: Tensor | None = None
         self.full_val_acc: float | None = None
         self.rewound_val_acc: float | None = None
         self._step, self._epoch = 0, 0  # epochs done in the step
@@ -86,9 +90,10 @@ class RoundTraining:
         """Return the values of `vector` (I,) at the weights that may change, (S,)."""
         return vector if self.selected is None else vector[self.selected]
 
-    def select(self, selected: Tensor) -> None:
-        """Let only the weights at `selected` (S,) change from here on."""
+    def select(self, selected: Tensor, score: Tensor | None = None) -> None:
+        """Let only the weights at `selected` (S,) change from here on; `score` (S,) says how important each is."""
         self.selected = selected
+        self.ranking = None if score is None else selected[ranked(score)]
         self.trainer.group.assert_same(f"the weights selected in round {self.number}", selected)
 
     def train(
@@ -132,13 +137,23 @@ class RoundTraining:
 
     def validate_as_received(self) -> float:
         """Return the validation accuracy of what the edge would hold if the network were sent now."""
-        if self.outgoing is None or self.outgoing.lossless or not self._finite():
+        as_it_is = self.outgoing is None or (self.outgoing.lossless and not self.budgeted)
+        if as_it_is or not self._finite():
             return self.validate()
         network = self.flat.snapshot()
-        self.flat.load(self.outgoing.candidate(network, self.selected, self.mask_seed).network)
+        candidate = self.outgoing.candidate(network, self.selected, self.mask_seed, self.ranking)
+        if candidate is None:
+            warnings.warn(f"round {self.number}: biases and the like alone are over the byte budget", stacklevel=2)
+            return math.nan  # better than nothing else
+        self.flat.load(candidate.network)
         val_acc = self.validate()
         self.flat.load(network)
         return val_acc
+
+    @property
+    def budgeted(self) -> bool:
+        """Whether the round's message may have so many bytes only."""
+        return self.outgoing is not None and self.outgoing.most_bytes is not None
 
     @property
     def start_weights(self) -> Tensor:
@@ -182,6 +197,7 @@ class RoundTraining:
             "optimizer": self._optimizer.state_dict(),
             "local": None if self._local is None else self._local.value,
             "selected": self.selected,
+            "ranking": self.ranking,
             "best": self.best if self.improved else None,
             "seconds": self.seconds,
             **{name: getattr(self, name) for name in _ACCURACIES},
@@ -190,7 +206,7 @@ class RoundTraining:
     def _restore(self, saved: dict[str, Any]) -> None:
         self.flat.load(saved["vector"])
         self._step, self._epoch = saved["step"], saved["epoch"]
-        self.selected = saved["selected"]
+        self.selected, self.ranking = saved["selected"], saved["ranking"]
         self.improved = saved["best"] is not None
         self.best = saved["best"] if self.improved else self.start
         self._seconds_before = saved["seconds"]
