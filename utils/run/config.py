@@ -23,7 +23,8 @@ def make_config(
     settings: Settings, fingerprints: dict[str, str], flat: FlatParameters, plan: Plan, start: dict[str, Any]
 ) -> dict[str, Any]:
     """Return the content of config.json for a run that begins now; `start` describes this start."""
-    ratio = "" if plan.way.coding.updating_ratio == 1 else f", k = {settings.updating_ratio:g}"
+    ratio = "" if plan.way.coding.updating_ratio == 1 else f", k = {plan.way.coding.updating_ratio:.4g}"
+    ratio += "" if settings.byte_budget is None else f", {settings.byte_budget:,} bytes"
     dataset = Path(settings.dataset).stem
     return {
         "title": f"{settings.mode} on {dataset}, {settings.model}{ratio}, seed {settings.seed}",
@@ -66,7 +67,8 @@ def headline(
     counts = [len(labels) for labels in (dataset.train_labels, split.val_labels, split.test_labels)]
     train, val, test = (f"{count:,}" for count in counts)
     rounds = f"{plan.num_rounds} round{'s' if plan.num_rounds > 1 else ''}"
-    ratio = "" if plan.way.coding.updating_ratio == 1 else f" k = {plan.way.coding.updating_ratio:g},"
+    ratio = "" if plan.way.coding.updating_ratio == 1 else f" k = {plan.way.coding.updating_ratio:.4g},"
+    ratio += "" if settings.byte_budget is None else f" at most {settings.byte_budget:,} bytes a message,"
     if settings.deploy_sparsity:
         deployed = num_deployed(flat.num_weights, settings.deploy_sparsity)
         ratio += f" {deployed:,} weights deployed,"

@@ -85,6 +85,7 @@ _LATER_SETTINGS = {  # older runs lack them
     "precision": _text,
     "rewind_fixing_ratio": _above(1e-3),  # less would be thousands of steps a round
     "total_epochs": _or_none(_positive),
+    "byte_budget": _or_none(_positive),
 }
 _ROW = {
     **dict.fromkeys(("num_samples", "message_bytes", "formula_bytes"), _count),

@@ -118,7 +118,7 @@ def make_row(name: str, runs: list[Record], fulls: Sequence[Record]) -> Row:
 def row_labels(rows: Sequence[Row]) -> list[str]:
     """Return the rows' names, with k and epochs where others have the same."""
     names = [row.name for row in rows]
-    for describe in (lambda run: f"k {run.settings['updating_ratio']:g}", lambda run: f"{run.epochs} epochs"):
+    for describe in (lambda run: f"k {run.ratio}", lambda run: f"{run.epochs} epochs"):
         count = Counter(names)
         names = [
             f"{name}, {describe(row.runs[0])}" if count[name] > 1 else name for name, row in zip(names, rows)

@@ -94,7 +94,7 @@ def read_panels(group: Group) -> tuple[list[Panel], list[str]]:
     """
     panels, problems = [], []
     for row in group.rows:
-        if row.runs[0].settings["updating_ratio"] == 1 or row.runs[0].mode == "rpu":
+        if row.runs[0].ratio == "1" or row.runs[0].mode == "rpu":
             continue
         try:
             counts = [read_layer_counts(run) for run in row.counted]

@@ -74,6 +74,11 @@ class Record:
         return set(self.summary["code"]) if self.summary.get("code") else None
 
     @property
+    def ratio(self) -> str:
+        """The updating ratio, or "-" where a byte budget decides on it."""
+        return "-" if self.settings.get("byte_budget") else f"{self.settings['updating_ratio']:g}"
+
+    @property
     def num_values(self) -> int | None:
         """Weights and others of the network; None in old runs."""
         counts = [self.summary.get(name) for name in ("num_weights", "num_rest", "num_buffers")]

@@ -52,7 +52,7 @@ def sweep_title(flag: str, rows: Sequence[Row]) -> str:
     names = {row_name(run) for run in runs}
     facts = [
         {name.split(",")[0] for name in names} if len(names) > 1 else names,
-        {f"k {run.settings['updating_ratio']:g}" for run in runs},
+        {f"k {run.ratio}" for run in runs if run.ratio != "-"},
         *map(set, zip(*map(_describe_data, runs))),
         {_describe_rounds(run) for run in runs},
     ]
@@ -108,7 +108,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         difference = _with_std(row.difference, "+.2f")
     return (
         row.name,
-        f"{row.runs[0].settings['updating_ratio']:g}",
+        row.runs[0].ratio,
         _epochs(row.runs[0]),
         str(row.n),
         difference,
@@ -181,7 +181,8 @@ def _csv(groups: Sequence[Group]) -> str:
             sizes = (run.settings["dataset_size_init"], run.settings["dataset_size_subseq"], len(run.rows))
             seeds = " ".join(str(counted.seed) for counted in row.counted)
             writer.writerow([
-                inert(run.dataset), describe_model(run), *sizes, inert(row.name), run.settings["updating_ratio"],
+                inert(run.dataset), describe_model(run), *sizes, inert(row.name),
+                "" if run.ratio == "-" else run.settings["updating_ratio"],
                 run.epochs, row.n, seeds, *_numbers(row.difference),
                 "" if row.published is None else row.published, *_numbers(row.served),
                 *_numbers(row.ratio("message_bytes")), *_numbers(row.ratio("formula_bytes")),
