@@ -34,7 +34,7 @@ RUNS = {
         "--mode rpu --reinit_strategy shrink_perturb --shrink 0.5 --perturb 0.2 --updating_ratio 0.5",
     ),
     "rewinding": (multiround_dpu, "--mode dpu --rewind_fixing_ratio 0.5 --updating_ratio 0.1"),
-    "budget": (multiround_dpu, "--mode dpu --byte_budget 700"),
+    "budget": (multiround_dpu, "--mode dpu --byte_budget 700 --value_bits auto"),
     "full": (multiround_dpu, "--mode dpu --deploy full --updating_ratio 0.1"),
     "sparse": (multiround_dpu, "--mode dpu --deploy_sparsity 0.5 --updating_ratio 0.2"),
     "sparse_gcpu": (

@@ -1,6 +1,6 @@
 """The server's end of the link: every update crosses it as a message, kept as a file."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +135,14 @@ class Outgoing:
         """What the message may have at most; None: any number."""
         return self._coding.most_bytes
 
+    @property
+    def value_bits(self) -> int:
+        return self._coding.value_bits
+
+    def use_bits(self, value_bits: int) -> None:
+        """Code values in so many bits from here on."""
+        self._coding = replace(self._coding, value_bits=value_bits)
+
     @denormals(flushed=False)
     def candidate(
         self, network: Tensor, selected: Tensor | None, mask_seed: int | None = None, ranking: Tensor | None = None
@@ -160,7 +168,7 @@ class Outgoing:
         """Return how many weights of `network`, in the order of `ranking`, a message within the budget can bring."""
 
         def size(count: int) -> int:
-            draft = self._draft(self._first(network, ranking, count), ranking[:count], None)
+            draft = self._draft(self.only(network, ranking[:count]), ranking[:count], None)
             return message_size(draft, self._link.sign_key)
 
         if size(0) > self.most_bytes:
@@ -172,7 +180,7 @@ class Outgoing:
 
         def shortened(count: int) -> tuple[Draft, int]:
             kept = ranking if mask_seed is not None else ranking[:count]
-            draft = self._draft(self._first(network, ranking, count), kept.sort().values, mask_seed)
+            draft = self._draft(self.only(network, ranking[:count]), kept.sort().values, mask_seed)
             return draft, message_size(draft, self._link.sign_key)
 
         (draft, least), count = shortened(0), len(ranking)
@@ -184,13 +192,13 @@ class Outgoing:
             draft, size = shortened(count)
         return draft
 
-    def _first(self, network: Tensor, ranking: Tensor, count: int) -> Tensor:
-        """Return `network` with only the first weights of `ranking`, the others as they are where none is sent."""
+    def only(self, network: Tensor, kept: Tensor) -> Tensor:
+        """Return `network` with its weights at `kept` alone, the others as they are where none is sent."""
         num_weights, pruned = self._shared.schema.num_weights, self._coding.kind == "pruned"
-        first = network.clone()
-        first[:num_weights] = 0 if pruned else self.start[:num_weights]
-        first[ranking[:count]] = network[ranking[:count]]
-        return first
+        network_of_kept = network.clone()
+        network_of_kept[:num_weights] = 0 if pruned else self.start[:num_weights]
+        network_of_kept[kept] = network[kept]
+        return network_of_kept
 
     def _draft(self, network: Tensor, selected: Tensor | None, mask_seed: int | None) -> Draft:
         indices = None

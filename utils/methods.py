@@ -6,10 +6,12 @@
 """
 
 import warnings
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from data.seeding import derive_seed
 from utils.contribution import CRITERIA, Evidence, ranked, rewind_, select_largest, select_random
@@ -21,6 +23,7 @@ from utils.training.round import FULL_UPDATING, SPARSE_FINE_TUNING, RoundTrainin
 def partial_update(
     work: RoundTraining, mode: Mode, updating_ratio: float | Fraction,
     lamda: float | None = None, fixing_ratio: float = 1.0, total_epochs: int | None = None,
+    bits_to_try: Sequence[int] = (),
 ) -> None:  # fmt: skip
     """Update the `int(k*I)` weights that the mode's criterion scores highest.
 
@@ -29,6 +32,7 @@ def partial_update(
     fixing_ratio  below 1, rewinding is iterative: train, rewind this share of the weights still selected, train on,
                   until `int(k*I)` are left; what was accumulated and the optimizer's state go on for those
     total_epochs  of all steps together; None: each has those of the recipe
+    bits_to_try   the round's values have that many bits of these with which the rewound network validates best
     Where the round's message has a byte budget, as many of the weights are left as fit into it.
     """
     flat, criterion = work.flat, CRITERIA[mode.score]
@@ -58,6 +62,8 @@ def partial_update(
         if work.budgeted:
             order = ranked(score)
             order = order if work.selected is None else work.selected[order]
+            if bits_to_try:
+                work.outgoing.use_bits(_best_bits(work, order, bits_to_try))
             size = work.outgoing.as_many_as_fit(flat.snapshot(), order)
         chosen = select_largest(score, size)
         if accumulated:
@@ -69,6 +75,20 @@ def partial_update(
             work.offer(work.rewound_val_acc, at_least=True)
     # Step 2: sparse fine-tuning of the selected weights and the rest.
     work.train(last, choose=True, num_epochs=epochs[-1])
+
+
+def _best_bits(work: RoundTraining, order: Tensor, bits_to_try: Sequence[int]) -> int:
+    """Return with how many bits a value the weights that then fit, the first of `order`, validate best."""
+    trained, outgoing, accuracies = work.flat.snapshot(), work.outgoing, {}
+    for bits in bits_to_try:
+        outgoing.use_bits(bits)
+        kept = order[: outgoing.as_many_as_fit(trained, order)]
+        candidate = outgoing.candidate(outgoing.only(trained, kept), kept.sort().values, None, kept)
+        if candidate is not None:
+            work.flat.load(candidate.network)
+            accuracies[bits] = work.validate()
+    work.flat.load(trained)
+    return max(accuracies, key=accuracies.get, default=bits_to_try[0])
 
 
 def random_update(work: RoundTraining, updating_ratio: float, seed: int) -> None:

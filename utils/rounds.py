@@ -26,6 +26,7 @@ class Way:
     update: Callable[[RoundTraining], None]
     recipe: Recipe
     coding: Coding  # how its message names the weights and codes their values
+    bits_vary: bool = False  # each round chooses how many bits a value has
 
 
 @dataclass(frozen=True)

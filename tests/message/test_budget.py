@@ -1,5 +1,7 @@
 """Byte budgets: the search for what fits, and that no message of a run is larger."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,8 @@ from utils.link import Link
 from utils.message.base import Base, Shared
 from utils.message.body import Coding, draft_update
 from utils.message.budget import fitting_ratio, message_size, most_that_fit, smallest_budget
+from utils.message.update import unpack_message
+from utils.methods import _best_bits
 from utils.run.argument_types import byte_count
 
 KEY = bytes(range(16))
@@ -139,3 +143,30 @@ def test_no_message_of_a_run_is_larger(script, more, tmp_path):
     assert sizes and max(sizes) <= 900 and max(sizes) > 700, sizes
     assert sizes == [row["message_bytes"] for row in result.rows if row["sent"]]
     assert "-900bytes-" in result.folder.name
+
+
+def test_each_round_says_how_many_bits_it_chose(results):
+    rows, folder = results["budget"].rows, results["budget"].folder
+    header = (folder / "rounds.csv").read_text().splitlines()[0]
+    assert header.endswith(",seconds,value_bits")
+    messages = {int(path.stem[-3:]): unpack_message(path.read_bytes())[0] for path in (folder / "updates").iterdir()}
+    assert messages and {number: header.value_bits for number, header in messages.items()} == {
+        row["round"]: row["value_bits"] for row in rows if row["sent"]
+    }
+
+
+def test_the_bits_are_those_that_validate_best():
+    """With 32, 8, 4 bits more and more weights fit; validation is made up, and the network is left as it was."""
+    link, outgoing, moved = link_and_network(700)
+    flat, seen = SimpleNamespace(vector=moved.clone(), snapshot=lambda: moved), {}
+
+    def validate():
+        sent = int((flat.vector != outgoing.start)[:1776].sum())
+        seen[outgoing.value_bits] = sent
+        return {32: 0.5, 8: 0.75, 4: 0.75}[outgoing.value_bits]
+
+    flat.load = lambda network: setattr(flat, "vector", network)
+    work = SimpleNamespace(flat=flat, outgoing=outgoing, validate=validate)
+    assert _best_bits(work, torch.arange(1776), [4, 8, 32]) == 4, "of equals the first"
+    assert seen[4] > seen[8] > seen[32] > 0
+    assert flat.vector is moved

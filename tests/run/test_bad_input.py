@@ -111,6 +111,8 @@ FLAGS = [
     ("fu", "--byte_budget 9k", "--byte_budget is for partial updates, not --mode same_init: leave it out"),
     ("dpu", "--byte_budget 9k --rewind_fixing_ratio 0.5", "--byte_budget and --rewind_fixing_ratio do not go together"),
     ("dpu", "--byte_budget 9k --deploy full", "--byte_budget is for every message, a deployment's, too: leave it out, or"),
+    ("dpu", "--value_bits auto", "--value_bits is auto, which is for --byte_budget and methods of two steps: give a number"),
+    ("rpu", "--value_bits auto --byte_budget 9k", "--value_bits is auto, which is for --byte_budget and methods of two"),
     ("dpu", "--byte_budget 100", "--byte_budget is 100, but biases alone take up to "),
     ("dpu", "--updating_rate 0.1 --datset=x", f"{UNKNOWN}updating_rate 0.1 --datset=x; did you mean --updating_ratio, --dataset?"),
     ("fu", "--lamda 0.5", f"{UNKNOWN}lamda 0.5; multiround_fu.py -h lists what it takes"),

@@ -21,6 +21,10 @@ def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
     return lambda text: _number(int, text, lambda value: least <= value <= most, expected)
 
 
+def whole_or_auto(text: str) -> int | str:
+    return text if text == "auto" else int(text)
+
+
 def byte_count(text: str) -> int:
     """A number of bytes: 16000, 16k or 16kB (1000), 16KiB (1024), 2M, 2MiB."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kKmM])(i?)[bB]?|[bB])?", text.strip())

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 import torch
 
+from utils.message.values import VALUE_BITS
 from utils.rounds import EdgeCopy
 from utils.schema import Schema
 from utils.system.errors import UserError
@@ -157,6 +158,7 @@ def fits(state: dict[str, Any], schema: Schema) -> bool:
         "local": _or_none(lambda value: _tensor(torch.float32)(value) and len(value) <= weights),
         "selected": _or_none(lambda value: _tensor(torch.int64)(value) and _ascending(value, weights)),
         "ranking": _or_none(lambda value: _tensor(torch.int64)(value) and _ascending(value.sort().values, weights)),
+        "value_bits": _or_none(lambda value: value in VALUE_BITS),
         "optimizer": lambda value: isinstance(value, dict),
     }
     return _has(state, {

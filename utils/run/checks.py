@@ -64,6 +64,8 @@ def _check_model(settings: dict[str, Any]) -> None:
 
 
 def _check_ratio(settings: dict[str, Any]) -> None:
+    if settings["value_bits"] == "auto" and not (settings["byte_budget"] and MODES[settings["mode"]].two_steps):
+        raise UsageError("--value_bits is auto, which is for --byte_budget and methods of two steps: give a number")
     if settings["byte_budget"] is not None:
         _check_budget(settings)
         return

@@ -150,9 +150,9 @@ _FLAGS = (
          "share of the weights that round 0 prunes, the smallest ones; they stay zero, and k counts the others", 0.0,
          "X", before=(0.0,)),
 
-    Flag("value_bits", "messages", int,
-         "of a weight's value: 32 is lossless, 16 is bfloat16, fewer are quantised changes", 32,
-         choices=(32, 16, 8, 6, 5, 4)),
+    Flag("value_bits", "messages", types.whole_or_auto,
+         "of a weight's value: 32 is lossless, 16 is bfloat16, fewer are quantised changes; auto, with --byte_budget: "
+         "each round takes those that validate best", 32, choices=(32, 16, 8, 6, 5, 4, "auto")),
     Flag("sign_key", "messages", Path, "sign messages, by a keyed MAC, with the key in this file", metavar="FILE",
          hashed=False, named=False, place=True),  # the setting "signed" counts instead
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.run.flags import changes_results
-from utils.run.results import COLUMNS, TOP5_COLUMNS, accuracy_figure
+from utils.run.results import COLUMNS, FURTHER_COLUMNS, accuracy_figure
 from utils.system.errors import UsageError, UserError
 from utils.system.figures import save_figure
 from utils.system.files import append, file_digest, make_folder, remove_leftovers, write_atomic
@@ -196,7 +196,7 @@ def digest_of(rows: list[dict[str, Any]]) -> str:
 
 
 def _columns(rows: list[dict[str, Any]]) -> list[str]:
-    return [*COLUMNS, *(name for name in TOP5_COLUMNS if any(name in row for row in rows))]
+    return [*COLUMNS, *(name for name in FURTHER_COLUMNS if any(name in row for row in rows))]
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -231,7 +231,7 @@ def _read(path: Path, parse: Callable[[str], Any]) -> Any:
 
 def _parse_rounds(text: str) -> list[dict[str, Any]]:
     reader = csv.DictReader(io.StringIO(text))
-    names = [*COLUMNS, *(name for name in TOP5_COLUMNS if name in (reader.fieldnames or ()))]
+    names = [*COLUMNS, *(name for name in FURTHER_COLUMNS if name in (reader.fieldnames or ()))]
     rows = [{name: _as_value(name, row[name]) for name in names} for row in reader]
     if not rows:
         raise ValueError("it has no rows")

@@ -18,6 +18,7 @@ from utils.link import to_numpy
 from utils.message.base import Shared
 from utils.message.body import Coding
 from utils.message.budget import fitting_ratio, smallest_budget
+from utils.message.values import VALUE_BITS
 from utils.methods import full_update, partial_update, random_update
 from utils.modes import MODES
 from utils.reinit import Reinit
@@ -80,7 +81,8 @@ def make_plan(
     mode, ratio = MODES[settings.mode], settings.updating_ratio
     if settings.byte_budget is not None:
         ratio = _ratio_of_budget(settings, flat, sign_key)
-    coding = Coding(mode.kind, settings.value_bits, ratio, most_bytes=settings.byte_budget)
+    auto = settings.value_bits == "auto"
+    coding = Coding(mode.kind, 32 if auto else settings.value_bits, ratio, most_bytes=settings.byte_budget)
     update, count = _update(settings, flat, ratio)
     deployed = num_deployed(flat.num_weights, settings.deploy_sparsity)
     if count == 0:
@@ -89,7 +91,7 @@ def make_plan(
         raise UsageError(f"--{flag} is {ratio}, which selects none of {weights}: give more")
     return Plan(
         mode=mode,
-        way=Way(update, _step_recipe(settings, deployed), coding),
+        way=Way(update, _step_recipe(settings, deployed), coding, bits_vary=auto),
         arrival=arrival,
         num_rounds=count_rounds(settings, arrival),
         reinit=Reinit(**{field.name: getattr(settings, field.name) for field in fields(Reinit)}),
@@ -116,15 +118,16 @@ def _ratio_of_budget(settings: Settings, flat: FlatParameters, sign_key: bytes |
     Raises UsageError if messages of that size have no room for biases, BatchNorm and their statistics.
     """
     initial, budget = to_numpy(flat.vector), settings.byte_budget
+    value_bits = min(VALUE_BITS) if settings.value_bits == "auto" else settings.value_bits
     shared = Shared(flat.schema, initial, initial)
-    least = smallest_budget(shared, settings.value_bits, sign_key)
+    least = smallest_budget(shared, value_bits, sign_key)
     if budget < least:
         rest = "BatchNorm and " if flat.num_buffers else ""
-        reason = f"{rest}biases alone take up to {least:,} bytes with --value_bits {settings.value_bits}"
+        reason = f"{rest}biases alone take up to {least:,} bytes with --value_bits {value_bits}"
         raise UsageError(f"--byte_budget is {budget:,}, but {reason}: give at least that")
     if MODES[settings.mode].kind != "random":
         return 1.0
-    return fitting_ratio(shared, settings.value_bits, budget, sign_key)
+    return fitting_ratio(shared, value_bits, budget, sign_key)
 
 
 def _update(settings: Settings, flat: FlatParameters, ratio: float) -> tuple[Callable[[RoundTraining], None], int]:
@@ -139,6 +142,7 @@ def _update(settings: Settings, flat: FlatParameters, ratio: float) -> tuple[Cal
             lamda=settings.lamda,
             fixing_ratio=settings.rewind_fixing_ratio,
             total_epochs=settings.total_epochs,
+            bits_to_try=sorted(VALUE_BITS) if settings.value_bits == "auto" else (),
         )
         return update, num_selected(deployed, ratio)
     if mode.kind == "random":

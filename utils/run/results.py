@@ -21,6 +21,7 @@ COLUMNS = (
 ).split()
 
 TOP5_COLUMNS = ("top5_test_acc", "served_top5_test_acc")  # at the end, where there are more than ten classes
+FURTHER_COLUMNS = (*TOP5_COLUMNS, "value_bits")  # in runs that have them; the last with --value_bits auto
 
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -90,6 +91,7 @@ def round_row(done: "Round", edge: "EdgeCopy") -> dict[str, Any]:
         "formula_bytes": formula_bytes(_ratio_sent(done, num_weights), num_weights) if done.delivery else 0,
         "seconds": training.seconds,
         **top5,
+        **({"value_bits": training.outgoing.value_bits} if done.way.bits_vary else {}),
     }
     # As rounds.csv has them, so that a run that is resumed has the same rows.
     return {

@@ -47,7 +47,7 @@ class Settings:
     deploy: str
     deploy_sparsity: float
     # messages
-    value_bits: int
+    value_bits: int | str  # or "auto"
     sign_key: Path | None
     signed: str | None  # a fingerprint of the key
     # training

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 FULL_UPDATING, SPARSE_FINE_TUNING = 1, 2
 _ACCURACIES = ("start_val_acc", "full_val_acc", "rewound_val_acc", "best_val_acc")
 STATE = {
-    "number", "step", "epoch", "vector", "optimizer", "local", "selected", "ranking", "best", "seconds", *_ACCURACIES,
+    "number", "step", "epoch", "vector", "optimizer", "local", "selected", "ranking", "value_bits", "best", "seconds",
+    *_ACCURACIES,
 }  # fmt: skip
 
 
@@ -198,6 +199,7 @@ class RoundTraining:
             "local": None if self._local is None else self._local.value,
             "selected": self.selected,
             "ranking": self.ranking,
+            "value_bits": self.outgoing.value_bits if self.outgoing else None,
             "best": self.best if self.improved else None,
             "seconds": self.seconds,
             **{name: getattr(self, name) for name in _ACCURACIES},
@@ -207,6 +209,8 @@ class RoundTraining:
         self.flat.load(saved["vector"])
         self._step, self._epoch = saved["step"], saved["epoch"]
         self.selected, self.ranking = saved["selected"], saved["ranking"]
+        if self.outgoing is not None:
+            self.outgoing.use_bits(saved["value_bits"])
         self.improved = saved["best"] is not None
         self.best = saved["best"] if self.improved else self.start
         self._seconds_before = saved["seconds"]
