@@ -153,6 +153,11 @@ def test_a_key_has_16_bytes(tmp_path, content, words):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes of files")
+def test_a_key_file_that_does_not_end_is_refused():
+    with pytest.raises(ValueError, match="/dev/zero: more than 1,048,576 bytes are no key"):
+        read_sign_key("/dev/zero")
+
+
 @pytest.mark.parametrize("mode", [0o640, 0o604])
 def test_a_key_that_others_can_read(run_folder, tmp_path, capsys, mode):
     key = tmp_path / "key"

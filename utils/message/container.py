@@ -23,7 +23,7 @@ _REINITIALIZE, _SERVE, _SIGNED, _SHRINK_PERTURB, _SPARSE_NETWORK = 1, 2, 4, 8, 1
 _HEADER = struct.Struct("<4sBBBBBI8s16s16sQII")
 _FACTORS = struct.Struct("<ff")
 _DIGEST = 16
-_LEAST_KEY = 16  # bytes of a key file
+_LEAST_KEY, _MOST_KEY = 16, 1 << 20  # bytes of a key file
 
 
 @dataclass(frozen=True)
@@ -170,10 +170,12 @@ def _signature(data: bytes, key: bytes, run: str) -> bytes:
 def read_sign_key(path: str | Path) -> bytes:
     """Return the key in a file: 32 bytes that BLAKE2b makes of its content.
 
-    Warns where others than its owner may read the file. Raises ValueError if it has fewer than 16 bytes.
+    Warns where others than its owner may read the file. Raises ValueError if it has fewer than 16 bytes, or a million.
     """
     with open(path, "rb") as file:
-        content, mode = file.read(), os.fstat(file.fileno()).st_mode
+        content, mode = file.read(_MOST_KEY + 1), os.fstat(file.fileno()).st_mode
+    if len(content) > _MOST_KEY:
+        raise ValueError(f"{path}: more than {_MOST_KEY:,} bytes are no key")
     if len(content.strip()) < _LEAST_KEY:
         reason = f"an empty file is no key, nor are fewer than {_LEAST_KEY} bytes"
         raise ValueError(f"{path}: {reason}: openssl rand -hex 32 makes one")
