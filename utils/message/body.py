@@ -13,6 +13,8 @@ import numpy as np
 
 from utils.message.base import Base, Shared
 from utils.message.container import KINDS
+from utils.message.geometry import Geometry, geometries
+from utils.message.levels import Sites
 from utils.message.masks import random_mask
 from utils.message.streams import StreamWriter
 from utils.message.values import MIN_STATISTICS_BITS, VALUE_BITS, CodedValues, Place, code_values, draft_values
@@ -169,15 +171,19 @@ def _background(schema: Schema, kind: str, start: np.ndarray) -> np.ndarray:
 
 def _places(schema: Schema, start: np.ndarray, selected: np.ndarray) -> tuple[Place, Place, Place]:
     """Return what both sides know of the values to be coded: selected weights, rest, buffers."""
-    layer = np.searchsorted([layer.start for layer in schema.layers], selected, side="right") - 1
-    places, groups = [Place(start[selected], layer, layer)], {}
+    starts = np.array([layer.start for layer in schema.layers], dtype=np.int64)
+    layer = np.searchsorted(starts, selected, side="right") - 1
+    of_weights = Sites(layer, selected - starts[layer], layer, geometries(schema))
+    places, groups = [Place(start[selected], of_weights)], {}
     for role in ("rest", "buffer"):
         entries = schema.of_role(role)
         # Biases have statistics of their own, and so have running variances: the last part of a name tells.
         names = [entry.name.rpartition(".")[2] for entry in entries]
         group = np.array([groups.setdefault(name, len(groups)) for name in names], dtype=np.int64)
-        sizes = [entry.size for entry in entries]
+        tensor = np.repeat(np.arange(len(entries)), [entry.size for entry in entries])
         old = np.concatenate([start[:0], *(start[entry.part] for entry in entries)])
-        tensor = np.repeat(np.arange(len(entries)), sizes)
-        places.append(Place(old, np.repeat(group, sizes), tensor, role == "buffer"))
+        index = np.concatenate([tensor[:0], *(np.arange(entry.size) for entry in entries)])
+        sites = Sites(tensor, index, group[tensor], [Geometry(1, entry.size, 1) for entry in entries])
+        variance = np.array([name == "running_var" for name in names], dtype=bool)[tensor]
+        places.append(Place(old, sites, role == "buffer", variance if role == "buffer" else None))
     return tuple(places)

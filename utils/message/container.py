@@ -18,7 +18,7 @@ from utils.message.values import VALUE_BITS
 
 KINDS = ("sparse", "random", "dense", "pruned")  # how a message names its weights; a header holds the place in here
 _MAGIC = b"DPU\x1a"
-_VERSION, _CODEC = 1, 1
+_VERSION, _CODEC = 2, 1
 _REINITIALIZE, _SERVE, _SIGNED, _SHRINK_PERTURB, _SPARSE_NETWORK = 1, 2, 4, 8, 16
 _HEADER = struct.Struct("<4sBBBBBI8s16s16sQII")
 _FACTORS = struct.Struct("<ff")

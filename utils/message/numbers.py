@@ -1,4 +1,4 @@
-"""How numbers are coded given old ones: float32 bit for bit, bfloat16, and quantised levels.
+"""How numbers are coded given old ones: float32 bit for bit, and bfloat16.
 
 Each function passes numbers through a coder and returns them; the encoder gives them, the decoder gives None.
 Contexts are a *group* (a layer, or a kind of parameter) and the magnitude of the old value.
@@ -144,17 +144,3 @@ def code_bfloat16(coder: StreamWriter, groups: np.ndarray, old: np.ndarray, half
     mantissa = coder.raw(np.where(symbols > 0, 7, 0), mantissa)
     sign = symbols - 1 & 1 ^ old_sign
     return np.where(symbols > 0, sign << 15 | ((symbols - 1) // 2 + low) << 7 | mantissa, 0)
-
-
-def code_levels(
-    coder: StreamWriter, groups: np.ndarray, old: np.ndarray, levels: int, q: np.ndarray | None
-) -> np.ndarray:
-    """Quantised changes, -levels..levels; their sign is coded against the old value's."""
-    sign = 1 - 2 * (old.view(np.uint32).astype(np.int64) >> 31)
-    size = np.abs(np.arange(-levels, levels + 1))
-    octave = np.frexp(size.astype(np.float64))[1]
-    classes = 2 * octave + (size >> np.maximum(octave - 2, 0) & 1)  # half octaves; either sign
-    coder.afford(len(old), 2 * levels + 1)
-    model = SymbolModel(2 * levels + 1, num_groups(groups), _MAGNITUDES, classes)
-    symbols = model.code(coder, contexts(groups, old), None if q is None else q * sign + levels)
-    return (symbols - levels) * sign

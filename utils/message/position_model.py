@@ -1,11 +1,11 @@
 """A context model of which weights of a layer are selected.
 
 The selected weights cluster by output neuron (row), input (column), kernel, and kernel position; weights that changed
-before change again; and the neurons that a layer updates are the inputs that the next one updates. Each of these is
-an *effect*: the log ratio of the weights seen selected to those expected, so far. The log odds of a weight are the
-layer's density plus the weighted effects. A layer is walked in 18 passes that spread evenly over it, each coded as
-whole arrays with the effects of the passes before. Of a sparse network only the deployed weights are walked over, seen
-and expected.
+before change again; the neurons that a layer updates are the inputs that the next one updates; and where the inputs are
+pixels, neighbours are alike. Each of these is an *effect*: the log ratio of the weights seen selected to those
+expected, so far. The log odds of a weight are the layer's density plus the weighted effects. A layer is walked in
+passes that spread evenly over it, each coded as whole arrays with the effects of the passes before. Of a sparse network
+only the deployed weights are walked over, seen and expected.
 
 All arithmetic is in integers: a reader must find the same odds as the writer to the last bit, on any processor and
 with any version of numpy, and nobody promises that of a float64 logarithm. See docs/update_format.md.
@@ -19,51 +19,25 @@ from functools import lru_cache
 
 import numpy as np
 
-from utils.message.streams import LOGIT_ONE, StreamWriter, log2_fixed
-from utils.schema import Schema
+from utils.message.geometry import CLASSES, Geometry, coding_class
+from utils.message.streams import StreamWriter, log2_fixed
 
-# Weight j of row r is in class (23 j + 37 r) mod 64, so that each class touches every row and column alike. The first
-# passes are short, for they know least; later ones, which add little, are long, for each costs a round of arrays.
-CLASSES = 64
+# The first passes are short, for they know least; later ones, which add little, are long, for each costs a round of
+# arrays. In a large layer each class is a pass: that bounds the memory that a pass takes.
 PASS_ENDS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 18, 22, 27, 33, 41, 51, 64)
-PASS_STARTS = (0,) + PASS_ENDS[:-1]
-_CLASS_OF = (23 * np.arange(CLASSES)[:, None] + 37 * np.arange(CLASSES)) % CLASSES  # [j mod 64, r mod 64]
-WEIGHT_ONE = 16  # effect weights are signed bytes, in sixteenths
-NUM_EFFECTS = 7  # level, row, column, kernel, kernel position, previous layer, changed before
-DEFAULT_WEIGHTS = np.array([0, 19, 17, 14, 4, 3, 8])
+LARGE_LAYER = 1 << 20
+_CLASS_OF = coding_class(np.arange(CLASSES), np.arange(CLASSES)[:, None])  # [j mod 64, r mod 64]
+# How much each effect counts, in sixteenths.
+WEIGHT_ONE = 16
+ROW, COLUMN, KERNEL, KERNEL_POSITION, PREVIOUS_LAYER, CHANGED_BEFORE = 19, 17, 14, 4, 3, 8
+NEIGHBOURS, PIXEL, NEIGHBOURING_COLUMNS = 20, 9, 9  # a pixel's column counts less, for its neighbours say the same
 _CACHED_SIZE = 1 << 16  # the passes of layers up to this size are remembered: most networks repeat a few shapes
 
 
-@dataclass(frozen=True)
-class Geometry:
-    """A layer seen as rows (outputs) x columns (inputs) x kernel positions."""
-
-    rows: int
-    columns: int
-    kernel: int
-
-    @property
-    def width(self) -> int:
-        """Weights in a row."""
-        return self.columns * self.kernel
-
-    @property
-    def size(self) -> int:
-        """Weights in the layer."""
-        return self.rows * self.width
-
-
-def geometries(schema: Schema) -> list[Geometry]:
-    """Return how to see each layer. An fc layer on flattened channels has one column a channel, like a conv."""
-    seen, previous_rows = [], 0
-    for layer in schema.layers:
-        rows, columns = layer.shape[:2]
-        kernel = layer.size // (rows * columns)
-        if len(layer.shape) == 2 and previous_rows and columns % previous_rows == 0:
-            columns, kernel = previous_rows, columns // previous_rows
-        seen.append(Geometry(rows, columns, kernel))
-        previous_rows = rows
-    return seen
+def pass_ranges(size: int) -> list[tuple[int, int]]:
+    """Return from which class to below which one each pass over a layer of `size` weights goes."""
+    ends = PASS_ENDS if size <= LARGE_LAYER else range(1, CLASSES + 1)
+    return list(zip((0, *ends[:-1]), ends, strict=True))
 
 
 @dataclass(frozen=True)
@@ -84,7 +58,7 @@ class SparseLayer:
     def __init__(self, geometry: Geometry, mask: np.ndarray):
         flat = np.flatnonzero(mask)
         row, j = np.divmod(flat, geometry.width)
-        class_ = (23 * j + 37 * row) % CLASSES
+        class_ = coding_class(row, j)
         order = np.argsort(class_, kind="stable")
         self.mask, self.size = mask, len(flat)
         self._geometry, self._flat = geometry, flat[order]
@@ -93,7 +67,7 @@ class SparseLayer:
     def passes(self) -> Iterator[Pass]:
         """Yield the passes over the deployed weights; what was seen is counted, for no formula knows the mask."""
         g = self._geometry
-        for start, end in zip(PASS_STARTS, PASS_ENDS, strict=True):
+        for start, end in pass_ranges(g.size):
             row, column, position = self._between(0, start)
             index = np.concatenate([row, g.rows + column, g.rows + g.columns + position])
             seen = np.bincount(index, minlength=g.rows + g.columns + g.kernel)
@@ -120,7 +94,7 @@ def _passes(g: Geometry) -> Iterator[Pass]:
     """
     rows, steps = np.arange(g.rows), np.arange(0, g.width, CLASSES)
     row_class, j_class = rows % CLASSES, np.arange(g.width) % CLASSES
-    for start, end in zip(PASS_STARTS, PASS_ENDS, strict=True):
+    for start, end in pass_ranges(g.size):
         first = 39 * (np.arange(start, end)[:, None] - 37 * rows) % CLASSES  # 39 * 23 = 1 mod 64
         j = first[:, :, None] + steps
         inside = j < g.width
@@ -163,22 +137,29 @@ class LayerState:
         self.sparse = sparse
         self.size = g.size if sparse is None else sparse.size
         self.count = count
-        self.level = int(log2_fixed(count) - log2_fixed(self.size - count))
+        self.level = density(count, self.size)
         self.previous = np.zeros(g.columns, dtype=np.int64)
         if previous is not None and len(previous) == g.columns:
-            self.previous = self._effect(previous, previous.sum(), 1, g.columns)
+            self.previous = weighted(PREVIOUS_LAYER, self._effect(previous, previous.sum(), 1, g.columns))
         walked = changed if sparse is None else changed[sparse.mask]
-        self.changed = changed.astype(np.intp) if walked.any() and not walked.all() else None
+        self.changed = changed if walked.any() and not walked.all() else None
         kernel = np.arange(g.kernel + 1)
         # A kernel has so few states, [seen, selected], that their effects are worked out once.
-        self.kernel_effect = self._effect(kernel, count, kernel[:, None], self.size).reshape(-1)
+        self.kernel_effect = weighted(KERNEL, self._effect(kernel, count, kernel[:, None], self.size).reshape(-1))
         self.selected = np.zeros(g.rows + g.columns + g.kernel, dtype=np.int64)
         self.kernel_selected = np.zeros(g.rows * g.columns if g.kernel > 1 else 0, dtype=np.int64)
         self.changed_selected = np.zeros(2, dtype=np.int64)
         self.changed_seen = np.zeros(2, dtype=np.int64)
+        if g.neighbours:
+            # Of each weight: 1 if it was seen, 17 if it is selected, too. So a sum over at most four neighbours is
+            # 16 n + m, with n of them selected of m seen.
+            self.margin = max(g.neighbours)
+            self.shown = np.zeros(g.size + 2 * self.margin, dtype=np.uint8)
+            n, m = np.divmod(np.arange(16 * 5), 16)
+            self.near_effect = weighted(NEIGHBOURS, self._effect(n, count, m, self.size))
 
     def passes(self) -> Iterator[Pass]:
-        """Return the 18 passes over the layer."""
+        """Return the passes over the layer."""
         if self.sparse is not None:
             return self.sparse.passes()
         return iter(_remembered_passes(self.geometry) if self.geometry.size <= _CACHED_SIZE else _passes(self.geometry))
@@ -191,25 +172,34 @@ class LayerState:
         """
         return log2_fixed((4 * selected + 1) * size) - log2_fixed(4 * seen * total + size)
 
-    def logits(self, weights: np.ndarray, p: Pass) -> np.ndarray:
+    def logits(self, p: Pass) -> np.ndarray:
         """Return the log2 odds, in 1/256, that the weights of a pass are selected."""
         g = self.geometry
-        by_axis = self._effect(self.selected, self.count, p.seen, self.size)
-        row, column, position = np.split(by_axis, (g.rows, g.rows + g.columns))
-        # By number, each effect of this layer: its values, and which of them a weight of the pass has.
-        effects = {1: (row, p.row), 2: (column, p.column), 5: (self.previous, p.column)}
+        edges = (g.rows, g.rows + g.columns)
+        row, column, position = np.split(self._effect(self.selected, self.count, p.seen, self.size), edges)
+        # Weighted and rounded in the short tables, not weight by weight.
+        column = self.previous + weighted(PIXEL if g.neighbours else COLUMN, column)
+        if g.neighbours:
+            near = (self._near_columns(np.split(counts, edges)[1]) for counts in (self.selected, p.seen))
+            selected, seen = near
+            column = column + weighted(NEIGHBOURING_COLUMNS, self._effect(selected, self.count, seen, self.size))
+        logits = (self.level + weighted(ROW, row)).take(p.row) + column.take(p.column)
+        if g.neighbours:
+            logits += self.near_effect.take(sum(self.shown.take(p.flat + (self.margin + d)) for d in g.neighbours))
         if g.kernel > 1:
             state = p.kernel_seen * (g.kernel + 1) + self.kernel_selected[p.row * g.columns + p.column]
-            effects |= {3: (self.kernel_effect, state), 4: (position, p.position)}
+            logits += self.kernel_effect.take(state)
+            logits += weighted(KERNEL_POSITION, position).take(p.position)
         if self.changed is not None:
             by_flag = self._effect(self.changed_selected, self.count, self.changed_seen, self.size)
-            effects[6] = (by_flag, self.changed[p.flat])
-        # Weighted and rounded in the short tables, not weight by weight; the level goes into the first of them.
-        logits, level = 0, self.level + int(weights[0]) * LOGIT_ONE // WEIGHT_ONE
-        for number, (values, which) in effects.items():
-            logits += (level + int(weights[number]) * values // WEIGHT_ONE).take(which)
-            level = 0
+            logits += weighted(CHANGED_BEFORE, by_flag).take(self.changed[p.flat])
         return logits
+
+    def _near_columns(self, counts: np.ndarray) -> np.ndarray:
+        """Return for each column the sum over its neighbours."""
+        margin = self.margin
+        padded = np.pad(counts, margin)
+        return sum(padded[margin + d : margin + d + len(counts)] for d in self.geometry.neighbours)
 
     def learn(self, p: Pass, bits: np.ndarray) -> None:
         """Count what a pass has shown."""
@@ -219,16 +209,28 @@ class LayerState:
         self.selected += np.bincount(index, minlength=len(self.selected))
         if g.kernel > 1:
             np.add.at(self.kernel_selected, row * g.columns + column, 1)
+        if g.neighbours:
+            self.shown[p.flat + self.margin] = 1 + 16 * bits.astype(np.uint8)
         if self.changed is not None:
-            changed = self.changed[p.flat]
+            changed = self.changed[p.flat].astype(np.intp)
             self.changed_seen += np.bincount(changed, minlength=2)
             self.changed_selected += np.bincount(changed[ones], minlength=2)
 
 
-def mask_passes(state: LayerState, weights: np.ndarray, coder: StreamWriter, mask: np.ndarray | None) -> np.ndarray:
+def density(count: int, size: int) -> int:
+    """Return the log2 odds, in 1/256, that a weight is selected, if `count` of `size` are: some, but not all."""
+    return int(log2_fixed(count) - log2_fixed(size - count))
+
+
+def weighted(weight: int, effect: np.ndarray) -> np.ndarray:
+    """Return weight / 16 of an effect, rounded down."""
+    return weight * effect // WEIGHT_ONE
+
+
+def mask_passes(state: LayerState, coder: StreamWriter, mask: np.ndarray | None) -> np.ndarray:
     """Pass the mask of one layer through `coder`; return it, False where nothing is deployed."""
     coded = np.zeros(state.geometry.size, dtype=bool)
     for p in state.passes():
-        coded[p.flat] = bits = coder.bits(state.logits(weights, p), None if mask is None else mask[p.flat])
+        coded[p.flat] = bits = coder.bits(state.logits(p), None if mask is None else mask[p.flat])
         state.learn(p, bits)
     return coded

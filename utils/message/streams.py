@@ -8,6 +8,7 @@ arithmetic and hence the same on every machine. See docs/update_format.md.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from decimal import Context, Decimal
 
 import constriction
@@ -71,9 +72,9 @@ def log2_fixed(x: np.ndarray | int) -> np.ndarray:
     return LOGIT_ONE * (exponent.astype(np.int64) - 1) + _LOG2[(mantissa * 512).astype(np.int64) - 256]
 
 
-def code_length(logits: np.ndarray, bits: np.ndarray) -> float:
-    """Return how many bits it takes to code `bits`: for choices of the encoder, in floating point."""
-    return float(_COSTS[np.clip(logits, -_LOGIT_MAX, _LOGIT_MAX) + _LOGIT_MAX, bits.astype(np.intp)].sum())
+def code_lengths(logits: np.ndarray, bits: np.ndarray) -> np.ndarray:
+    """Return in how many bits each of `bits` is coded: for choices of the encoder, in floating point."""
+    return _COSTS[np.clip(logits, -_LOGIT_MAX, _LOGIT_MAX) + _LOGIT_MAX, bits.astype(np.intp)]
 
 
 class StreamWriter:
@@ -173,43 +174,47 @@ def _bit_frequencies(logits: np.ndarray) -> np.ndarray:
 class SymbolModel:
     """Adaptive frequencies of numbers below `alphabet`, in contexts that borrow from their group and from all.
 
-    A context is `group * subgroups + subgroup`. `classes`, a class for each number, tells which numbers are likely to
-    be as frequent as each other. Coding goes in blocks that grow by a half each: frequencies stand still within a
-    block, so that encoder and decoder work on whole arrays.
+    A context is `group * subgroups + subgroup`.
     """
 
     BORROW = 256  # a parent's frequencies count as 64 observations, so that a rare context starts from its parent's
 
-    def __init__(self, alphabet: int, groups: int = 1, subgroups: int = 1, classes: np.ndarray | None = None):
+    def __init__(self, alphabet: int, groups: int = 1, subgroups: int = 1):
         self._counts = [np.zeros((n, alphabet), dtype=np.int64) for n in (1, groups, groups * subgroups)]
-        self._classes = np.zeros(alphabet, dtype=np.intp) if classes is None else classes
-        self._class_sizes = np.bincount(self._classes)
 
     def _frequencies(self) -> np.ndarray:
         """Return (contexts, alphabet) positive integers; every step divides integers, rounding down."""
-        seen, alphabet = self._counts[0][0], len(self._classes)
-        in_class = np.zeros(len(self._class_sizes), dtype=np.int64)
-        np.add.at(in_class, self._classes, seen)
-        share = (in_class << 22) // np.maximum(self._class_sizes, 1)
-        frequencies = ((share + (1 << 20)) // (4 * seen.sum() + alphabet))[self._classes][None, :]
+        alphabet = self._counts[0].shape[1]
+        frequencies = np.full((1, alphabet), (1 << 20) // alphabet)
         for counts in self._counts:
             parent = np.repeat(frequencies, len(counts) // len(frequencies), axis=0)
             totals = counts.sum(axis=1, keepdims=True)
             frequencies = ((counts << 22) + self.BORROW * parent) // (4 * totals + self.BORROW)
         return (frequencies + 1).astype(np.float32)
 
-    def code(self, coder, contexts: np.ndarray, symbols: np.ndarray | None) -> np.ndarray:
-        """Pass one number for each context through `coder`; return the numbers."""
+    def code_block(self, coder: StreamWriter, contexts: np.ndarray, symbols: np.ndarray | None) -> np.ndarray:
+        """Pass one number for each context through `coder`, all by what the blocks before have shown; return them."""
         subgroups = len(self._counts[2]) // len(self._counts[1])
-        coded, start, size = [np.zeros(0, dtype=np.int64)], 0, 16
-        while start < len(contexts):
-            block = slice(start, start + size)
-            context = contexts[block]
-            given = None if symbols is None else symbols[block]
-            seen = coder.symbols(self._frequencies()[context], given)
-            for counts, row in zip(self._counts, (0 * context, context // subgroups, context), strict=True):
-                found = np.bincount(row * counts.shape[1] + seen, minlength=counts.size)
-                counts += found.reshape(counts.shape)
-            coded.append(seen.astype(np.int64))
-            start, size = start + size, min(size * 3 // 2, 1 << 15)
+        seen = coder.symbols(self._frequencies()[contexts], symbols).astype(np.int64)
+        for counts, row in zip(self._counts, (0 * contexts, contexts // subgroups, contexts), strict=True):
+            found = np.bincount(row * counts.shape[1] + seen, minlength=counts.size)
+            counts += found.reshape(counts.shape)
+        return seen
+
+    def code(self, coder: StreamWriter, contexts: np.ndarray, symbols: np.ndarray | None) -> np.ndarray:
+        """Pass one number for each context through `coder`, block by block; return the numbers."""
+        coded = [np.zeros(0, dtype=np.int64)]
+        for block in blocks(len(contexts)):
+            coded.append(self.code_block(coder, contexts[block], None if symbols is None else symbols[block]))
         return np.concatenate(coded)
+
+
+def blocks(count: int) -> Iterator[slice]:
+    """Yield slices of 16, 24, 36, ... numbers, until `count` are covered.
+
+    Frequencies stand still within a block, so that encoder and decoder work on whole arrays.
+    """
+    start, size = 0, 16
+    while start < count:
+        yield slice(start, min(start + size, count))
+        start, size = start + size, min(size * 3 // 2, 1 << 15)

@@ -2,9 +2,9 @@
 
 `draft_values` makes the coded form on the server and says what it decodes to; `code_values` passes it through a coder.
 Below 32 bits the *change* is coded, so that a value that hardly moves costs little, and so that the loop is closed:
-what rounding left out of one update is part of the next one's change. Statistics are the exception: a variance must
-not become zero or negative by rounding its change, so their bfloat16 is that of the value itself. See
-docs/update_format.md.
+what rounding left out of one update is part of the next one's change. BatchNorm statistics are the exception at 16
+bits, where their bfloat16 is that of the value itself; with fewer bits the change of a variance is that of its
+logarithm, so that it does not become negative by rounding. See docs/update_format.md.
 """
 
 from __future__ import annotations
@@ -13,24 +13,32 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from utils.message.numbers import code_bfloat16, code_floats, code_levels, from_bfloat16, to_bfloat16
+from utils.message.levels import Sites, code_levels
+from utils.message.numbers import code_bfloat16, code_floats, from_bfloat16, to_bfloat16
 from utils.message.streams import StreamWriter, UpdateFormatError
 
 VALUE_BITS = (32, 16, 8, 6, 5, 4)
-MIN_STATISTICS_BITS = 16
+MIN_STATISTICS_BITS = 8
 _CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25)  # shares of the largest change; a few outliers may be cut
+_LARGEST = 0x7F7FFFFF  # the bits of the largest float32
 _STEP_BITS = 15  # a bfloat16 without its sign
 _STEP_SAMPLE = 1 << 16  # changes of a tensor by which its step is chosen
 
 
 @dataclass
 class Place:
-    """What both sides know of the values in a section, each array of the same length."""
+    """What both sides know of the values in a section.
 
-    old: np.ndarray  # float32
-    group: np.ndarray  # values with the same group share statistics in the coder
-    tensor: np.ndarray  # which layer or entry each belongs to: these share a quantisation step
-    statistics: bool = False  # BatchNorm running mean and variance
+    old         float32
+    sites       where each is; those of a tensor share a quantisation step
+    statistics  whether these are BatchNorm's running means and variances
+    variance    which of them are variances, (len(old),) bool; None: none
+    """
+
+    old: np.ndarray
+    sites: Sites
+    statistics: bool = False
+    variance: np.ndarray | None = None
 
 
 @dataclass
@@ -50,17 +58,20 @@ def draft_values(bits: int, place: Place, new: np.ndarray) -> tuple[CodedValues,
     if bits == 32:
         return CodedValues(new), new
     with np.errstate(over="ignore"):
-        change = new if place.statistics else new - place.old
+        change = new if place.statistics and bits == 16 else new - place.old
+    if place.variance is not None and bits < 16:
+        change[place.variance] = (_log2_bits(new) - _log2_bits(place.old))[place.variance]
     if not np.isfinite(change).all():
         raise ValueError("a change is too large for float32")
     if bits == 16:
         coded = CodedValues(to_bfloat16(change))
     else:
-        levels = _levels(bits)
-        steps = np.zeros(int(place.tensor.max(initial=-1)) + 1, dtype=np.int64)
+        levels, of_tensor = _levels(bits), place.sites.tensor
+        steps = np.zeros(len(place.sites.geometries), dtype=np.int64)
         numbers = np.zeros(len(new), dtype=np.int64)
-        for tensor in np.flatnonzero(np.bincount(place.tensor)):
-            inside = place.tensor == tensor
+        ends = np.searchsorted(of_tensor, np.arange(len(steps) + 1))  # values come tensor by tensor
+        for tensor in np.flatnonzero(np.diff(ends)):
+            inside = slice(ends[tensor], ends[tensor + 1])
             steps[tensor] = choose_step(change[inside], levels)
             numbers[inside] = quantise(change[inside], steps[tensor], levels)
         coded = CodedValues(numbers, steps)
@@ -71,16 +82,16 @@ def code_values(coder: StreamWriter, bits: int, place: Place, coded: CodedValues
     """Pass values through `coder`; return what they decode to."""
     numbers = None if coded is None else coded.numbers
     if bits == 32:
-        return code_floats(coder, place.group, place.old, numbers)
+        return code_floats(coder, place.sites.group, place.old, numbers)
     if bits == 16:
-        return _decoded(bits, place, CodedValues(code_bfloat16(coder, place.group, place.old, numbers)))
-    present = np.flatnonzero(np.bincount(place.tensor))
-    steps = np.zeros(int(place.tensor.max(initial=-1)) + 1, dtype=np.int64)
+        return _decoded(bits, place, CodedValues(code_bfloat16(coder, place.sites.group, place.old, numbers)))
+    steps = np.zeros(len(place.sites.geometries), dtype=np.int64)
+    present = np.flatnonzero(np.bincount(place.sites.tensor))
     given = None if coded is None else coded.steps[present]
     steps[present] = coder.raw(np.full(len(present), _STEP_BITS), given)
     if (steps >= 0x7F80).any():
         raise UpdateFormatError("a quantisation step is not finite")
-    numbers = code_levels(coder, place.group, place.old, _levels(bits), numbers)
+    numbers = code_levels(coder, place.sites, place.old, _levels(bits), numbers)
     return _decoded(bits, place, CodedValues(numbers, steps))
 
 
@@ -105,7 +116,18 @@ def _decoded(bits: int, place: Place, coded: CodedValues) -> np.ndarray:
     if bits == 16:
         values = from_bfloat16(coded.numbers)
         return values if place.statistics else place.old + values
-    return place.old + coded.numbers.astype(np.float32) * from_bfloat16(coded.steps)[place.tensor]
+    steps = from_bfloat16(coded.steps)[place.sites.tensor]
+    values = place.old + coded.numbers.astype(np.float32) * steps
+    if place.variance is not None:
+        some = place.variance
+        moved = _log2_bits(place.old[some]) + coded.numbers[some] * np.minimum(steps[some], _LARGEST).astype(np.int64)
+        values[some] = np.clip(moved, 0, _LARGEST).astype(np.int32).view(np.float32)
+    return values
+
+
+def _log2_bits(x: np.ndarray) -> np.ndarray:
+    """Return the bits of float32 values as integers, 0 for negative ones: 2^23 times their log2, nearly, plus 127."""
+    return np.maximum(x.view(np.int32).astype(np.int64), 0)
 
 
 def _levels(bits: int) -> int:
