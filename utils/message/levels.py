@@ -45,42 +45,15 @@ def code_levels(
     coded = np.zeros(len(old), dtype=np.int64)
     if not len(old):
         return coded
-    model = _LevelModel(levels, sites)
-    order, axes = _walk(sites)
-    old_sign = 1 - 2 * (old.view(np.uint32) >> 31).astype(np.int64)
+    order, axes, sets = _walk(sites)
+    model = _LevelModel(levels, sites, axes)
+    tensor, group, negative = sites.tensor[order], sites.group[order], (old.view(np.uint32) >> 31)[order]
     for block in blocks(len(old)):
         at = order[block]
-        sets = [(counts, ids[at]) for counts, ids in axes]
+        old_sign = 1 - 2 * negative[block].astype(np.int64)
         given = None if q is None else q[at]
-        coded[at] = model.code_block(coder, sites.tensor[at], sites.group[at], old_sign[at], sets, given)
+        coded[at] = model.code_block(coder, tensor[block], group[block], old_sign, [s[block] for s in sets], given)
     return coded
-
-
-class _Counts:
-    """For each of many sets of values, such as the rows: how many were seen, the sum of their signs and classes.
-
-    One more set, the last, is for values that are in none: nothing is kept of it.
-    """
-
-    def __init__(self, number: int, weight: int):
-        self.weight = weight
-        self.seen, self.signs, self.classes = np.zeros((3, number + 1), dtype=np.int64)
-
-    def of(self, sets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the three counts of the given sets."""
-        return self.seen[sets], self.signs[sets], self.classes[sets]
-
-    def add(self, sets: np.ndarray, signs: np.ndarray, classes: np.ndarray) -> None:
-        """Count values of the given sets."""
-        np.add.at(self.seen, sets, 1)
-        np.add.at(self.signs, sets, signs)
-        np.add.at(self.classes, sets, classes)
-        self.seen[-1] = self.signs[-1] = self.classes[-1] = 0
-
-
-def balance(seen: np.ndarray, signs: np.ndarray) -> np.ndarray:
-    """Return log2, in 1/256, of how much more often signs were positive; the same number is added to both sides."""
-    return log2_fixed(2 * (seen + signs) + 2) - log2_fixed(2 * (seen - signs) + 2)
 
 
 def half_octaves(levels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -96,71 +69,110 @@ def half_octaves(levels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return class_, first, np.maximum(octave[first] - 2, 0)
 
 
-class _LevelModel:
-    """What coder and decoder know of the levels while they walk over them."""
+class _Counts:
+    """For each of many sets of values, such as all rows: how many were seen, the sum of their signs and classes.
 
-    def __init__(self, levels: int, sites: Sites):
+    weight  how much a set counts for a sign, in sixteenths
+    tensor  the tensor of each set. One more set, the last, is for values that are in none: nothing is kept of it.
+    """
+
+    def __init__(self, weight: int, tensor: np.ndarray):
+        self.weight, self._tensor = weight, np.append(tensor, 0)
+        self.seen, self.signs, self.classes = np.zeros((3, len(tensor) + 1), dtype=np.int64)
+
+    def add(self, sets: np.ndarray, signs: np.ndarray, classes: np.ndarray) -> None:
+        """Count values of the given sets."""
+        np.add.at(self.seen, sets, 1)
+        np.add.at(self.signs, sets, signs)
+        np.add.at(self.classes, sets, classes)
+        self.seen[-1] = self.signs[-1] = self.classes[-1] = 0
+
+    def effects(self, sets: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return how far values of the given sets are above the `scale` of their tensor, and the log odds of a sign."""
+        few = len(self.seen) < len(sets)  # then worked out for each set, else for each value
+        which = slice(None) if few else sets
+        seen = self.seen[which]
+        excess = (_ONE * self.classes[which] - seen * scale[self._tensor[which]]) // (seen + 2)
+        odds = self.weight * balance(seen, self.signs[which])
+        return (excess.take(sets), odds.take(sets)) if few else (excess, odds)
+
+
+def balance(seen: np.ndarray, signs: np.ndarray) -> np.ndarray:
+    """Return log2, in 1/256, of how much more often signs were positive; half a sign is added to either side."""
+    return log2_fixed(2 * (seen + signs) + 2) - log2_fixed(2 * (seen - signs) + 2)
+
+
+class _LevelModel:
+    """What coder and decoder know of the levels while they walk over them; `axes` are rows, columns and kernels."""
+
+    def __init__(self, levels: int, sites: Sites, axes: list[_Counts]):
         self._class_of, self._first, self._width = half_octaves(levels)
-        self._groups = int(sites.group.max()) + 1
+        self._axes, self._groups = axes, int(sites.group.max()) + 1
         alphabet = len(self._first)
         self._contexts = 8 * alphabet
         self._classes = SymbolModel(alphabet, self._contexts // 4, 4)
-        widths = range(1, int(self._width.max(initial=0)) + 1)
-        self._places = {width: SymbolModel(1 << width, 2, self._groups) for width in widths}
-        self._tensors = _Counts(len(sites.geometries), 0)
-        self._by_group = _Counts(self._groups, _OLD_SIGN)  # whose signs are those of the products with the old values
+        self._places = [SymbolModel(1 << width, 2, self._groups) for width in range(1, self._width[-1] + 1)]
+        self._tensors = _Counts(0, np.arange(len(sites.geometries)))
+        self._by_group = _Counts(_OLD_SIGN, np.arange(self._groups))  # of signs against those of the old values
 
-    def code_block(self, coder, tensor, group, old_sign, sets, q: np.ndarray | None) -> np.ndarray:
+    def code_block(
+        self,
+        coder: StreamWriter,
+        tensor: np.ndarray,
+        group: np.ndarray,
+        old_sign: np.ndarray,
+        sets: list[np.ndarray],
+        q: np.ndarray | None,
+    ) -> np.ndarray:
         """Pass the levels of a block through `coder`; return them."""
         magnitude = given = None
         if q is not None:
             magnitude = np.abs(q)
             given = self._class_of[magnitude]
-        class_ = self._classes.code_block(coder, self._context(tensor, sets), given)
+        scale = self._scale()
+        likely, odds = scale[tensor], old_sign * self._sign_odds()[group]
+        for counts, which in zip(self._axes, sets, strict=True):
+            excess, more = counts.effects(which, scale)
+            likely += excess
+            odds += more
+        class_ = self._classes.code_block(coder, np.clip(likely // _CONTEXT_STEP, 0, self._contexts - 1), given)
         magnitude = self._first[class_] + self._place(coder, class_, group, magnitude)
-        sign = self._sign(coder, class_ > 0, group, old_sign, sets, q)
-        for counts, which in sets:
+
+        sign, nonzero = np.zeros(len(tensor), dtype=np.int64), np.flatnonzero(class_)
+        positive = coder.bits(odds[nonzero] >> 4, None if q is None else q[nonzero] > 0)
+        sign[nonzero] = 2 * positive.astype(np.int64) - 1
+
+        for counts, which in zip(self._axes, sets, strict=True):
             counts.add(which, sign, class_)
         self._tensors.add(tensor, sign, class_)
         self._by_group.add(group, sign * old_sign, class_)
         return sign * magnitude
 
-    def _context(self, tensor, sets) -> np.ndarray:
-        """Return which class is likely: the mean so far of the layer, changed by those of row, column and kernel."""
-        total = self._tensors.classes.sum(), self._tensors.seen.sum()
-        mean = (_ONE * total[0] + _FIRST_SCALE) // (total[1] + 1)
-        of_tensor = ((_ONE * self._tensors.classes + 4 * mean) // (self._tensors.seen + 4))[tensor]
-        scale = of_tensor.copy()
-        for counts, which in sets:
-            seen, _, classes = counts.of(which)
-            scale += (_ONE * classes - seen * of_tensor) // (seen + 2)
-        return np.clip(scale // _CONTEXT_STEP, 0, self._contexts - 1)
+    def _scale(self) -> np.ndarray:
+        """Return the mean class of each tensor so far, which starts from that of all."""
+        counts = self._tensors
+        of_all = (_ONE * counts.classes.sum() + _FIRST_SCALE) // (counts.seen.sum() + 1)
+        return (_ONE * counts.classes + 4 * of_all) // (counts.seen + 4)
 
-    def _place(self, coder, class_, group, magnitude) -> np.ndarray:
+    def _sign_odds(self) -> np.ndarray:
+        """Return by group the weighted log odds that a level has the sign of the old value."""
+        return self._by_group.weight * balance(self._by_group.seen, self._by_group.signs)
+
+    def _place(
+        self, coder: StreamWriter, class_: np.ndarray, group: np.ndarray, magnitude: np.ndarray | None
+    ) -> np.ndarray:
         """Pass through where in its class each magnitude is."""
-        place = np.zeros(len(class_), dtype=np.int64)
-        width = self._width[class_]
-        for number, model in self._places.items():
+        place, width = np.zeros(len(class_), dtype=np.int64), self._width[class_]
+        for number, model in enumerate(self._places, 1):
             some = np.flatnonzero(width == number)
             if len(some):
-                given = None if magnitude is None else (magnitude - self._first[class_])[some]
+                given = None if magnitude is None else magnitude[some] - self._first[class_[some]]
                 place[some] = model.code_block(coder, (class_[some] & 1) * self._groups + group[some], given)
         return place
 
-    def _sign(self, coder, nonzero, group, old_sign, sets, q) -> np.ndarray:
-        """Pass through the signs of the levels that are not zero; return -1, 0 or 1."""
-        by_group = self._by_group
-        logit = by_group.weight * old_sign * balance(by_group.seen, by_group.signs)[group]
-        for counts, which in sets:
-            logit += counts.weight * balance(*counts.of(which)[:2])
-        positive = coder.bits(logit[nonzero] >> 4, None if q is None else q[nonzero] > 0)
-        sign = np.zeros(len(nonzero), dtype=np.int64)
-        sign[nonzero] = 2 * positive - 1
-        return sign
 
-
-def _walk(sites: Sites) -> tuple[np.ndarray, list[tuple[_Counts, np.ndarray]]]:
-    """Return the order in which to visit the values and, by row, column and kernel, the counts and each value's set.
+def _walk(sites: Sites) -> tuple[np.ndarray, list[_Counts], list[np.ndarray]]:
+    """Return the order in which to visit the values; by row, column and kernel, the counts, and the sets of the values.
 
     A row has a set of its own in each layer, and so on. A kernel of one weight is none.
     """
@@ -169,15 +181,16 @@ def _walk(sites: Sites) -> tuple[np.ndarray, list[tuple[_Counts, np.ndarray]]]:
     )
     row, j = np.divmod(sites.index, width[sites.tensor])
     order = np.argsort(coding_class(row, j).astype(np.uint8), kind="stable")
-    column = j // kernel[sites.tensor]
-    axes = []
+    tensor, row, j = sites.tensor[order], row[order], j[order]
+    column = j // kernel[tensor]
+    axes, sets = [], []
     for weight, sizes, place in (
         (_ROW, rows, row),
         (_COLUMN, columns, column),
-        (_KERNEL, rows * columns * (kernel > 1), row * columns[sites.tensor] + column),
+        (_KERNEL, rows * columns * (kernel > 1), row * columns[tensor] + column),
     ):
         starts = np.cumsum(sizes) - sizes
-        sets = np.where(sizes[sites.tensor] > 0, starts[sites.tensor] + place, sizes.sum())
         if sizes.any():
-            axes.append((_Counts(int(sizes.sum()), weight), sets))
-    return order, axes
+            axes.append(_Counts(weight, np.repeat(np.arange(len(sizes)), sizes)))
+            sets.append(np.where(sizes[tensor] > 0, starts[tensor] + place, sizes.sum()))
+    return order, axes, sets

@@ -175,13 +175,13 @@ class LayerState:
     def logits(self, p: Pass) -> np.ndarray:
         """Return the log2 odds, in 1/256, that the weights of a pass are selected."""
         g = self.geometry
-        edges = (g.rows, g.rows + g.columns)
-        row, column, position = np.split(self._effect(self.selected, self.count, p.seen, self.size), edges)
+        by_axis = self._effect(self.selected, self.count, p.seen, self.size)
+        columns = slice(g.rows, g.rows + g.columns)
+        row, column, position = by_axis[: g.rows], by_axis[columns], by_axis[columns.stop :]
         # Weighted and rounded in the short tables, not weight by weight.
         column = self.previous + weighted(PIXEL if g.neighbours else COLUMN, column)
         if g.neighbours:
-            near = (self._near_columns(np.split(counts, edges)[1]) for counts in (self.selected, p.seen))
-            selected, seen = near
+            selected, seen = self._near_columns(self.selected[columns]), self._near_columns(p.seen[columns])
             column = column + weighted(NEIGHBOURING_COLUMNS, self._effect(selected, self.count, seen, self.size))
         logits = (self.level + weighted(ROW, row)).take(p.row) + column.take(p.column)
         if g.neighbours:

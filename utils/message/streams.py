@@ -194,11 +194,13 @@ class SymbolModel:
 
     def code_block(self, coder: StreamWriter, contexts: np.ndarray, symbols: np.ndarray | None) -> np.ndarray:
         """Pass one number for each context through `coder`, all by what the blocks before have shown; return them."""
-        subgroups = len(self._counts[2]) // len(self._counts[1])
-        seen = coder.symbols(self._frequencies()[contexts], symbols).astype(np.int64)
-        for counts, row in zip(self._counts, (0 * contexts, contexts // subgroups, contexts), strict=True):
-            found = np.bincount(row * counts.shape[1] + seen, minlength=counts.size)
-            counts += found.reshape(counts.shape)
+        seen = coder.symbols(self._frequencies().take(contexts, axis=0), symbols).astype(np.int64)
+        of_all, of_groups, of_contexts = self._counts
+        found = np.bincount(contexts * of_all.size + seen, minlength=of_contexts.size)
+        of_contexts += found.reshape(of_contexts.shape)
+        found = found.reshape(len(of_groups), -1, of_all.size).sum(axis=1)
+        of_groups += found
+        of_all += found.sum(axis=0)
         return seen
 
     def code(self, coder: StreamWriter, contexts: np.ndarray, symbols: np.ndarray | None) -> np.ndarray:

@@ -21,6 +21,7 @@ VALUE_BITS = (32, 16, 8, 6, 5, 4)
 MIN_STATISTICS_BITS = 8
 _CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25)  # shares of the largest change; a few outliers may be cut
 _LARGEST = 0x7F7FFFFF  # the bits of the largest float32
+_SMALLEST = np.float32(2.0**-126)  # normal
 _STEP_BITS = 15  # a bfloat16 without its sign
 _STEP_SAMPLE = 1 << 16  # changes of a tensor by which its step is chosen
 
@@ -100,8 +101,9 @@ def choose_step(change: np.ndarray, levels: int) -> int:
     largest = float(np.abs(change).max(initial=0))
     change = change[:: 1 + len(change) // _STEP_SAMPLE]
     candidates = to_bfloat16(np.array(_CLIPS, dtype=np.float32) * np.float32(largest / levels))
-    errors = [np.sum((quantise(change, step, levels) * _as_float(step) - change) ** 2.0) for step in candidates]
-    return int(candidates[int(np.argmin(errors))])
+    steps = np.maximum(from_bfloat16(candidates), _SMALLEST).astype(np.float64)[:, None]
+    errors = np.clip(np.rint(change / steps), -levels, levels) * steps - change
+    return int(candidates[np.argmin(np.sum(errors**2, axis=1))])
 
 
 def quantise(change: np.ndarray, step: int, levels: int) -> np.ndarray:
