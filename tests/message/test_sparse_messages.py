@@ -9,8 +9,9 @@ from tests.message.test_message import SCHEMA, encode, patched, same, schemas
 from utils.edge import EdgeNode
 from utils.message import Base, Coding, Shared, UpdateFormatError, decode_update, draft_update, unpack_message
 from utils.message.base import pruned
+from utils.message.geometry import Geometry, geometries
 from utils.message.masks import random_mask, sizes_within
-from utils.message.position_model import DEFAULT_WEIGHTS, PASS_ENDS, LayerState, SparseLayer, geometries, mask_passes
+from utils.message.position_model import LayerState, Pass, SparseLayer, mask_passes, pass_ranges
 from utils.message.positions import code_mask
 from utils.message.streams import StreamReader, StreamWriter, log2_fixed
 from utils.message.update import sent_by_layer
@@ -47,16 +48,18 @@ class Recorder:
         return bits
 
 
-def plain_logits(geometry, mask, deployed, changed, previous, weights):
+def plain_logits(geometry, mask, deployed, changed, previous):
     """Log odds of every deployed weight in coding order, worked out one by one as docs/update_format.md says."""
     rows, columns, kernel = geometry.rows, geometry.columns, geometry.kernel
     width, size, m = geometry.width, int(deployed.sum()), int(mask.sum())
+    side = next((s for s in range(2, columns + 1) if columns in (s * s, 3 * s * s)), None)
+    distances = [] if not geometry.pixels else [-1, 1] if side is None else [-1, 1, -side, side]
 
     def log(x):
         return int(log2_fixed(np.array([x]))[0])
 
-    def effect(n, seen):
-        return log((4 * n + 1) * size) - log(4 * seen * m + size)
+    def effect(like):  # of weights that were visited
+        return log((4 * sum(mask[k] for k in like) + 1) * size) - log(4 * len(like) * m + size)
 
     def class_of(i):
         return (23 * (i % width) + 37 * (i // width)) % 64
@@ -65,43 +68,79 @@ def plain_logits(geometry, mask, deployed, changed, previous, weights):
         row, j = divmod(i, width)
         return row, j // kernel, (row, j // kernel), j % kernel
 
-    there = [i for i in range(rows * width) if deployed[i]]
-    both = len({bool(changed[i]) for i in there}) == 2
+    present = [i for i in range(rows * width) if deployed[i]]
+    both = len({bool(changed[i]) for i in present}) == 2
     found, visited = [], []
-    for start, end in zip((0, *PASS_ENDS[:-1]), PASS_ENDS):
-        now = sorted((i for i in there if start <= class_of(i) < end), key=lambda i: (class_of(i), i))
+    for start, end in pass_ranges(rows * width):
+        now = sorted((i for i in present if start <= class_of(i) < end), key=lambda i: (class_of(i), i))
         for i in now:
-            effects = [256]
-            for axis in range(4):
-                like = [k for k in visited if places(k)[axis] == places(i)[axis]]
-                effects.append(effect(sum(mask[k] for k in like), len(like)) if axis < 2 or kernel > 1 else 0)
-            p = previous is not None and len(previous) == columns
-            column = places(i)[1]
-            before = log((4 * previous[column] + 1) * columns) - log(4 * previous.sum() + columns) if p else 0
-            like = [k for k in visited if changed[k] == changed[i]]
-            effects += [before, effect(sum(mask[k] for k in like), len(like)) if both else 0]
-            logit = log(m) - log(size - m)
-            found.append(logit + sum(int(weight) * e // 16 for weight, e in zip(weights, effects)))
+            row, column, kernel_, position = places(i)
+            effects = [(19, effect([k for k in visited if places(k)[0] == row]))]
+            effects += [(9 if distances else 17, effect([k for k in visited if places(k)[1] == column]))]
+            if kernel > 1:
+                effects += [(14, effect([k for k in visited if places(k)[2] == kernel_]))]
+                effects += [(4, effect([k for k in visited if places(k)[3] == position]))]
+            if previous is not None and len(previous) == columns:
+                effects += [(3, log((4 * previous[column] + 1) * columns) - log(4 * previous.sum() + columns))]
+            if both:
+                effects += [(8, effect([k for k in visited if changed[k] == changed[i]]))]
+            if distances:
+                effects += [(20, effect([k for k in visited if k - i in distances]))]
+                effects += [(9, effect([k for k in visited if places(k)[1] - column in distances]))]
+            found.append(log(m) - log(size - m) + sum(weight * e // 16 for weight, e in effects))
         visited += now
     return found
 
 
-@pytest.mark.parametrize("shape", [(9, 13), (7, 5, 3, 3), (1, 40)])
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        Geometry(9, 13, 1), Geometry(7, 5, 9), Geometry(1, 40, 1), Geometry(4, 16, 1, pixels=True),
+        Geometry(3, 27, 1, pixels=True), Geometry(3, 13, 1, pixels=True),
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("share", [0.1, 0.6, 1.0])
-def test_log_odds_equal_the_plain_model(shape, share):
-    rng = np.random.RandomState(sum(shape))
-    (geometry,) = geometries(Schema([("w", "weight", shape)]))
+def test_log_odds_equal_the_plain_model(geometry, share):
+    rng = np.random.RandomState(geometry.size)
     deployed = rng.random_sample(geometry.size) < share
     mask, changed = deployed & (rng.random_sample(geometry.size) < 0.3), rng.random_sample(geometry.size) < 0.4
-    previous = rng.randint(0, 9, geometry.columns)
-    weights, recorder = DEFAULT_WEIGHTS + 3, Recorder()
+    mask[np.flatnonzero(deployed)[0]] = True
+    previous, recorder = rng.randint(0, 9, geometry.columns), Recorder()
     state = LayerState(geometry, int(mask.sum()), previous, changed, SparseLayer(geometry, deployed))
-    assert np.array_equal(mask_passes(state, weights, recorder, mask), mask)
-    assert recorder.logits == plain_logits(geometry, mask, deployed, changed, previous, weights)
+    assert np.array_equal(mask_passes(state, recorder, mask), mask)
+    assert recorder.logits == plain_logits(geometry, mask, deployed, changed, previous)
     if share == 1.0:  # where everything is deployed, the model is the one without
         dense = Recorder()
-        mask_passes(LayerState(geometry, int(mask.sum()), previous, changed), weights, dense, mask)
+        mask_passes(LayerState(geometry, int(mask.sum()), previous, changed), dense, mask)
         assert dense.logits == recorder.logits
+
+
+def test_log_odds_of_a_large_layer_equal_the_plain_model(monkeypatch):
+    """Where each class is a pass of its own; what is large is lowered, for the plain model is slow."""
+    monkeypatch.setattr("utils.message.position_model.LARGE_LAYER", 100)
+    assert pass_ranges(100)[-1] == (51, 64) and pass_ranges(101) == [(i, i + 1) for i in range(64)]
+    test_log_odds_equal_the_plain_model(Geometry(7, 5, 9), 0.6)
+    test_log_odds_equal_the_plain_model(Geometry(9, 16, 1, pixels=True), 1.0)
+
+
+def test_log_odds_by_hand():
+    """The example of docs/update_format.md: odds of 10 in 100, a row with 1 of 3 and a column with 2 of 17."""
+    geometry = Geometry(20, 5, 1)
+    state = LayerState(geometry, 10, None, np.zeros(100, dtype=bool))
+    zero, seen = np.array([0]), np.zeros(26, dtype=np.int64)
+    seen[[0, 20]] = 3, 17
+    state.selected[[0, 20]] = 1, 2
+    assert state.logits(Pass(zero, zero, zero, zero, zero, seen)).tolist() == [-394]
+
+
+def test_neighbours_are_those_of_a_square_image():
+    assert Geometry(2, 784, 1, pixels=True).neighbours == (-1, 1, -28, 28)
+    assert Geometry(2, 3072, 1, pixels=True).neighbours == (-1, 1, -32, 32)
+    assert Geometry(2, 12, 1, pixels=True).neighbours == (-1, 1, -2, 2)
+    assert Geometry(2, 28 * 27, 1, pixels=True).neighbours == Geometry(2, 1, 1, pixels=True).neighbours == (-1, 1)
+    seen = geometries(Schema([("a", "weight", (8, 784)), ("b", "weight", (4, 8)), ("c", "weight", (4, 4, 3, 3))]))
+    assert [g.pixels for g in seen] == [True, False, False] and seen[1].neighbours == ()
+    assert not geometries(Schema([("c", "weight", (4, 3, 3, 3))]))[0].pixels
 
 
 @settings(max_examples=80, deadline=None)
