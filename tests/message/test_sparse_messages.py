@@ -138,9 +138,9 @@ def test_neighbours_are_those_of_a_square_image():
     assert Geometry(2, 3072, 1, pixels=True).neighbours == (-1, 1, -32, 32)
     assert Geometry(2, 12, 1, pixels=True).neighbours == (-1, 1, -2, 2)
     assert Geometry(2, 28 * 27, 1, pixels=True).neighbours == Geometry(2, 1, 1, pixels=True).neighbours == (-1, 1)
-    seen = geometries(Schema([("a", "weight", (8, 784)), ("b", "weight", (4, 8)), ("c", "weight", (4, 4, 3, 3))]))
+    seen = geometries([(8, 784), (4, 8), (4, 4, 3, 3)])
     assert [g.pixels for g in seen] == [True, False, False] and seen[1].neighbours == ()
-    assert not geometries(Schema([("c", "weight", (4, 3, 3, 3))]))[0].pixels
+    assert not geometries([(4, 3, 3, 3)])[0].pixels
 
 
 @settings(max_examples=80, deadline=None)

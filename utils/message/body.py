@@ -173,7 +173,8 @@ def _places(schema: Schema, start: np.ndarray, selected: np.ndarray) -> tuple[Pl
     """Return what both sides know of the values to be coded: selected weights, rest, buffers."""
     starts = np.array([layer.start for layer in schema.layers], dtype=np.int64)
     layer = np.searchsorted(starts, selected, side="right") - 1
-    of_weights = Sites(layer, selected - starts[layer], layer, geometries(schema))
+    seen = geometries(layer.shape for layer in schema.layers)
+    of_weights = Sites(layer, selected - starts[layer], layer, seen)
     places, groups = [Place(start[selected], of_weights)], {}
     for role in ("rest", "buffer"):
         entries = schema.of_role(role)

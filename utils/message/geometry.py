@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import isqrt
+from math import isqrt, prod
 
 import numpy as np
-
-from utils.schema import Schema
 
 # Weight j of row r is in class (23 j + 37 r) mod 64, so that each class touches every row and column alike.
 CLASSES = 64
@@ -46,15 +45,15 @@ class Geometry:
         return (-1, 1, -side, side) if side > 1 else (-1, 1)
 
 
-def geometries(schema: Schema) -> list[Geometry]:
-    """Return how to see each layer. An fc layer on flattened channels has one column a channel, like a conv."""
+def geometries(shapes: Iterable[Sequence[int]]) -> list[Geometry]:
+    """Return how to see layers of these shapes. An fc layer on flattened channels has one column a channel, like a conv."""
     seen, previous_rows = [], 0
-    for layer in schema.layers:
-        rows, columns = layer.shape[:2]
-        kernel = layer.size // (rows * columns)
-        if len(layer.shape) == 2 and previous_rows and columns % previous_rows == 0:
+    for shape in shapes:
+        rows, columns = shape[:2]
+        kernel = prod(shape[2:])
+        if len(shape) == 2 and previous_rows and columns % previous_rows == 0:
             columns, kernel = previous_rows, columns // previous_rows
-        seen.append(Geometry(rows, columns, kernel, pixels=not seen and len(layer.shape) == 2))
+        seen.append(Geometry(rows, columns, kernel, pixels=not seen and len(shape) == 2))
         previous_rows = rows
     return seen
 

@@ -49,7 +49,8 @@ def code_mask(
     sizes = schema.layer_sizes(deployed)
     counts = code_counts(coder, sizes, None if mask is None else schema.layer_sizes(mask))
     parts, previous = [np.zeros(0, dtype=bool)], None
-    for layer, g, size, count in zip(schema.layers, geometries(schema), sizes.tolist(), counts.tolist(), strict=True):
+    seen = geometries(layer.shape for layer in schema.layers)
+    for layer, g, size, count in zip(schema.layers, seen, sizes.tolist(), counts.tolist(), strict=True):
         given = None if mask is None else mask[layer.part]
         within = None if deployed is None else deployed[layer.part]
         if 0 < count < size:
