@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.peers import byte_planes, deepCABAC, nncodec_bytes, pcodec_bytes, standalone
 from utils.edge import EdgeNode
 from utils.edge.state_file import read_state
 from utils.message import Coding, Shared, Update, decode_update, draft_update, encode_update
@@ -41,7 +42,7 @@ def layer_entropy(schema: Schema, mask: np.ndarray, deployed: np.ndarray) -> flo
 
 
 def plain_choices(schema: Schema, mask: np.ndarray, new: np.ndarray) -> dict[str, int]:
-    """Bytes of three plain ways to send an update, the rest as float32 included."""
+    """Bytes of plain ways to send an update, the rest as float32 included; of pcodec, if it is installed."""
     w, index = schema.num_weights, np.flatnonzero(mask)
     values, rest = new[index].tobytes(), new[w:].tobytes()
     gaps, varints = np.diff(index, prepend=-1) - 1, bytearray()
@@ -50,23 +51,39 @@ def plain_choices(schema: Schema, mask: np.ndarray, new: np.ndarray) -> dict[str
             varints.append(gap & 127 | 128)
             gap >>= 7
         varints.append(gap)
-    return {
+    bitmap = np.packbits(mask).tobytes()
+    choices = {
         "int32 indices + float32": 4 * len(index) + len(values) + len(rest),
-        "bitmap + float32, zlib": len(zlib.compress(np.packbits(mask).tobytes() + values + rest, 9)),
+        "bitmap + float32, zlib": len(zlib.compress(bitmap + values + rest, 9)),
         "varint gaps + float32, lzma": len(lzma.compress(bytes(varints) + values + rest, preset=9)),
+        "varint gaps + byte planes, lzma": len(lzma.compress(bytes(varints), preset=9))
+        + byte_planes(np.concatenate([new[index], new[w:]])),
     }
+    if standalone:
+        values = np.concatenate([new[index], new[w:]])
+        choices["pcodec of gaps and values"] = pcodec_bytes(gaps.astype(np.uint32)) + pcodec_bytes(values)
+    return choices
 
 
-def encode_again(update: Update, shared: Shared, bits: int) -> tuple[dict, float, float]:
-    """The same update with other value bits: its sizes, and seconds to encode and to decode."""
+def encode_again(update: Update, shared: Shared, bits: int) -> tuple[dict, float, float, float]:
+    """The same update with other value bits: its sizes, seconds to encode and to decode, and nncodec's bytes.
+
+    The last are those of the same levels, to be compared with positions and values; NaN where there are none.
+    """
     header = update.header
     coding = Coding("sparse" if header.kind == "random" else header.kind, bits, deploys=header.deploys)
     selected = update.selected if header.deploys else None
     start = time.perf_counter()
-    data = encode_update(draft_update(shared, update.result, coding, header.base, selected), round=header.round)
+    draft = draft_update(shared, update.result, coding, header.base, selected)
+    data = encode_update(draft, round=header.round)
     middle = time.perf_counter()
     sizes = decode_update(data, shared).sizes
-    return sizes, middle - start, time.perf_counter() - middle
+    seconds = middle - start, time.perf_counter() - middle
+    if bits > 8 or not deepCABAC:
+        return sizes, *seconds, float("nan")
+    levels = np.zeros(shared.schema.num_weights, dtype=np.int32)
+    levels[draft.selected] = draft.weights.numbers
+    return sizes, *seconds, nncodec_bytes([levels[layer.part].reshape(layer.shape) for layer in shared.schema.layers])
 
 
 def measure(run: Path, first_round: int) -> None:
@@ -116,6 +133,7 @@ def measure(run: Path, first_round: int) -> None:
             "target",
             "encode s",
             "decode s",
+            "/ nncodec",
         )
     ]
     for bits in VALUE_BITS:
@@ -125,13 +143,15 @@ def measure(run: Path, first_round: int) -> None:
             bits, *(f"{part:,.0f}" for part in mean[:4]), f"{mean[:4].sum():,.0f}",
             f"{mean[:4].sum() / reference:.3f}",
             targets.get(bits, ""), f"{mean[4]:.3f}", f"{mean[5]:.3f}",
+            "" if np.isnan(mean[6]) else f"{(mean[1] + mean[2]) / mean[6]:.3f}",
         ))  # fmt: skip
-    rows.append(("target", *[""] * 7, *(seconds or "" for seconds in target_seconds)))
+    rows.append(("target", *[""] * 7, *(seconds or "" for seconds in target_seconds), ""))
     for name in plain[0]:
         size = np.mean([choice[name] for choice in plain])
-        rows.append((name, *[""] * 4, f"{size:,.0f}", f"{size / (formula + others):.3f}", "", "", ""))
-    print(columns(rows, "<" + ">" * 9))
-    print("  / formula: at 32 bits, and for the plain choices, against formula + 32 bits for the rest\n")
+        rows.append((name, *[""] * 4, f"{size:,.0f}", f"{size / (formula + others):.3f}", "", "", "", ""))
+    print(columns(rows, "<" + ">" * 10))
+    print("  / formula: at 32 bits, and for the plain choices, against formula + 32 bits for the rest")
+    print("  / nncodec: positions and values against nncodec on the same levels, where it is installed\n")
 
 
 def main() -> None:

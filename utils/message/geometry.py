@@ -46,7 +46,7 @@ class Geometry:
 
 
 def geometries(shapes: Iterable[Sequence[int]]) -> list[Geometry]:
-    """Return how to see layers of these shapes. An fc layer on flattened channels has one column a channel, like a conv."""
+    """Return how to see layers of these shapes. One on flattened channels has a column a channel, like a conv."""
     seen, previous_rows = [], 0
     for shape in shapes:
         rows, columns = shape[:2]
