@@ -48,7 +48,7 @@ class Recorder:
         return bits
 
 
-def plain_logits(geometry, mask, deployed, changed, previous):
+def plain_logits(geometry, mask, deployed, changed):
     """Log odds of every deployed weight in coding order, worked out one by one as docs/update_format.md says."""
     rows, columns, kernel = geometry.rows, geometry.columns, geometry.kernel
     width, size, m = geometry.width, int(deployed.sum()), int(mask.sum())
@@ -75,15 +75,13 @@ def plain_logits(geometry, mask, deployed, changed, previous):
         now = sorted((i for i in present if start <= class_of(i) < end), key=lambda i: (class_of(i), i))
         for i in now:
             row, column, kernel_, position = places(i)
-            effects = [(19, effect([k for k in visited if places(k)[0] == row]))]
-            effects += [(9 if distances else 17, effect([k for k in visited if places(k)[1] == column]))]
+            effects = [(16, effect([k for k in visited if places(k)[0] == row]))]
+            effects += [(9 if distances else 15, effect([k for k in visited if places(k)[1] == column]))]
             if kernel > 1:
                 effects += [(14, effect([k for k in visited if places(k)[2] == kernel_]))]
-                effects += [(4, effect([k for k in visited if places(k)[3] == position]))]
-            if previous is not None and len(previous) == columns:
-                effects += [(3, log((4 * previous[column] + 1) * columns) - log(4 * previous.sum() + columns))]
+                effects += [(10, effect([k for k in visited if places(k)[3] == position]))]
             if both:
-                effects += [(8, effect([k for k in visited if changed[k] == changed[i]]))]
+                effects += [(6, effect([k for k in visited if changed[k] == changed[i]]))]
             if distances:
                 effects += [(20, effect([k for k in visited if k - i in distances]))]
                 effects += [(9, effect([k for k in visited if places(k)[1] - column in distances]))]
@@ -105,13 +103,13 @@ def test_log_odds_equal_the_plain_model(geometry, share):
     deployed = rng.random_sample(geometry.size) < share
     mask, changed = deployed & (rng.random_sample(geometry.size) < 0.3), rng.random_sample(geometry.size) < 0.4
     mask[np.flatnonzero(deployed)[0]] = True
-    previous, recorder = rng.randint(0, 9, geometry.columns), Recorder()
-    state = LayerState(geometry, int(mask.sum()), previous, changed, SparseLayer(geometry, deployed))
+    recorder = Recorder()
+    state = LayerState(geometry, int(mask.sum()), changed, SparseLayer(geometry, deployed))
     assert np.array_equal(mask_passes(state, recorder, mask), mask)
-    assert recorder.logits == plain_logits(geometry, mask, deployed, changed, previous)
+    assert recorder.logits == plain_logits(geometry, mask, deployed, changed)
     if share == 1.0:  # where everything is deployed, the model is the one without
         dense = Recorder()
-        mask_passes(LayerState(geometry, int(mask.sum()), previous, changed), dense, mask)
+        mask_passes(LayerState(geometry, int(mask.sum()), changed), dense, mask)
         assert dense.logits == recorder.logits
 
 
@@ -126,11 +124,11 @@ def test_log_odds_of_a_large_layer_equal_the_plain_model(monkeypatch):
 def test_log_odds_by_hand():
     """The example of docs/update_format.md: odds of 10 in 100, a row with 1 of 3 and a column with 2 of 17."""
     geometry = Geometry(20, 5, 1)
-    state = LayerState(geometry, 10, None, np.zeros(100, dtype=bool))
+    state = LayerState(geometry, 10, np.zeros(100, dtype=bool))
     zero, seen = np.array([0]), np.zeros(26, dtype=np.int64)
     seen[[0, 20]] = 3, 17
     state.selected[[0, 20]] = 1, 2
-    assert state.logits(Pass(zero, zero, zero, zero, zero, seen)).tolist() == [-394]
+    assert state.logits(Pass(zero, zero, zero, zero, zero, seen)).tolist() == [-458]
 
 
 def test_neighbours_are_those_of_a_square_image():

@@ -1,11 +1,10 @@
 """A context model of which weights of a layer are selected.
 
 The selected weights cluster by output neuron (row), input (column), kernel, and kernel position; weights that changed
-before change again; the neurons that a layer updates are the inputs that the next one updates; and where the inputs are
-pixels, neighbours are alike. Each of these is an *effect*: the log ratio of the weights seen selected to those
-expected, so far. The log odds of a weight are the layer's density plus the weighted effects. A layer is walked in
-passes that spread evenly over it, each coded as whole arrays with the effects of the passes before. Of a sparse network
-only the deployed weights are walked over, seen and expected.
+before change again; and where the inputs are pixels, neighbours are alike. Each of these is an *effect*: the log ratio
+of the weights seen selected to those expected, so far. The log odds of a weight are the layer's density plus the
+weighted effects. A layer is walked in passes that spread evenly over it, each coded as whole arrays with the effects of
+the passes before. Of a sparse network only the deployed weights are walked over, seen and expected.
 
 All arithmetic is in integers: a reader must find the same odds as the writer to the last bit, on any processor and
 with any version of numpy, and nobody promises that of a float64 logarithm. See docs/update_format.md.
@@ -29,7 +28,7 @@ LARGE_LAYER = 1 << 20
 _CLASS_OF = coding_class(np.arange(CLASSES), np.arange(CLASSES)[:, None])  # [j mod 64, r mod 64]
 # How much each effect counts, in sixteenths.
 WEIGHT_ONE = 16
-ROW, COLUMN, KERNEL, KERNEL_POSITION, PREVIOUS_LAYER, CHANGED_BEFORE = 19, 17, 14, 4, 3, 8
+ROW, COLUMN, KERNEL, KERNEL_POSITION, CHANGED_BEFORE = 16, 15, 14, 10, 6
 NEIGHBOURS, PIXEL, NEIGHBOURING_COLUMNS = 20, 9, 9  # a pixel's column counts less, for its neighbours say the same
 _CACHED_SIZE = 1 << 16  # the passes of layers up to this size are remembered: most networks repeat a few shapes
 
@@ -120,7 +119,6 @@ class LayerState:
     """What coder and decoder know of a layer's mask while they walk over it.
 
     count     selected weights of the layer
-    previous  selected weights by row of the layer before, or None
     changed   which weights of the base state differ from the initial ones
     sparse    the deployed weights; None: all
     """
@@ -129,7 +127,6 @@ class LayerState:
         self,
         geometry: Geometry,
         count: int,
-        previous: np.ndarray | None,
         changed: np.ndarray,
         sparse: SparseLayer | None = None,
     ):
@@ -138,9 +135,6 @@ class LayerState:
         self.size = g.size if sparse is None else sparse.size
         self.count = count
         self.level = density(count, self.size)
-        self.previous = np.zeros(g.columns, dtype=np.int64)
-        if previous is not None and len(previous) == g.columns:
-            self.previous = weighted(PREVIOUS_LAYER, self._effect(previous, previous.sum(), 1, g.columns))
         walked = changed if sparse is None else changed[sparse.mask]
         self.changed = changed if walked.any() and not walked.all() else None
         kernel = np.arange(g.kernel + 1)
@@ -179,7 +173,7 @@ class LayerState:
         columns = slice(g.rows, g.rows + g.columns)
         row, column, position = by_axis[: g.rows], by_axis[columns], by_axis[columns.stop :]
         # Weighted and rounded in the short tables, not weight by weight.
-        column = self.previous + weighted(PIXEL if g.neighbours else COLUMN, column)
+        column = weighted(PIXEL if g.neighbours else COLUMN, column)
         if g.neighbours:
             selected, seen = self._near_columns(self.selected[columns]), self._near_columns(p.seen[columns])
             column = column + weighted(NEIGHBOURING_COLUMNS, self._effect(selected, self.count, seen, self.size))

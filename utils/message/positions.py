@@ -48,7 +48,7 @@ def code_mask(
     """
     sizes = schema.layer_sizes(deployed)
     counts = code_counts(coder, sizes, None if mask is None else schema.layer_sizes(mask))
-    parts, previous = [np.zeros(0, dtype=bool)], None
+    parts = [np.zeros(0, dtype=bool)]
     seen = geometries(layer.shape for layer in schema.layers)
     for layer, g, size, count in zip(schema.layers, seen, sizes.tolist(), counts.tolist(), strict=True):
         given = None if mask is None else mask[layer.part]
@@ -56,7 +56,7 @@ def code_mask(
         if 0 < count < size:
             flipped = 2 * count > size  # then the weights that are not selected are coded
             sparse = None if within is None else SparseLayer(g, within)
-            state = LayerState(g, size - count if flipped else count, previous, changed[layer.part], sparse)
+            state = LayerState(g, size - count if flipped else count, changed[layer.part], sparse)
             given = None if given is None else _flip(given, flipped, within)
             part = _flip(_code_layer(coder, state, given), flipped, within)
             if np.count_nonzero(part) != count:
@@ -64,7 +64,6 @@ def code_mask(
         else:
             part = (np.ones(layer.size, dtype=bool) if within is None else within) & (count > 0)
         parts.append(part)
-        previous = np.count_nonzero(part.reshape(g.rows, -1), axis=1)
     return np.concatenate(parts)
 
 
