@@ -75,11 +75,11 @@ def plain_logits(geometry, mask, deployed, changed):
         now = sorted((i for i in present if start <= class_of(i) < end), key=lambda i: (class_of(i), i))
         for i in now:
             row, column, kernel_, position = places(i)
-            effects = [(16, effect([k for k in visited if places(k)[0] == row]))]
+            effects = [(10 if kernel > 1 else 16, effect([k for k in visited if places(k)[0] == row]))]
             effects += [(9 if distances else 15, effect([k for k in visited if places(k)[1] == column]))]
             if kernel > 1:
                 effects += [(14, effect([k for k in visited if places(k)[2] == kernel_]))]
-                effects += [(10, effect([k for k in visited if places(k)[3] == position]))]
+                effects += [(10, effect([k for k in visited if (places(k)[0], places(k)[3]) == (row, position)]))]
             if both:
                 effects += [(6, effect([k for k in visited if changed[k] == changed[i]]))]
             if distances:
@@ -125,7 +125,7 @@ def test_log_odds_by_hand():
     """The example of docs/update_format.md: odds of 10 in 100, a row with 1 of 3 and a column with 2 of 17."""
     geometry = Geometry(20, 5, 1)
     state = LayerState(geometry, 10, np.zeros(100, dtype=bool))
-    zero, seen = np.array([0]), np.zeros(26, dtype=np.int64)
+    zero, seen = np.array([0]), np.zeros(25, dtype=np.int64)
     seen[[0, 20]] = 3, 17
     state.selected[[0, 20]] = 1, 2
     assert state.logits(Pass(zero, zero, zero, zero, zero, seen)).tolist() == [-458]

@@ -1,10 +1,10 @@
 """A context model of which weights of a layer are selected.
 
-The selected weights cluster by output neuron (row), input (column), kernel, and kernel position; weights that changed
-before change again; and where the inputs are pixels, neighbours are alike. Each of these is an *effect*: the log ratio
-of the weights seen selected to those expected, so far. The log odds of a weight are the layer's density plus the
-weighted effects. A layer is walked in passes that spread evenly over it, each coded as whole arrays with the effects of
-the passes before. Of a sparse network only the deployed weights are walked over, seen and expected.
+The selected weights cluster by output neuron (row), input (column), kernel, and kernel position in a row; weights that
+changed before change again; and where the inputs are pixels, neighbours are alike. Each of these is an *effect*: the
+log ratio of the weights seen selected to those expected, so far. The log odds of a weight are the layer's density plus
+the weighted effects. A layer is walked in passes that spread evenly over it, each coded as whole arrays with the
+effects of the passes before. Of a sparse network only the deployed weights are walked over, seen and expected.
 
 All arithmetic is in integers: a reader must find the same odds as the writer to the last bit, on any processor and
 with any version of numpy, and nobody promises that of a float64 logarithm. See docs/update_format.md.
@@ -28,7 +28,8 @@ LARGE_LAYER = 1 << 20
 _CLASS_OF = coding_class(np.arange(CLASSES), np.arange(CLASSES)[:, None])  # [j mod 64, r mod 64]
 # How much each effect counts, in sixteenths.
 WEIGHT_ONE = 16
-ROW, COLUMN, KERNEL, KERNEL_POSITION, CHANGED_BEFORE = 16, 15, 14, 10, 6
+ROW, COLUMN, CHANGED_BEFORE = 16, 15, 6
+CONV_ROW, ROW_POSITION, KERNEL = 10, 10, 14  # where there are kernels
 NEIGHBOURS, PIXEL, NEIGHBOURING_COLUMNS = 20, 9, 9  # a pixel's column counts less, for its neighbours say the same
 _CACHED_SIZE = 1 << 16  # the passes of layers up to this size are remembered: most networks repeat a few shapes
 
@@ -48,7 +49,7 @@ class Pass:
     column: np.ndarray
     position: np.ndarray  # in the kernel
     kernel_seen: np.ndarray  # weights seen of the kernel that each belongs to
-    seen: np.ndarray  # weights seen by row, column, kernel position: (rows + columns + kernel,)
+    seen: np.ndarray  # weights seen by row and by column: (rows + columns,)
 
 
 class SparseLayer:
@@ -68,8 +69,7 @@ class SparseLayer:
         g = self._geometry
         for start, end in pass_ranges(g.size):
             row, column, position = self._between(0, start)
-            index = np.concatenate([row, g.rows + column, g.rows + g.columns + position])
-            seen = np.bincount(index, minlength=g.rows + g.columns + g.kernel)
+            seen = np.bincount(np.concatenate([row, g.rows + column]), minlength=g.rows + g.columns)
             by_kernel = np.bincount(row * g.columns + column, minlength=g.rows * g.columns if g.kernel > 1 else 0)
             row, column, position = self._between(start, end)
             kernel_seen = by_kernel[row * g.columns + column] if g.kernel > 1 else position
@@ -106,7 +106,7 @@ def _passes(g: Geometry) -> Iterator[Pass]:
         if g.kernel > 1:
             of_kernel = below[np.arange(CLASSES * g.kernel) % CLASSES].reshape(CLASSES, g.kernel, CLASSES).sum(axis=1)
             kernel_seen = of_kernel.reshape(-1)[(column & CLASSES - 1) * CLASSES + (row & CLASSES - 1)]
-        seen = np.concatenate([by_row, by_j.sum(axis=1), by_j.sum(axis=0)])
+        seen = np.concatenate([by_row, by_j.sum(axis=1)])
         yield Pass(row * g.width + j, row, column, position, kernel_seen, seen)
 
 
@@ -140,8 +140,10 @@ class LayerState:
         kernel = np.arange(g.kernel + 1)
         # A kernel has so few states, [seen, selected], that their effects are worked out once.
         self.kernel_effect = weighted(KERNEL, self._effect(kernel, count, kernel[:, None], self.size).reshape(-1))
-        self.selected = np.zeros(g.rows + g.columns + g.kernel, dtype=np.int64)
-        self.kernel_selected = np.zeros(g.rows * g.columns if g.kernel > 1 else 0, dtype=np.int64)
+        self.selected = np.zeros(g.rows + g.columns, dtype=np.int64)
+        if g.kernel > 1:
+            self.kernel_selected = np.zeros(g.rows * g.columns, dtype=np.int64)
+            self.position_selected, self.position_seen = np.zeros((2, g.rows * g.kernel), dtype=np.int64)  # by row
         self.changed_selected = np.zeros(2, dtype=np.int64)
         self.changed_seen = np.zeros(2, dtype=np.int64)
         if g.neighbours:
@@ -170,20 +172,20 @@ class LayerState:
         """Return the log2 odds, in 1/256, that the weights of a pass are selected."""
         g = self.geometry
         by_axis = self._effect(self.selected, self.count, p.seen, self.size)
-        columns = slice(g.rows, g.rows + g.columns)
-        row, column, position = by_axis[: g.rows], by_axis[columns], by_axis[columns.stop :]
+        row, column = by_axis[: g.rows], by_axis[g.rows :]
         # Weighted and rounded in the short tables, not weight by weight.
         column = weighted(PIXEL if g.neighbours else COLUMN, column)
         if g.neighbours:
-            selected, seen = self._near_columns(self.selected[columns]), self._near_columns(p.seen[columns])
+            selected, seen = self._near_columns(self.selected[g.rows :]), self._near_columns(p.seen[g.rows :])
             column = column + weighted(NEIGHBOURING_COLUMNS, self._effect(selected, self.count, seen, self.size))
-        logits = (self.level + weighted(ROW, row)).take(p.row) + column.take(p.column)
+        logits = (self.level + weighted(CONV_ROW if g.kernel > 1 else ROW, row)).take(p.row) + column.take(p.column)
         if g.neighbours:
             logits += self.near_effect.take(sum(self.shown.take(p.flat + (self.margin + d)) for d in g.neighbours))
         if g.kernel > 1:
             state = p.kernel_seen * (g.kernel + 1) + self.kernel_selected[p.row * g.columns + p.column]
             logits += self.kernel_effect.take(state)
-            logits += weighted(KERNEL_POSITION, position).take(p.position)
+            by_position = self._effect(self.position_selected, self.count, self.position_seen, self.size)
+            logits += weighted(ROW_POSITION, by_position).take(p.row * g.kernel + p.position)
         if self.changed is not None:
             by_flag = self._effect(self.changed_selected, self.count, self.changed_seen, self.size)
             logits += weighted(CHANGED_BEFORE, by_flag).take(self.changed[p.flat])
@@ -198,11 +200,13 @@ class LayerState:
     def learn(self, p: Pass, bits: np.ndarray) -> None:
         """Count what a pass has shown."""
         g, ones = self.geometry, np.flatnonzero(bits)
-        row, column, position = p.row[ones], p.column[ones], p.position[ones]
-        index = np.concatenate([row, g.rows + column, g.rows + g.columns + position])
-        self.selected += np.bincount(index, minlength=len(self.selected))
+        row, column = p.row[ones], p.column[ones]
+        self.selected += np.bincount(np.concatenate([row, g.rows + column]), minlength=len(self.selected))
         if g.kernel > 1:
             np.add.at(self.kernel_selected, row * g.columns + column, 1)
+            position = p.row * g.kernel + p.position
+            self.position_seen += np.bincount(position, minlength=len(self.position_seen))
+            self.position_selected += np.bincount(position[ones], minlength=len(self.position_seen))
         if g.neighbours:
             self.shown[p.flat + self.margin] = 1 + 16 * bits.astype(np.uint8)
         if self.changed is not None:
