@@ -62,12 +62,21 @@ def plain_levels(sites, old, levels, q):
         r, j = divmod(int(sites.index[i]), g.width)
         return r, j, j // g.kernel, g.kernel
 
+    def neighbours(i, visited):  # the sum of their signs
+        g = sites.geometries[sites.tensor[i]]
+        if not g.pixels:
+            return 0
+        side = {9: 3, 12: 2}.get(g.columns)
+        distances = (1, -1) if side is None else (1, -1, side, -side)
+        first = [v for v in visited if sites.tensor[v] == 0]
+        return sum(sign[v] for v in first if sites.index[v] - sites.index[i] in distances)
+
     def class_in_order(i):
         r, j = place(i)[:2]
         return (23 * j + 37 * r) % 64
 
     order = sorted(range(n), key=lambda i: (class_in_order(i), i))
-    numbers, bits, past, past_places = [], [], [], {}
+    numbers, bits, past, past_places, near = [], [], [], {}, {}
     start, size = 0, 16
     while start < n:
         block, visited = order[start : start + size], order[:start]
@@ -86,6 +95,11 @@ def plain_levels(sites, old, levels, q):
             new.append((context, k[i]))
             group = [v for v in visited if sites.group[v] == sites.group[i]]
             terms[i] = sum(w * balance_of(s, sign) for w, s in sets) + 6 * old_sign[i] * balance_of(group, against_old)
+            near[i] = neighbours(i, visited)
+            if near[i]:
+                like = [v for v in visited if abs(near[v]) == abs(near[i])]
+                against = {v: sign[v] * np.sign(near[v]) for v in like}
+                terms[i] += 12 * int(np.sign(near[i])) * balance_of(like, against)
         for width in range(1, len(classes) // 2 - 1):
             for i in block:
                 if len(classes[k[i]]) == 2**width:
@@ -105,6 +119,8 @@ def coded_levels(draw):
     """Sites in some layers, old values and levels."""
     dims = st.integers(1, 4)
     geometries = [Geometry(draw(dims), draw(dims), draw(st.sampled_from([1, 1, 3]))) for _ in range(draw(dims))]
+    if draw(st.booleans()):
+        geometries[0] = Geometry(draw(dims), draw(st.sampled_from([9, 12, 10, 1])), 1, pixels=True)
     rng = np.random.RandomState(draw(st.integers(0, 2**31)))
     sizes = [g.size for g in geometries]
     kept = np.flatnonzero(rng.random_sample(sum(sizes)) < draw(st.sampled_from([0.3, 1.0])))
@@ -151,7 +167,7 @@ def test_level_model_by_hand():
     model._by_group.seen[0] = 30
     recorder = Recorder()
     model._classes._counts[2][5] = 7  # so that context 5 shows in the frequencies
-    assert model.code_block(recorder, zero, zero, np.array([1]), [zero, zero], np.array([2])).tolist() == [2]
+    assert model.code_block(recorder, zero, zero, np.array([1]), None, [zero, zero], np.array([2])).tolist() == [2]
     ((frequencies, class_),) = recorder.numbers
     base = 2**20 // 10  # as far as all and the group know
     assert class_ == 2 and frequencies == [(2**22 * 7 + 256 * base) // (4 * 70 + 256) + 1] * 10

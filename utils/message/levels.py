@@ -16,7 +16,7 @@ import numpy as np
 from utils.message.geometry import Geometry, coding_class
 from utils.message.streams import StreamWriter, SymbolModel, blocks, log2_fixed
 
-_ROW, _COLUMN, _KERNEL, _OLD_SIGN = 12, 8, 14, 6  # how much each counts for a sign, in sixteenths
+_ROW, _COLUMN, _KERNEL, _OLD_SIGN, _NEIGHBOURS = 12, 8, 14, 6, 12  # how much each counts for a sign, in sixteenths
 _ONE = 64  # one class, in the fixed point of a scale
 _FIRST_SCALE = 3 * _ONE  # before anything is known
 _CONTEXT_STEP = 32
@@ -48,11 +48,16 @@ def code_levels(
     order, axes, sets = _walk(sites)
     model = _LevelModel(levels, sites, axes)
     tensor, group, negative = sites.tensor[order], sites.group[order], (old.view(np.uint32) >> 31)[order]
+    picture = _Picture(sites, order) if sites.geometries[0].neighbours else None
     for block in blocks(len(old)):
         at = order[block]
         old_sign = 1 - 2 * negative[block].astype(np.int64)
         given = None if q is None else q[at]
-        coded[at] = model.code_block(coder, tensor[block], group[block], old_sign, [s[block] for s in sets], given)
+        near = None if picture is None else picture.near(block)
+        seen = model.code_block(coder, tensor[block], group[block], old_sign, near, [s[block] for s in sets], given)
+        coded[at] = seen
+        if picture is not None:
+            picture.show(block, seen)
     return coded
 
 
@@ -102,6 +107,26 @@ def balance(seen: np.ndarray, signs: np.ndarray) -> np.ndarray:
     return log2_fixed(2 * (seen + signs) + 2) - log2_fixed(2 * (seen - signs) + 2)
 
 
+class _Picture:
+    """The signs so far of the levels of the layer that sees pixels, the first one, laid out as the layer is."""
+
+    def __init__(self, sites: Sites, order: np.ndarray):
+        self._distances, size = sites.geometries[0].neighbours, sites.geometries[0].size
+        margin = max(self._distances)
+        # Values of other layers are all in one place, far from the layer's.
+        self._place = np.where(sites.tensor == 0, sites.index + margin, size + 3 * margin)[order]
+        self._signs = np.zeros(size + 4 * margin + 1, dtype=np.int8)
+
+    def near(self, block: slice) -> np.ndarray:
+        """Return the sum of the signs of the neighbours of each value of a block, 0 in other layers."""
+        place = self._place[block]
+        return sum(self._signs.take(place + d) for d in self._distances).astype(np.int64)
+
+    def show(self, block: slice, q: np.ndarray) -> None:
+        """Take down the signs of the levels of a block."""
+        self._signs[self._place[block]] = np.sign(q)
+
+
 class _LevelModel:
     """What coder and decoder know of the levels while they walk over them; `axes` are rows, columns and kernels."""
 
@@ -114,6 +139,7 @@ class _LevelModel:
         self._places = [SymbolModel(1 << width, 2, self._groups) for width in range(1, self._width[-1] + 1)]
         self._tensors = _Counts(0, np.arange(len(sites.geometries)))
         self._by_group = _Counts(_OLD_SIGN, np.arange(self._groups))  # of signs against those of the old values
+        self._by_near = _Counts(_NEIGHBOURS, np.arange(4))  # of signs against those of 1 to 4 more neighbours than not
 
     def code_block(
         self,
@@ -121,6 +147,7 @@ class _LevelModel:
         tensor: np.ndarray,
         group: np.ndarray,
         old_sign: np.ndarray,
+        near: np.ndarray | None,
         sets: list[np.ndarray],
         q: np.ndarray | None,
     ) -> np.ndarray:
@@ -130,7 +157,9 @@ class _LevelModel:
             magnitude = np.abs(q)
             given = self._class_of[magnitude]
         scale = self._scale()
-        likely, odds = scale[tensor], old_sign * self._sign_odds()[group]
+        likely, odds = scale[tensor], old_sign * self._sign_odds(self._by_group)[group]
+        if near is not None:
+            odds += np.sign(near) * self._sign_odds(self._by_near)[np.abs(near) - 1]
         for counts, which in zip(self._axes, sets, strict=True):
             excess, more = counts.effects(which, scale)
             likely += excess
@@ -146,6 +175,8 @@ class _LevelModel:
             counts.add(which, sign, class_)
         self._tensors.add(tensor, sign, class_)
         self._by_group.add(group, sign * old_sign, class_)
+        if near is not None:
+            self._by_near.add(np.abs(near) - 1, sign * np.sign(near), class_)
         return sign * magnitude
 
     def _scale(self) -> np.ndarray:
@@ -154,9 +185,10 @@ class _LevelModel:
         of_all = (_ONE * counts.classes.sum() + _FIRST_SCALE) // (counts.seen.sum() + 1)
         return (_ONE * counts.classes + 4 * of_all) // (counts.seen + 4)
 
-    def _sign_odds(self) -> np.ndarray:
-        """Return by group the weighted log odds that a level has the sign of the old value."""
-        return self._by_group.weight * balance(self._by_group.seen, self._by_group.signs)
+    @staticmethod
+    def _sign_odds(counts: _Counts) -> np.ndarray:
+        """Return by set the weighted log odds of a positive sign."""
+        return counts.weight * balance(counts.seen, counts.signs)
 
     def _place(
         self, coder: StreamWriter, class_: np.ndarray, group: np.ndarray, magnitude: np.ndarray | None
