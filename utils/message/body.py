@@ -154,6 +154,8 @@ def code_state(
         new_weights = code_values(values_coder, value_bits, of_weights, weights)
         new_rest = code_values(rest_coder, value_bits, of_rest, rest)
         new_buffers = code_values(rest_coder, max(value_bits, MIN_STATISTICS_BITS), of_buffers, buffers)
+    if draft is not None:
+        return draft.result
     result = np.concatenate([_background(schema, kind, start), new_rest, new_buffers])
     result[selected] = new_weights
     return result

@@ -227,8 +227,10 @@ def weighted(weight: int, effect: np.ndarray) -> np.ndarray:
 
 def mask_passes(state: LayerState, coder: StreamWriter, mask: np.ndarray | None) -> np.ndarray:
     """Pass the mask of one layer through `coder`; return it, False where nothing is deployed."""
-    coded = np.zeros(state.geometry.size, dtype=bool)
+    coded = np.zeros(state.geometry.size, dtype=bool) if mask is None else mask
     for p in state.passes():
-        coded[p.flat] = bits = coder.bits(state.logits(p), None if mask is None else mask[p.flat])
+        bits = coder.bits(state.logits(p), None if mask is None else mask[p.flat])
+        if mask is None:
+            coded[p.flat] = bits
         state.learn(p, bits)
     return coded

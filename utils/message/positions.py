@@ -13,6 +13,7 @@ from utils.message.position_model import LayerState, SparseLayer, mask_passes
 from utils.message.streams import StreamWriter, SymbolModel, UpdateFormatError, code_lengths
 from utils.schema import Schema
 
+_PLAIN, _BY_MODEL = range(2)
 _COUNT_ALPHABET = 64  # twice the bit length of a count, plus whether the unselected are counted
 _PLAIN_BITS = 1 << 16  # so many at once
 
@@ -48,75 +49,71 @@ def code_mask(
     """
     sizes = schema.layer_sizes(deployed)
     counts = code_counts(coder, sizes, None if mask is None else schema.layer_sizes(mask))
-    parts = [np.zeros(0, dtype=bool)]
+    coded = np.zeros(schema.num_weights, dtype=bool) if mask is None else mask
     seen = geometries(layer.shape for layer in schema.layers)
     for layer, g, size, count in zip(schema.layers, seen, sizes.tolist(), counts.tolist(), strict=True):
-        given = None if mask is None else mask[layer.part]
         within = None if deployed is None else deployed[layer.part]
-        if 0 < count < size:
-            flipped = 2 * count > size  # then the weights that are not selected are coded
-            sparse = None if within is None else SparseLayer(g, within)
-            state = LayerState(g, size - count if flipped else count, changed[layer.part], sparse)
-            given = None if given is None else _flip(given, flipped, within)
-            part = _flip(_code_layer(coder, state, given), flipped, within)
-            if np.count_nonzero(part) != count:
-                raise UpdateFormatError(f"{part.sum()} weights are selected where {count} were announced")
-        else:
-            part = (np.ones(layer.size, dtype=bool) if within is None else within) & (count > 0)
-        parts.append(part)
-    return np.concatenate(parts)
+        if not 0 < count < size:
+            if mask is None and count:
+                coded[layer.part] = True if within is None else within
+            continue
+        flipped = 2 * count > size  # then the weights that are not selected are coded
+        sparse = None if within is None else SparseLayer(g, within)
+        state = LayerState(g, size - count if flipped else count, changed[layer.part], sparse)
+        if mask is not None:
+            _write_layer(coder, state, _flip(mask[layer.part], flipped, within))
+            continue
+        part = coded[layer.part] = _flip(_read_layer(coder, state), flipped, within)
+        if np.count_nonzero(part) != count:
+            raise UpdateFormatError(f"{np.count_nonzero(part)} weights are selected where {count} were announced")
+    return coded
 
 
 def _flip(mask: np.ndarray, flipped: bool, within: np.ndarray | None) -> np.ndarray:
     """Return a mask or, if `flipped`, the rest of the layer's weights; of a sparse network, only those `within`."""
-    mask = mask ^ flipped
-    return mask if within is None else mask & within
+    if not flipped:
+        return mask
+    return ~mask if within is None else ~mask & within
 
 
-def _code_layer(coder: StreamWriter, state: LayerState, mask: np.ndarray | None) -> np.ndarray:
-    """Pass the mask of one layer through `coder` in the cheaper of the two ways; return it."""
-    recorder = None
-    if mask is not None:
-        recorder = _Recorder()
-        mask_passes(state, recorder, mask)
-        costs = code_lengths(np.array([state.level, state.level]), np.array([False, True]))
-        plain = costs @ (state.size - state.count, state.count) <= recorder.cost
-        coder.raw(np.array([1]), np.array([not plain]))
-    else:
-        plain = not coder.raw(np.array([1]), None)[0]
-    if plain:
-        return _code_plain(coder, state, mask)
-    if recorder is None:
-        return mask_passes(state, coder, None)
-    recorder.replay(coder)
-    return mask
+def _write_layer(coder: StreamWriter, state: LayerState, mask: np.ndarray) -> None:
+    """Code the mask of one layer in the cheaper of the two ways: by the model or, if that costs more, plainly."""
+    before = coder.mark()
+    coder.raw(np.array([1]), np.array([_BY_MODEL]))
+    meter = _Meter(coder)
+    mask_passes(state, meter, mask)
+    costs = code_lengths(np.array([state.level, state.level]), np.array([False, True]))
+    if meter.cost >= costs @ (state.size - state.count, state.count):
+        coder.back_to(before)
+        coder.raw(np.array([1]), np.array([_PLAIN]))
+        _code_plain(coder, state, mask)
 
 
-class _Recorder:
-    """Takes what would go through a coder, and says what it costs."""
+def _read_layer(coder: StreamWriter, state: LayerState) -> np.ndarray:
+    """Return the mask of one layer."""
+    way = coder.raw(np.array([1]), None)[0]
+    return mask_passes(state, coder, None) if way == _BY_MODEL else _code_plain(coder, state, None)
 
-    def __init__(self):
-        self.cost = 0.0
-        self._recorded: list[tuple[np.ndarray, np.ndarray]] = []
+
+class _Meter:
+    """Hands bits on to a coder, and says what they cost."""
+
+    def __init__(self, coder: StreamWriter):
+        self.cost, self._coder = 0.0, coder
 
     def bits(self, logits: np.ndarray, bits: np.ndarray) -> np.ndarray:
-        """Record bits. Log odds are far from 2^15, and clipped below it when coded."""
+        """Code bits whose log2 odds of being 1 are logits / 256."""
         self.cost += float(code_lengths(logits, bits).sum())
-        self._recorded.append((np.clip(logits, -(1 << 15), (1 << 15) - 1).astype(np.int16), bits))
-        return bits
-
-    def replay(self, coder: StreamWriter) -> None:
-        """Code what was recorded."""
-        for logits, bits in self._recorded:
-            coder.bits(logits.astype(np.int64), bits)
+        return self._coder.bits(logits, bits)
 
 
 def _code_plain(coder: StreamWriter, state: LayerState, mask: np.ndarray | None) -> np.ndarray:
     """Pass a mask through `coder` as independent bits of one density; return it."""
     coded = np.zeros(state.geometry.size, dtype=bool)
-    within = np.ones(len(coded), dtype=bool) if state.sparse is None else state.sparse.mask
     for start in range(0, len(coded), _PLAIN_BITS):
-        walked = start + np.flatnonzero(within[start : start + _PLAIN_BITS])
+        walked = np.arange(start, min(start + _PLAIN_BITS, len(coded)))
+        if state.sparse is not None:
+            walked = walked[state.sparse.mask[walked]]
         level = np.full(len(walked), state.level)
         coded[walked] = coder.bits(level, None if mask is None else mask[walked])
     return coded

@@ -115,6 +115,14 @@ class StreamWriter:
         self._encoder.encode(numbers, model, parameters)
         return numbers
 
+    def mark(self):
+        """Return what `back_to` needs to take back all that is coded from here on."""
+        return self._encoder.clone()
+
+    def back_to(self, mark) -> None:
+        """Take back what was coded since `mark`."""
+        self._encoder = mark
+
     def finish(self) -> bytes:
         """Return the stream: the encoder's 32-bit words, little-endian. Raises TooCheapError; see `afford`."""
         data = self._encoder.get_compressed().astype("<u4").tobytes()
