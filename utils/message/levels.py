@@ -221,8 +221,11 @@ def _walk(sites: Sites) -> tuple[np.ndarray, list[_Counts], list[np.ndarray]]:
         (_COLUMN, columns, column),
         (_KERNEL, rows * columns * (kernel > 1), row * columns[tensor] + column),
     ):
-        starts = np.cumsum(sizes) - sizes
-        if sizes.any():
-            axes.append(_Counts(weight, np.repeat(np.arange(len(sizes)), sizes)))
-            sets.append(np.where(sizes[tensor] > 0, starts[tensor] + place, sizes.sum()))
+        starts, number = np.cumsum(sizes) - sizes, int(sizes.sum())
+        if number:
+            of_values = np.where(sizes[tensor] > 0, starts[tensor] + place, number)
+            used = np.zeros(number + 1, dtype=bool)  # only sets that have values are kept
+            used[of_values] = used[number] = True
+            axes.append(_Counts(weight, np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)[used[:number]]))
+            sets.append((np.cumsum(used, dtype=np.int32) - 1)[of_values].astype(np.int64))
     return order, axes, sets
