@@ -49,7 +49,7 @@ class Pass:
     column: np.ndarray
     position: np.ndarray  # in the kernel
     kernel_seen: np.ndarray  # weights seen of the kernel that each belongs to
-    seen: np.ndarray  # weights seen by row and by column: (rows + columns,)
+    seen: np.ndarray  # weights seen, by row, column and, if there are kernels, row and kernel position
 
 
 class SparseLayer:
@@ -69,7 +69,7 @@ class SparseLayer:
         g = self._geometry
         for start, end in pass_ranges(g.size):
             row, column, position = self._between(0, start)
-            seen = np.bincount(np.concatenate([row, g.rows + column]), minlength=g.rows + g.columns)
+            seen = _count(g, row, column, position)
             by_kernel = np.bincount(row * g.columns + column, minlength=g.rows * g.columns if g.kernel > 1 else 0)
             row, column, position = self._between(start, end)
             kernel_seen = by_kernel[row * g.columns + column] if g.kernel > 1 else position
@@ -85,6 +85,15 @@ def _axes(g: Geometry, row: np.ndarray, j: np.ndarray) -> tuple[np.ndarray, np.n
     return row, *((j, 0 * j) if g.kernel == 1 else np.divmod(j, g.kernel))
 
 
+def _count(g: Geometry, row: np.ndarray, column: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """Return how many of some weights are in each row, in each column, and at each kernel position of each row."""
+    index = [row, g.rows + column]
+    if g.kernel > 1:
+        index.append(g.rows + g.columns + row * g.kernel + position)
+    sets = g.rows + g.columns + (g.rows * g.kernel if g.kernel > 1 else 0)
+    return np.bincount(np.concatenate(index), minlength=sets)
+
+
 def _passes(g: Geometry) -> Iterator[Pass]:
     """Yield the passes over a whole layer. Within a pass: class by class, row by row, from left to right.
 
@@ -92,6 +101,7 @@ def _passes(g: Geometry) -> Iterator[Pass]:
     classes times how often each occurs, instead of a count over all weights.
     """
     rows, steps = np.arange(g.rows), np.arange(0, g.width, CLASSES)
+    by_position = np.zeros(g.rows * g.kernel if g.kernel > 1 else 0, dtype=np.int64)
     row_class, j_class = rows % CLASSES, np.arange(g.width) % CLASSES
     for start, end in pass_ranges(g.size):
         first = 39 * (np.arange(start, end)[:, None] - 37 * rows) % CLASSES  # 39 * 23 = 1 mod 64
@@ -106,8 +116,10 @@ def _passes(g: Geometry) -> Iterator[Pass]:
         if g.kernel > 1:
             of_kernel = below[np.arange(CLASSES * g.kernel) % CLASSES].reshape(CLASSES, g.kernel, CLASSES).sum(axis=1)
             kernel_seen = of_kernel.reshape(-1)[(column & CLASSES - 1) * CLASSES + (row & CLASSES - 1)]
-        seen = np.concatenate([by_row, by_j.sum(axis=1)])
+        seen = np.concatenate([by_row, by_j.sum(axis=1), by_position])  # a copy
         yield Pass(row * g.width + j, row, column, position, kernel_seen, seen)
+        if g.kernel > 1:
+            by_position += np.bincount(row * g.kernel + position, minlength=len(by_position))
 
 
 @lru_cache(maxsize=32)
@@ -140,10 +152,9 @@ class LayerState:
         kernel = np.arange(g.kernel + 1)
         # A kernel has so few states, [seen, selected], that their effects are worked out once.
         self.kernel_effect = weighted(KERNEL, self._effect(kernel, count, kernel[:, None], self.size).reshape(-1))
-        self.selected = np.zeros(g.rows + g.columns, dtype=np.int64)
-        if g.kernel > 1:
-            self.kernel_selected = np.zeros(g.rows * g.columns, dtype=np.int64)
-            self.position_selected, self.position_seen = np.zeros((2, g.rows * g.kernel), dtype=np.int64)  # by row
+        nothing = np.zeros(0, dtype=np.int64)
+        self.selected = _count(g, nothing, nothing, nothing)
+        self.kernel_selected = np.zeros(g.rows * g.columns if g.kernel > 1 else 0, dtype=np.int64)
         self.changed_selected = np.zeros(2, dtype=np.int64)
         self.changed_seen = np.zeros(2, dtype=np.int64)
         if g.neighbours:
@@ -172,11 +183,12 @@ class LayerState:
         """Return the log2 odds, in 1/256, that the weights of a pass are selected."""
         g = self.geometry
         by_axis = self._effect(self.selected, self.count, p.seen, self.size)
-        row, column = by_axis[: g.rows], by_axis[g.rows :]
+        columns = slice(g.rows, g.rows + g.columns)
+        row, column, by_position = by_axis[: g.rows], by_axis[columns], by_axis[columns.stop :]
         # Weighted and rounded in the short tables, not weight by weight.
         column = weighted(PIXEL if g.neighbours else COLUMN, column)
         if g.neighbours:
-            selected, seen = self._near_columns(self.selected[g.rows :]), self._near_columns(p.seen[g.rows :])
+            selected, seen = self._near_columns(self.selected[columns]), self._near_columns(p.seen[columns])
             column = column + weighted(NEIGHBOURING_COLUMNS, self._effect(selected, self.count, seen, self.size))
         logits = (self.level + weighted(CONV_ROW if g.kernel > 1 else ROW, row)).take(p.row) + column.take(p.column)
         if g.neighbours:
@@ -184,7 +196,6 @@ class LayerState:
         if g.kernel > 1:
             state = p.kernel_seen * (g.kernel + 1) + self.kernel_selected[p.row * g.columns + p.column]
             logits += self.kernel_effect.take(state)
-            by_position = self._effect(self.position_selected, self.count, self.position_seen, self.size)
             logits += weighted(ROW_POSITION, by_position).take(p.row * g.kernel + p.position)
         if self.changed is not None:
             by_flag = self._effect(self.changed_selected, self.count, self.changed_seen, self.size)
@@ -201,12 +212,9 @@ class LayerState:
         """Count what a pass has shown."""
         g, ones = self.geometry, np.flatnonzero(bits)
         row, column = p.row[ones], p.column[ones]
-        self.selected += np.bincount(np.concatenate([row, g.rows + column]), minlength=len(self.selected))
+        self.selected += _count(g, row, column, p.position[ones])
         if g.kernel > 1:
             np.add.at(self.kernel_selected, row * g.columns + column, 1)
-            position = p.row * g.kernel + p.position
-            self.position_seen += np.bincount(position, minlength=len(self.position_seen))
-            self.position_selected += np.bincount(position[ones], minlength=len(self.position_seen))
         if g.neighbours:
             self.shown[p.flat + self.margin] = 1 + 16 * bits.astype(np.uint8)
         if self.changed is not None:
