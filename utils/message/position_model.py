@@ -82,7 +82,7 @@ class SparseLayer:
 
 def _axes(g: Geometry, row: np.ndarray, j: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return row, column and kernel position of the weights at places j of the given rows."""
-    return row, *((j, 0 * j) if g.kernel == 1 else np.divmod(j, g.kernel))
+    return row, *((j, np.broadcast_to(0, j.shape)) if g.kernel == 1 else np.divmod(j, g.kernel))
 
 
 def _count(g: Geometry, row: np.ndarray, column: np.ndarray, position: np.ndarray) -> np.ndarray:
@@ -160,8 +160,9 @@ class LayerState:
         if g.neighbours:
             # Of each weight: 1 if it was seen, 17 if it is selected, too. So a sum over at most four neighbours is
             # 16 n + m, with n of them selected of m seen.
-            self.margin = max(g.neighbours)
-            self.shown = np.zeros(g.size + 2 * self.margin, dtype=np.uint8)
+            margin = max(g.neighbours)
+            shown = np.zeros(g.size + 2 * margin, dtype=np.uint8)
+            self.shown, *self.shown_near = (shown[margin + d : margin + d + g.size] for d in (0, *g.neighbours))
             n, m = np.divmod(np.arange(16 * 5), 16)
             self.near_effect = weighted(NEIGHBOURS, self._effect(n, count, m, self.size))
 
@@ -192,7 +193,7 @@ class LayerState:
             column = column + weighted(NEIGHBOURING_COLUMNS, self._effect(selected, self.count, seen, self.size))
         logits = (self.level + weighted(CONV_ROW if g.kernel > 1 else ROW, row)).take(p.row) + column.take(p.column)
         if g.neighbours:
-            logits += self.near_effect.take(sum(self.shown.take(p.flat + (self.margin + d)) for d in g.neighbours))
+            logits += self.near_effect.take(sum(shown.take(p.flat) for shown in self.shown_near))
         if g.kernel > 1:
             state = p.kernel_seen * (g.kernel + 1) + self.kernel_selected[p.row * g.columns + p.column]
             logits += self.kernel_effect.take(state)
@@ -204,7 +205,7 @@ class LayerState:
 
     def _near_columns(self, counts: np.ndarray) -> np.ndarray:
         """Return for each column the sum over its neighbours."""
-        margin = self.margin
+        margin = max(self.geometry.neighbours)
         padded = np.pad(counts, margin)
         return sum(padded[margin + d : margin + d + len(counts)] for d in self.geometry.neighbours)
 
@@ -216,7 +217,7 @@ class LayerState:
         if g.kernel > 1:
             np.add.at(self.kernel_selected, row * g.columns + column, 1)
         if g.neighbours:
-            self.shown[p.flat + self.margin] = 1 + 16 * bits.astype(np.uint8)
+            self.shown[p.flat] = 1 + 16 * bits.astype(np.uint8)
         if self.changed is not None:
             changed = self.changed[p.flat].astype(np.intp)
             self.changed_seen += np.bincount(changed, minlength=2)
