@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from utils.message.geometry import Geometry, coding_class
+from utils.message.geometry import CLASSES, Geometry, coding_class
 from utils.message.streams import StreamWriter, SymbolModel, blocks, log2_fixed
 
 _ROW, _COLUMN, _KERNEL, _OLD_SIGN, _NEIGHBOURS = 12, 8, 14, 6, 12  # how much each counts for a sign, in sixteenths
@@ -208,24 +208,26 @@ def _walk(sites: Sites) -> tuple[np.ndarray, list[_Counts], list[np.ndarray]]:
 
     A row has a set of its own in each layer, and so on. A kernel of one weight is none.
     """
+    small = np.int32 if sum(g.size for g in sites.geometries) < 1 << 31 else np.int64  # for a large, dense update
     width, rows, columns, kernel = (
-        np.array([getattr(g, name) for g in sites.geometries]) for name in ("width", "rows", "columns", "kernel")
+        np.array([getattr(g, name) for g in sites.geometries], dtype=small)
+        for name in ("width", "rows", "columns", "kernel")
     )
-    row, j = np.divmod(sites.index, width[sites.tensor])
-    order = np.argsort(coding_class(row, j).astype(np.uint8), kind="stable")
-    tensor, row, j = sites.tensor[order], row[order], j[order]
-    column = j // kernel[tensor]
+    row, column = np.divmod(sites.index.astype(small), width[sites.tensor])
+    order = np.argsort(coding_class(row % CLASSES, column % CLASSES).astype(np.uint8), kind="stable")
+    tensor, row, column = sites.tensor[order].astype(small), row[order], column[order]
+    column //= kernel[tensor]
     axes, sets = [], []
     for weight, sizes, place in (
         (_ROW, rows, row),
         (_COLUMN, columns, column),
         (_KERNEL, rows * columns * (kernel > 1), row * columns[tensor] + column),
     ):
-        starts, number = np.cumsum(sizes) - sizes, int(sizes.sum())
+        starts, number = (np.cumsum(sizes) - sizes).astype(small), int(sizes.sum())
         if number:
-            of_values = np.where(sizes[tensor] > 0, starts[tensor] + place, number)
+            of_values = np.where(sizes[tensor] > 0, starts[tensor] + place, small(number))
             used = np.zeros(number + 1, dtype=bool)  # only sets that have values are kept
             used[of_values] = used[number] = True
             axes.append(_Counts(weight, np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)[used[:number]]))
-            sets.append((np.cumsum(used, dtype=np.int32) - 1)[of_values].astype(np.int64))
+            sets.append((np.cumsum(used, dtype=small) - small(1))[of_values])
     return order, axes, sets
