@@ -38,7 +38,7 @@ def most_that_fit(size: Callable[[int], int], budget: int, most: int, guess: int
 def smallest_budget(shared: Shared, value_bits: int, sign_key: bytes | None) -> int:
     """Return the bytes that a message without any weight takes, if its rest is as costly as in training or more.
 
-    The largest of three messages whose rest moved at random, by little and by much, and two in a hundred more.
+    The largest of three messages whose rest moved at random, by little and by much; two in a hundred and a word more.
     """
     schema, generator = shared.schema, np.random.default_rng(0)
     rest = slice(schema.num_weights, schema.size)
@@ -47,7 +47,7 @@ def smallest_budget(shared: Shared, value_bits: int, sign_key: bytes | None) -> 
         moved = shared.initial.copy()
         moved[rest] += (scale * generator.standard_normal(moved[rest].size)).astype(np.float32)
         sizes.append(message_size(draft_update(shared, moved, Coding("sparse", value_bits)), sign_key))
-    return math.ceil(1.02 * max(sizes))
+    return math.ceil(1.02 * max(sizes)) + 4
 
 
 def fitting_ratio(shared: Shared, value_bits: int, budget: int, sign_key: bytes | None) -> float:
