@@ -155,7 +155,7 @@ def describe_round(row: dict[str, Any], num_rounds: int) -> str:
 
 
 def _kilo(count: float) -> str:
-    return f"{count / 1000:,.{count < 1e6:d}f}"
+    return f"{count / 1000:,.{count < 1e5:d}f}"
 
 
 def describe_run(result: "RunResult") -> str:

@@ -183,7 +183,7 @@ def test_more_than_ten_classes_have_top_5(tmp_path, capsys):
     flags += f" --val_dataset_size 30 --threads 1 --updating_ratio 0.5 --output_dir {tmp_path / 'out'}"
     result = multiround_dpu.main(flags.split())
     printed = capsys.readouterr().out
-    assert "top-5 %" in printed and "average top-5 accuracy" in printed
+    assert "top-5" in printed.split("average")[0] and "average top-5 accuracy" in printed
     with open(result.folder / "rounds.csv", newline="") as file:
         columns = csv.DictReader(file).fieldnames
     assert columns[-3:] == ["seconds", "top5_test_acc", "served_top5_test_acc"]
