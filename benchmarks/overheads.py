@@ -1,6 +1,6 @@
 """What a run costs beside its training steps: start-up, selection, memory, messages and files, long training.
 
-    python -m benchmarks.overheads --dataset_dir DIR [start products selection state drift round memory]
+    python -m benchmarks.overheads --dataset_dir DIR [start products selection state drift round memory sharing]
 
 start      a run's start to its first training step, against importing torch and reading the data
 products   the matrix products of a fully connected layer, against PyTorch's own choice of library
@@ -9,6 +9,7 @@ state      bytes of optimizer state in step 2 against step 1, VGG
 drift      time of a step in the last epochs against the first, MNIST, 60 epochs of 5,000 samples
 round      share of a run that is neither training nor evaluation, MNIST, 3 rounds
 memory     peak memory of a VGG run on the CPU above its data, CIFAR-10
+sharing    a short run on digits by default flags: alone, two at once, and beside a process that keeps a core busy
 
 MNIST and CIFAR-10 are read from `--dataset_dir`.
 """
@@ -192,9 +193,39 @@ def memory(folder: Path, repeats: int) -> None:
     print(f"target: at most {targets.MEMORY / 2**20:,.0f}")
 
 
+def sharing(folder: Path, repeats: int) -> None:
+    flags = "--dataset digits --num_epochs 10 --max_rounds 4 --dataset_size_init 200 --quiet --overwrite --output_dir"
+    command = [sys.executable, "multiround_dpu.py", *flags.split()]
+
+    def at_once(number: int) -> float:
+        began = time.perf_counter()
+        with tempfile.TemporaryDirectory() as out:
+            runs = [
+                subprocess.Popen([*command, f"{out}/{i}"], cwd=ROOT, stdout=subprocess.DEVNULL) for i in range(number)
+            ]
+            if any(run.wait() for run in runs):
+                sys.exit(f"a run failed: {' '.join(command)}")
+        return time.perf_counter() - began
+
+    def beside_a_busy_process() -> float:
+        busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        try:
+            return at_once(1)
+        finally:
+            busy.kill()
+            busy.wait()
+
+    turns = [(at_once(1), at_once(2), beside_a_busy_process()) for _ in range(repeats)]
+    alone, two, beside = (describe(values, ".2f") for values in zip(*turns, strict=True))
+    of_both, of_one = (describe(v, ".2f") for v in zip(*((b / (2 * a), c / a) for a, b, c in turns), strict=True))
+    print(f"a short run on digits: {alone} s; two at once: {two} s, of one after the other {of_both};")
+    print(f"  target: at most {targets.TWO_AT_ONCE}; beside a busy process: {beside} s, {of_one} times;")
+    print(f"  target: at most {targets.BESIDE_BUSY}; {os.cpu_count()} cores")
+
+
 PARTS = {
     "start": start, "products": products, "selection": selection, "state": state, "drift": drift, "round": round_,
-    "memory": memory,
+    "memory": memory, "sharing": sharing,
 }  # fmt: skip
 
 

@@ -22,3 +22,5 @@ ROUND_OVERHEAD = 0.03  # at most this share of a round is neither training nor e
 MEMORY = 1.5 * 2**30  # bytes above the data that a VGG run on the CPU may take at most
 SELECTION_SECONDS = 1.0  # selecting among 14 million weights on the CPU takes less
 WHOLE_RUN_MINUTES = 20  # the paper's first command, 50 rounds, on one H200
+TWO_AT_ONCE = 0.65  # two short runs at once take at most this share of one after the other, on 2 cores
+BESIDE_BUSY = 1.3  # a run beside a process that keeps a core busy takes at most so many times its time alone
