@@ -1,13 +1,16 @@
 """The calls behind `--run` and `--ablate`, as their own scripts would take them."""
 
+import argparse
 import shlex
 
 import pytest
 
 from utils.modes import DPU, FU, RPU, modes_of
+from utils.run.argument_types import link
 from utils.system.errors import UsageError
 from utils.table.commands import ablation_commands, paper_commands, split_flags
 from utils.table.program import main
+from utils.table.render import seconds_on_air
 
 
 def of_paper(model, flags="", seeds=("1",)):
@@ -162,3 +165,17 @@ def test_bad_input_is_one_line_before_anything_starts(tmp_path, monkeypatch, cap
     assert (stop.value.code, out) == (2, "") and len(err.splitlines()) == 1, err
     assert needed in err
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("text, size, seconds", [
+    ("8", 3, 3.0), ("16/2/1", 4, 3.0), ("16/2/1", 5, 4.0), ("5470/222/13", 17_169, 8 * (17_169 + 78 * 13) / 5470),
+])  # fmt: skip
+def test_time_on_air_by_hand(text, size, seconds):
+    """5 bytes in frames of 2 take 3 frames, each with 1 byte more: 8 bytes, 64 bits, by 16 a second 4 seconds."""
+    assert seconds_on_air(size, link(text)) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "0", "5470/222", "5470/0/13", "a/b/c", "-5", "1e3", "5470/222/13/1"])
+def test_what_is_no_link(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="bits a second, such as 5470"):
+        link(text)

@@ -366,6 +366,14 @@ def test_difference_is_that_of_the_averages_seed_by_seed(tmp_path_factory, seeds
     assert row.difference.std == pytest.approx(statistics.stdev(expected), abs=1e-3)
 
 
+def test_link_shows_mean_and_largest_message(tmp_path, capsys):
+    make_run(tmp_path, "dpu", 1, [0.5, 0.6, 0.7], [100, 0, 300])
+    make_run(tmp_path, "same_init", 1, [0.5, 0.6, 0.7], [0, 0, 0])
+    text = table_of(capsys, tmp_path, "--link", "800")
+    lines = [line.split() for line in text.splitlines()[-2:]]
+    assert lines == [["DPU", "200", "300", "2.0", "3.0"], ["FU", "-", "-", "-", "-"]]
+
+
 COMMITTED = sorted(path.parent for path in ROOT.glob("results/*/table.txt"))
 
 

@@ -36,6 +36,15 @@ def byte_count(text: str) -> int:
     return int(value)
 
 
+def link(text: str) -> tuple[float, int | None, int]:
+    """RATE or RATE/PAYLOAD/OVERHEAD: bits a second, a frame's bytes for the message (None: no frames) and beside it."""
+    parts = re.fullmatch(r"(\d+(?:\.\d+)?)(?:/(\d+)/(\d+))?", text.strip())
+    if not parts or float(parts[1]) == 0 or parts[2] and int(parts[2]) == 0:
+        expected = "RATE in bits a second, such as 5470, or RATE/PAYLOAD/OVERHEAD with the bytes of a frame"
+        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}, such as 5470/222/13")
+    return float(parts[1]), int(parts[2]) if parts[2] else None, int(parts[3] or 0)
+
+
 def ratio(text: str) -> float:
     return _number(float, text, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
 

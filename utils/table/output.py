@@ -12,12 +12,12 @@ from utils.run.flags import ALIASES, FLAGS
 from utils.system.errors import UsageError
 from utils.system.figures import save_figure
 from utils.system.files import write_atomic
-from utils.table.collate import Row, collate
+from utils.table.collate import Group, Row, collate
 from utils.table.commands import flag_of, split_flags, value_of
 from utils.table.layers import FILE, as_csv, read_layer_counts
 from utils.table.plots import save_plots, sweep_figure
 from utils.table.records import NotUsable, Record, read_bytes
-from utils.table.render import render, render_rounds, render_sweep, sweep_title
+from utils.table.render import render, render_link, render_rounds, render_sweep, sweep_title
 
 FORMATS = {"text": "table.txt", "markdown": "table.md", "csv": "table.csv"}  # and the files that hold them
 _PLACES = {name for flag in FLAGS.values() if flag.place for name in (flag.name, *ALIASES.get(flag.name, ()))}
@@ -35,6 +35,8 @@ def present(args: Namespace, records: Sequence[Record], left_out: Sequence[str])
     if args.rounds:
         for group in groups:
             print(f"\n{render_rounds(group)}")
+    for group in groups if args.link else ():
+        print(f"\n{render_link(group, args.link)}")
     if args.export:
         _export_all(records, args.export)
     if args.out:
@@ -48,6 +50,8 @@ def present_sweep(args: Namespace, flag: str, rows: Sequence[Row], notes: Sequen
     """Print the table of a sweep, and write it with its plot into --out."""
     rendered = partial(render_sweep, flag, rows, notes)
     print(rendered(args.format))
+    if args.link and rows:
+        print(f"\n{render_link(Group(list(rows), []), args.link)}")
     _write_tables(args.out, rendered)
     path = args.out / "ablation.png"
     problem = save_figure(path, lambda: sweep_figure(flag, rows, sweep_title(flag, rows)))

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from utils.run.argument_types import link as link_of
 from utils.run.argument_types import whole
 from utils.run.checks import check_folder
 from utils.run.options import Parser
@@ -37,6 +38,8 @@ def build_parser() -> argparse.ArgumentParser:
     g = parser.add_argument_group("output")
     g.add_argument("--format", choices=FORMATS, default="text", help="of what is printed (default: text)")
     g.add_argument("--rounds", action="store_true", help="the accuracy of every round behind the table")
+    link = "how long messages are on the air: bits a second, or with the bytes of a frame for the message and beside it"
+    g.add_argument("--link", type=link_of, metavar="RATE[/PAYLOAD/OVERHEAD]", help=link)
     where = "write table.txt, .md, .csv and plots here (default for --ablate: OUTPUT_DIR/ablate-FLAG)"
     g.add_argument("--out", type=Path, metavar="DIR", help=where)
     g.add_argument("--export", type=Path, metavar="DIR", help="copy what tables and plots need of each run here")

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import statistics
 import textwrap
 from collections.abc import Iterable, Sequence
 
@@ -78,6 +79,26 @@ def render_rounds(group: Group) -> str:
     title = _notes([f"served test accuracy, %, mean over seeds: {describe_group(group)}"], "text")
     names = ["\n".join(textwrap.wrap(label, 20, break_on_hyphens=False)) for label in row_labels(rows)]
     return f"{title}\n\n{aligned(['round', 'samples', *names], lines, footer, width=_WIDTH)}"
+
+
+def render_link(group: Group, link: tuple[float, int | None, int]) -> str:
+    """Return how long messages of each row are on the air by `link`, as text: see `seconds_on_air`."""
+    lines = []
+    for row, label in zip(group.rows, row_labels(group.rows)):
+        sizes = [size for run in row.counted for size in run.column("message_bytes") if size]
+        mean, most = (statistics.fmean(sizes), max(sizes)) if sizes else (0, 0)
+        facts = [f"{mean:,.0f}", f"{most:,}", *(f"{seconds_on_air(size, link):,.1f}" for size in (mean, most))]
+        lines.append([label, *facts] if sizes else [label, *["-"] * 4])
+    rate, payload, overhead = link
+    frames = f", frames of {payload} bytes and {overhead} more" if payload else ""
+    title = _notes([f"messages on a link of {rate:,g} bit/s{frames}: {describe_group(group)}"], "text")
+    return f"{title}\n\n{_aligned(['method', 'mean bytes', 'largest', 'mean s', 'largest s'], lines)}"
+
+
+def seconds_on_air(size: float, link: tuple[float, int | None, int]) -> float:
+    """Return how long a message of `size` bytes takes by (bits a second, payload of a frame or None, its overhead)."""
+    rate, payload, overhead = link
+    return 8 * (size + (math.ceil(size / payload) * overhead if payload else 0)) / rate
 
 
 def describe_group(group: Group) -> str:
