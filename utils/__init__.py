@@ -6,6 +6,7 @@ The algorithm, in reading order:
     rounds.py            the loop: start point, training, what is sent, what the edge node serves
     methods.py           one round by DPU and its variants, by random updating, by full updating
     contribution.py      the scores of weights, the selection of the largest, rewinding
+    pruning_scores.py    those of the literature on pruning
     training/round.py    one round's training; training/loop.py: one epoch, and evaluation
 
 What they stand on: reinit.py (when a round starts again), rewinding.py (how many weights stay selected), flat.py (the

@@ -2,7 +2,7 @@
 
 All contributions are vectors over the I weights of the network; the larger, the more a weight should be sent.
 Global and local contribution and their combination are the paper's, the other four are criteria of the pruning
-literature. CRITERIA has each by its name; `utils.modes` says which mode selects by which.
+literature (`utils.pruning_scores`). CRITERIA has each by its name; `utils.modes` says which mode selects by which.
 """
 
 import math
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from utils.message.masks import draw_mask, sizes_within
+from utils.pruning_scores import fisher, magnitude, snip
 from utils.rewinding import num_selected
 
 if TYPE_CHECKING:
@@ -66,32 +67,6 @@ class Movement(Accumulator):
 
     def update(self, grad: Tensor, before: Tensor, after: Tensor) -> None:
         self.value.addcmul_(grad, before, value=-1.0)
-
-
-def magnitude(weights: Tensor) -> Tensor:
-    """Return `|w_f|`, (I,): the largest weights after step 1, wherever they started.
-
-    Han et al., "Learning both Weights and Connections for Efficient Neural Networks", NeurIPS 2015.
-    """
-    return weights.abs()
-
-
-def fisher(at_start: "SampleGradients") -> Tensor:
-    """Return the sum over samples of `g_i**2`, (I,), `g_i` the gradient of one sample's loss at the start point.
-
-    The diagonal of the empirical Fisher information (true labels, none drawn from the network) times the number of
-    samples: Sung et al., "Training Neural Networks with Fixed Sparse Masks", NeurIPS 2021.
-    """
-    return at_start.sum_of_squares()
-
-
-def snip(start: Tensor, mean_gradient: Tensor) -> Tensor:
-    """Return `|g * w|`, (I,), `g` the gradient of the samples' mean loss at the start point.
-
-    Lee et al., "SNIP: Single-shot Network Pruning based on Connection Sensitivity", ICLR 2019, without its
-    normalisation, which changes no rank; over all samples of the round instead of one batch.
-    """
-    return (mean_gradient * start).abs_()
 
 
 def combined_contribution(global_c: Tensor, local_c: Tensor, lamda: float) -> Tensor:

@@ -1,5 +1,6 @@
 """The server's end of the link: every update crosses it as a message, kept as a file."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -142,6 +143,19 @@ class Outgoing:
     def use_bits(self, value_bits: int) -> None:
         """Code values in so many bits from here on."""
         self._coding = replace(self._coding, value_bits=value_bits)
+
+    def best_bits(
+        self, network: Tensor, ranking: Tensor, bits: Sequence[int], accuracy: Callable[[Tensor], float]
+    ) -> int:
+        """Return which of `bits` a value to use: with as many weights as then fit, `accuracy` is best."""
+        accuracies = {}
+        for value_bits in bits:
+            self.use_bits(value_bits)
+            kept = ranking[: self.as_many_as_fit(network, ranking)]
+            candidate = self.candidate(self.only(network, kept), kept.sort().values, None, kept)
+            if candidate is not None:
+                accuracies[value_bits] = accuracy(candidate.network)
+        return max(accuracies, key=accuracies.get, default=bits[0])
 
     @denormals(flushed=False)
     def candidate(

@@ -11,7 +11,6 @@ from fractions import Fraction
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from data.seeding import derive_seed
 from utils.contribution import CRITERIA, Evidence, ranked, rewind_, select_largest, select_random
@@ -62,9 +61,10 @@ def partial_update(
         if work.budgeted:
             order = ranked(score)
             order = order if work.selected is None else work.selected[order]
+            trained = flat.snapshot()
             if bits_to_try:
-                work.outgoing.use_bits(_best_bits(work, order, bits_to_try))
-            size = work.outgoing.as_many_as_fit(flat.snapshot(), order)
+                work.outgoing.use_bits(work.outgoing.best_bits(trained, order, bits_to_try, work.accuracy_of))
+            size = work.outgoing.as_many_as_fit(trained, order)
         chosen = select_largest(score, size)
         if accumulated:
             accumulated.keep(chosen)
@@ -75,20 +75,6 @@ def partial_update(
             work.offer(work.rewound_val_acc, at_least=True)
     # Step 2: sparse fine-tuning of the selected weights and the rest.
     work.train(last, choose=True, num_epochs=epochs[-1])
-
-
-def _best_bits(work: RoundTraining, order: Tensor, bits_to_try: Sequence[int]) -> int:
-    """Return with how many bits a value the weights that then fit, the first of `order`, validate best."""
-    trained, outgoing, accuracies = work.flat.snapshot(), work.outgoing, {}
-    for bits in bits_to_try:
-        outgoing.use_bits(bits)
-        kept = order[: outgoing.as_many_as_fit(trained, order)]
-        candidate = outgoing.candidate(outgoing.only(trained, kept), kept.sort().values, None, kept)
-        if candidate is not None:
-            work.flat.load(candidate.network)
-            accuracies[bits] = work.validate()
-    work.flat.load(trained)
-    return max(accuracies, key=accuracies.get, default=bits_to_try[0])
 
 
 def random_update(work: RoundTraining, updating_ratio: float, seed: int) -> None:

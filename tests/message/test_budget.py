@@ -1,7 +1,5 @@
 """Byte budgets: the search for what fits, and that no message of a run is larger."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -16,7 +14,6 @@ from utils.message.base import Base, Shared
 from utils.message.body import Coding, draft_update
 from utils.message.budget import fitting_ratio, message_size, most_that_fit, smallest_budget
 from utils.message.update import unpack_message
-from utils.methods import _best_bits
 from utils.run.argument_types import byte_count
 
 KEY = bytes(range(16))
@@ -156,17 +153,13 @@ def test_each_round_says_how_many_bits_it_chose(results):
 
 
 def test_the_bits_are_those_that_validate_best():
-    """With 32, 8, 4 bits more and more weights fit; validation is made up, and the network is left as it was."""
+    """With 32, 8, 4 bits more and more weights fit; validation is made up."""
     link, outgoing, moved = link_and_network(700)
-    flat, seen = SimpleNamespace(vector=moved.clone(), snapshot=lambda: moved), {}
+    seen = {}
 
-    def validate():
-        sent = int((flat.vector != outgoing.start)[:1776].sum())
-        seen[outgoing.value_bits] = sent
+    def accuracy(network):
+        seen[outgoing.value_bits] = int((network != outgoing.start)[:1776].sum())
         return {32: 0.5, 8: 0.75, 4: 0.75}[outgoing.value_bits]
 
-    flat.load = lambda network: setattr(flat, "vector", network)
-    work = SimpleNamespace(flat=flat, outgoing=outgoing, validate=validate)
-    assert _best_bits(work, torch.arange(1776), [4, 8, 32]) == 4, "of equals the first"
+    assert outgoing.best_bits(moved, torch.arange(1776), [4, 8, 32], accuracy) == 4, "of equals the first"
     assert seen[4] > seen[8] > seen[32] > 0
-    assert flat.vector is moved

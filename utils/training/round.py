@@ -141,14 +141,18 @@ class RoundTraining:
         as_it_is = self.outgoing is None or (self.outgoing.lossless and not self.budgeted)
         if as_it_is or not self._finite():
             return self.validate()
-        network = self.flat.snapshot()
-        candidate = self.outgoing.candidate(network, self.selected, self.mask_seed, self.ranking)
+        candidate = self.outgoing.candidate(self.flat.snapshot(), self.selected, self.mask_seed, self.ranking)
         if candidate is None:
             warnings.warn(f"round {self.number}: biases and the like alone are over the byte budget", stacklevel=2)
             return math.nan  # better than nothing else
-        self.flat.load(candidate.network)
-        val_acc = self.validate()
+        return self.accuracy_of(candidate.network)
+
+    def accuracy_of(self, network: Tensor) -> float:
+        """Return the validation accuracy of another network; this one stays what it is."""
+        trained = self.flat.snapshot()
         self.flat.load(network)
+        val_acc = self.validate()
+        self.flat.load(trained)
         return val_acc
 
     @property

@@ -1,0 +1,37 @@
+"""Scores of weights from the literature on pruning; `utils.contribution` names them beside the paper's.
+
+Each is a vector over the I weights of the network; the larger, the more a weight matters.
+"""
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from utils.training.sample_gradients import SampleGradients
+
+
+def magnitude(weights: Tensor) -> Tensor:
+    """Return `|w_f|`, (I,): the largest weights after step 1, wherever they started.
+
+    Han et al., "Learning both Weights and Connections for Efficient Neural Networks", NeurIPS 2015.
+    """
+    return weights.abs()
+
+
+def fisher(at_start: "SampleGradients") -> Tensor:
+    """Return the sum over samples of `g_i**2`, (I,), `g_i` the gradient of one sample's loss at the start point.
+
+    The diagonal of the empirical Fisher information (true labels, none drawn from the network) times the number of
+    samples: Sung et al., "Training Neural Networks with Fixed Sparse Masks", NeurIPS 2021.
+    """
+    return at_start.sum_of_squares()
+
+
+def snip(start: Tensor, mean_gradient: Tensor) -> Tensor:
+    """Return `|g * w|`, (I,), `g` the gradient of the samples' mean loss at the start point.
+
+    Lee et al., "SNIP: Single-shot Network Pruning based on Connection Sensitivity", ICLR 2019, without its
+    normalisation, which changes no rank; over all samples of the round instead of one batch.
+    """
+    return (mean_gradient * start).abs_()
