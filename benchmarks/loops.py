@@ -62,7 +62,7 @@ def bare_loop(data, model, recipe, samples: int, device, bfloat16: bool) -> Loop
 def layer_products(model, input_shape, device, bfloat16: bool) -> tuple[Loop, float]:
     """Return what computes the matrix products of one training step's layers alone, and its floating-point operations.
 
-    Forwards, and backwards to the weights and, but for the first layer, to the inputs: no step can be faster.
+    Forwards, and backwards to the weights and, but for the first layer, the inputs: no step with all of it is faster.
     """
     dtype, seen = torch.bfloat16 if bfloat16 else torch.float32, []
     layers = [module for module in model.to(device).modules() if type(module) in (nn.Linear, nn.Conv2d)]

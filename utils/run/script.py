@@ -26,7 +26,7 @@ def run(prog: str, description: str, argv: list[str] | None) -> "RunResult":
             from utils.run.options import build_parser, parse
         parser = build_parser(prog, description)
         settings = parse(parser, argv)
-        # Threads that spin while they wait take the processor from other processes: a hundredth of the speed is left.
+        # Threads that spin while they wait take the processor from other processes (docs/performance.md).
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         try:
             with interrupts_wait(), packages_needed(prog):  # torch only once the command line is right
