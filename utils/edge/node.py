@@ -25,7 +25,7 @@ from utils.edge.state_file import (
     write_tensors,
 )
 from utils.message.base import Shared, pruned
-from utils.message.container import checksum, key_fingerprint, most_bytes, unpack_message
+from utils.message.container import checksum, key_fingerprint, most_bytes, split_messages, unpack_message
 from utils.message.streams import NothingNewError, UpdateFormatError
 from utils.message.update import Update, decode_message
 from utils.schema import Schema
@@ -84,12 +84,31 @@ class EdgeNode:
         return most_bytes(self.schema.size)
 
     def receive(self, data: bytes) -> Update:
-        """Apply one message. A bad one raises UpdateFormatError with the reason, and changes nothing."""
+        """Apply a message, or several that lie one behind another as `catch_up` makes them: all of them, or none.
+
+        Of several, the first may be of rounds that the node has. Returns the last one's update. A bad one raises
+        UpdateFormatError with the reason, and changes nothing.
+        """
         if self.key_needed not in (None, self.key and key_fingerprint(self.key)):
             fault = "without it nothing is accepted" if self.key is None else "the one given is another key"
             raise UpdateFormatError(f"this node was set up with a key, and {fault}")
         if len(data) > self.most_bytes:
             raise UpdateFormatError(f"more than {self.most_bytes:,} bytes, which no message for this network has")
+        after, update = copy(self), None  # so that a full disk or a power cut leaves this one as it was
+        *first, last = split_messages(data)
+        for message in first:
+            try:
+                update = after._apply(message)
+            except NothingNewError:
+                if update is not None:
+                    raise UpdateFormatError("several messages in one, and not in the order of their rounds") from None
+        update = after._apply(last)
+        if self.path is not None:
+            after.save(self.path)
+        vars(self).update(vars(after))
+        return update
+
+    def _apply(self, data: bytes) -> Update:
         message, digest = unpack_message(data, self.key, self.run), checksum(data).hex()
         header = message.header
         if digest in self.applied:
@@ -98,13 +117,9 @@ class EdgeNode:
             raise NothingNewError(f"out of order: round {header.round} after round {self.round} was applied")
         update = decode_message(message, self.shared)
         update.result.setflags(write=False)
-        after = copy(self)  # so that a full disk or a power cut leaves this one as it was
-        after.line = update.result
-        after.serving = update.result if header.serve else self.serving
-        after.round, after.applied, after.deployed = header.round, (digest,), update.deployed
-        if self.path is not None:
-            after.save(self.path)
-        vars(self).update(vars(after))
+        self.line = update.result
+        self.serving = update.result if header.serve else self.serving
+        self.round, self.applied, self.deployed = header.round, (digest,), update.deployed
         return update
 
     def save(self, path: str | Path) -> None:

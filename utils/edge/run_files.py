@@ -26,7 +26,7 @@ _MOST_BYTES = 64 << 20  # of rounds.csv or summary.json
 def message_files(run: Path) -> list[Path]:
     """Return the messages of a run, by round: round_1000.dpu comes after round_999.dpu."""
     found = [path for path in (run / "updates").glob("round_*.dpu") if _MESSAGE.fullmatch(path.name)]
-    return sorted(found, key=lambda path: (_round_of(path.name), path.name))
+    return sorted(found, key=lambda path: (round_of(path), path.name))
 
 
 def deployed_in_run(run: Path) -> np.ndarray | None:
@@ -94,18 +94,19 @@ class Promises:
         if self.sent is None:
             return "rounds.csv is not there: nothing says whether these are all messages"
         if self.served is None:
-            late = [path.name for path in messages if _round_of(path.name) not in self.sent]
+            late = [path.name for path in messages if round_of(path) not in self.sent]
             more = f"; not yet in rounds.csv: {_some(late)}" if late else ""
             return f"the run has no summary.json, so it has not finished{more}"
         return ""
 
     def _refuse(self, fault: str, names: Collection[str]) -> None:
         if names:
-            raise ValueError(f"{self.run}: {fault}: {_some(sorted(names, key=_round_of))}")
+            raise ValueError(f"{self.run}: {fault}: {_some(sorted(names, key=round_of))}")
 
 
-def _round_of(name: str) -> int:
-    match = _MESSAGE.fullmatch(name)
+def round_of(file: Path | str) -> int:
+    """Return the round in the name of a message's file; -1 for another file."""
+    match = _MESSAGE.fullmatch(Path(file).name)
     return int(match[1]) if match else -1
 
 

@@ -23,6 +23,7 @@ _REINITIALIZE, _SERVE, _SIGNED, _SHRINK_PERTURB, _SPARSE_NETWORK = 1, 2, 4, 8, 1
 _HEADER = struct.Struct("<4sBBBBBI8s16s16sQII")
 _FACTORS = struct.Struct("<ff")
 _DIGEST = 16
+_MOST_MESSAGES = 1000  # in one file
 _LEAST_KEY, _MOST_KEY = 16, 1 << 20  # bytes of a key file
 
 
@@ -105,7 +106,7 @@ def unpack_message(data: bytes, key: bytes | None = None, run: str = "") -> Mess
     if codec != _CODEC:
         raise UpdateFormatError(f"unknown codec {codec}")
     signed = bool(flags & _SIGNED)
-    start = _HEADER.size + (_FACTORS.size if flags & _SHRINK_PERTURB else 0)
+    start = _start_of_body(flags)
     expected = start + body + _DIGEST * (1 + signed)
     if len(data) != expected:
         raise UpdateFormatError(f"wrong length: {len(data)} bytes where the header announces {expected}")
@@ -137,6 +138,29 @@ def unpack_message(data: bytes, key: bytes | None = None, run: str = "") -> Mess
     content = data[start : start + body]
     sections = content[:index], content[index : index + value], content[index + value :]
     return Message(header, tuple(map(bytes, sections)))
+
+
+def split_messages(data: bytes) -> list[memoryview]:
+    """Return the messages that lie one behind another in `data`, as their headers say where each ends.
+
+    What follows the last one that is followed by another's first bytes comes whole, for `unpack_message` to refuse.
+    Raises UpdateFormatError for more than 1,000.
+    """
+    messages, data = [], memoryview(data)  # whose parts are no copies
+    while len(data) > _HEADER.size and data[:4] == _MAGIC:
+        flags, body = data[8], _HEADER.unpack_from(data)[-3]
+        end = _start_of_body(flags) + body + _DIGEST * (1 + bool(flags & _SIGNED))
+        if data[end : end + 4] != _MAGIC:
+            break
+        messages.append(data[:end])
+        data = data[end:]
+        if len(messages) == _MOST_MESSAGES:
+            raise UpdateFormatError(f"more than {_MOST_MESSAGES:,} messages in one")
+    return [*messages, data]
+
+
+def _start_of_body(flags: int) -> int:
+    return _HEADER.size + (_FACTORS.size if flags & _SHRINK_PERTURB else 0)
 
 
 def most_bytes(num_values: int) -> int:

@@ -140,7 +140,7 @@ def _check_receiver(header: Header, schema: Schema, deployed: np.ndarray | None)
     if header.deploys and deployed is not None:
         raise UpdateFormatError("deploys a sparse network, but this node has one already")
     if header.sparse_network and not header.deploys and deployed is None:
-        raise UpdateFormatError("for a sparse network, which this node does not have")
+        raise BaseMissingError("for a sparse network, which this node does not have; a message may be missing")
     if deployed is not None and not header.sparse_network:
         raise UpdateFormatError("for a network with all its weights, but this node has a sparse one")
     if header.kind == "dense" and header.index_bytes:
