@@ -8,6 +8,7 @@ Readers answer for files that cannot be read; `data.datasets` checks what was re
 import importlib.util
 import os
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -24,25 +25,31 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
 
     Raises DatasetError if it is missing, no zip archive, damaged, or lacks an array.
     """
-    if not os.path.exists(path):
-        raise DatasetError(f"{path}: no such file; check the path")
-    if not os.path.isfile(path) or not zipfile.is_zipfile(path):
-        raise DatasetError(f"{path}: not an .npz archive (empty, truncated or another format); get it again")
-    with answering(f"{path}: cannot be read", "get it again"), np.load(path, allow_pickle=False) as archive:
-        wanted = [key for key in (*REQUIRED, *OPTIONAL) if key in archive]
-        stated = {member.filename.removesuffix(".npy"): member.file_size for member in archive.zip.infolist()}
-        check_size(path, sum(stated[key] for key in wanted), "leave images out")
-        arrays = {key: _read_array(archive, key, path) for key in wanted}
-        found = ", ".join(archive.files) or "nothing"
+    arrays = read_arrays(path, (*REQUIRED, *OPTIONAL))
     missing = [key for key in REQUIRED if key not in arrays]
     missing += [key for key in OPTIONAL if key not in arrays and any(other in arrays for other in OPTIONAL)]
-    missing += [key for key, array in arrays.items() if not isinstance(array, np.ndarray)]
     if missing:
+        with answering(f"{path}: cannot be read", "get it again"), np.load(path, allow_pickle=False) as archive:
+            found = ", ".join(archive.files) or "nothing"
         raise DatasetError(
             f"{path}: lacks {', '.join(missing)} (it has {found}); "
             f"it must hold {', '.join(REQUIRED)} and may hold {', '.join(OPTIONAL)}"
         )
     return arrays
+
+
+def read_arrays(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Return those of the named arrays that an .npz file has. Raises DatasetError if it is none, or is damaged."""
+    if not os.path.exists(path):
+        raise DatasetError(f"{path}: no such file; check the path")
+    if not os.path.isfile(path) or not zipfile.is_zipfile(path):
+        raise DatasetError(f"{path}: not an .npz archive (empty, truncated or another format); get it again")
+    with answering(f"{path}: cannot be read", "get it again"), np.load(path, allow_pickle=False) as archive:
+        wanted = [name for name in names if name in archive]
+        stated = {member.filename.removesuffix(".npy"): member.file_size for member in archive.zip.infolist()}
+        check_size(path, sum(stated[name] for name in wanted), "leave images out")
+        arrays = {name: _read_array(archive, name, path) for name in wanted}
+    return {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
 
 
 def _read_array(archive: np.lib.npyio.NpzFile, key: str, path: Path) -> np.ndarray:

@@ -27,7 +27,9 @@ MAY_IMPORT = {
     "utils.pruning_scores": set(),
     "utils.contribution": {"utils.pruning_scores", "utils.message.masks", "utils.rewinding"},  # which RPU's masks are drawn by, and which imports nothing here
     "utils.flat": {"utils.schema"},
-    "utils.edge": {"utils.message", "utils.schema", "utils.system"},
+    "utils.edge.program": {"utils.edge", "utils.predict", "utils.system"},
+    "utils.edge": {"utils.edge.program", "utils.message", "utils.schema", "utils.system"},
+    "utils.predict": {"utils.run", "utils.edge", "utils.training", "utils.system", "data"},
     "utils.message": {"utils.schema", "utils.reinit", "utils.system"},
     "utils.schema": set(),
     "utils.modes": set(),

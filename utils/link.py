@@ -41,14 +41,17 @@ class Link:
     """Sends networks, as vectors (I+J+B,), to an edge node that sees nothing but messages.
 
     folder  of the run: `initial.safetensors` and `updates/` are written there; None: nothing is written
+    inputs  what the node must know of images besides, as text
     """
 
-    def __init__(self, schema: Schema, initial: Tensor, folder: Path | None, sign_key: bytes | None = None):
+    def __init__(
+        self, schema: Schema, initial: Tensor, folder: Path | None, sign_key: bytes | None = None, inputs: str = ""
+    ):
         self.sign_key, self.device = sign_key, initial.device
         shipped = to_numpy(initial)
         shipped.setflags(write=False)  # so the node takes it as it is
         run = folder.name if folder and sign_key else ""  # signatures hold for this run alone
-        self.node = EdgeNode(schema, shipped, key=sign_key, run=run)
+        self.node = EdgeNode(schema, shipped, key=sign_key, run=run, inputs=inputs)
         self._initial_file = folder and folder / "initial.safetensors"
         self._updates = folder and folder / "updates"
 
@@ -59,7 +62,8 @@ class Link:
         Raises UserError if a message is missing or another one.
         """
         self._updates.mkdir(exist_ok=True)
-        write_state(self._initial_file, self.node.schema, self.node.initial, self.node.run)
+        node = self.node
+        write_state(self._initial_file, node.schema, node.initial, node.run, node.inputs)
         if len(rounds) != len(applied):
             reason = f"rounds.csv has {len(rounds)} messages, the checkpoint {len(applied)}"
             raise UserError(f"{self._updates.parent}: {reason}: start anew with --overwrite")

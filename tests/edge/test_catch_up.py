@@ -30,7 +30,7 @@ def followed(messages, node=None):
     return states
 
 
-@pytest.mark.parametrize(("begin", "end"), itertools.combinations(range(6), 2))
+@pytest.mark.parametrize(("begin", "end"), list(itertools.combinations(range(6), 2)))
 def test_a_node_that_missed_messages_catches_up(begin, end):
     messages = [data for data, *_ in story()]
     states = followed(messages)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.edge.bundle import copy_device_files
 from utils.edge.catch_up import catch_up as shortest_catch_up
 from utils.edge.node import EdgeNode, locked_node
 from utils.edge.report import REPLAY_HEADER, describe, describe_layers, describe_node, replay_row
@@ -141,6 +142,16 @@ def catch_up(args: argparse.Namespace) -> int:
     print(f"{args.out}: from {_named(args.since)} to round {end}: {len(data):,} bytes")
     print(f"messages missed: {len(missed)}, {size:,} bytes, of which that is {len(data) / size:.2f}")
     return 0
+
+
+def bundle(args: argparse.Namespace) -> None:
+    """Copy the files that a device needs into a new folder: this program without `predict`."""
+    if args.to.exists() and any(args.to.iterdir()):
+        raise Refused(f"{args.to} is not empty; choose another folder")
+    files = copy_device_files(args.to)
+    size = sum((args.to / file).stat().st_size for file in files)
+    print(*files, sep="\n")
+    print(f"{args.to}: {len(files)} files, {size:,} bytes; pip install -r requirements.txt there, Python 3.10 or newer")
 
 
 def _named(number: int) -> str:

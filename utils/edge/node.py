@@ -40,6 +40,7 @@ class EdgeNode:
     key               if given, only messages signed with it are accepted; the node's file remembers that one is needed
     run               names the run that these messages must be signed for
     path              if given, the node lives in this file: every accepted message is on disk before it takes effect
+    inputs            what inference must know of images, as text; the node only keeps it
 
     .line, .serving   the states that messages build on, and that answers queries; the same object but in standby
     .key_needed       a fingerprint of the key without which no message is accepted; None: none is needed
@@ -56,10 +57,11 @@ class EdgeNode:
         key: bytes | None = None,
         run: str = "",
         path: str | Path | None = None,
+        inputs: str = "",
     ):
         if initial.dtype != np.float32 or initial.shape != (schema.size,):
             raise ValueError(f"the initial state is float32 of shape ({schema.size},)")
-        self.schema, self.key, self.run, self.path = schema, key, run, path
+        self.schema, self.key, self.run, self.path, self.inputs = schema, key, run, path, inputs
         self.key_needed = None if key is None else key_fingerprint(key)
         self.initial = initial.copy() if initial.flags.writeable else initial
         self.initial.setflags(write=False)  # states are replaced, never changed
@@ -136,13 +138,14 @@ class EdgeNode:
         node = {"round": self.round, "applied": self.applied}
         node |= {name: value for name, value in (("run", self.run), ("key", self.key_needed)) if value}
         parts = {"schema": self.schema.to_plain(), "node": node, "fingerprints": fingerprints}
-        write_tensors(path, tensors, {name: json.dumps(part) for name, part in parts.items()})
+        metadata = {name: json.dumps(part) for name, part in parts.items()}
+        write_tensors(path, tensors, metadata | ({"inputs": self.inputs} if self.inputs else {}))
 
     @classmethod
     def shipped(cls, path: str | Path, *, key: bytes | None = None) -> EdgeNode:
         """Return a node as a run ships it, `initial.safetensors`. Raises ValueError if the file is damaged."""
-        schema, initial, run = read_shipped(path)
-        return cls(schema, initial, key=key, run=run)
+        schema, initial, run, inputs = read_shipped(path)
+        return cls(schema, initial, key=key, run=run, inputs=inputs)
 
     @classmethod
     def load(cls, path: str | Path, *, key: bytes | None = None) -> EdgeNode:
@@ -157,7 +160,8 @@ class EdgeNode:
             states = {name: join_state(schema, tensors, name + "/") for name in fingerprints}
             if any(schema.state_fingerprint(states[name]).hex() != fingerprints[name] for name in states):
                 raise ValueError("the fingerprint of a state differs")
-            self = cls(schema, states["initial"], key=key, run=node.get("run", ""), path=path)
+            run, inputs = node.get("run", ""), metadata.get("inputs", "")
+            self = cls(schema, states["initial"], key=key, run=run, path=path, inputs=inputs)
             self.key_needed = node.get("key", self.key_needed)
             self.line = states["line"]
             self.serving = states.get("serving", self.line)

@@ -6,18 +6,55 @@ python -m utils.edge status --node node.safetensors
 python -m utils.edge show   RUN/updates/round_003.dpu [--node node.safetensors]
 python -m utils.edge replay RUN [--out node.safetensors]
 python -m utils.edge catch_up RUN --from 3 [--to 9] --out catch_up.dpu
+python -m utils.edge bundle DIR
+python -m utils.edge predict --node node.safetensors --model-from RUN [IMAGES] [--out classes.csv]
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from utils.edge.commands import Refused, apply, catch_up, init, replay, show, status
+from utils.edge.commands import Refused, apply, bundle, catch_up, init, replay, show, status
+from utils.edge.node import EdgeNode
+from utils.system.errors import packages_needed
+from utils.system.files import write_atomic
 from utils.system.streams import forgiving_streams
+from utils.system.terminal import columns, printable
+
+_MOST_ROWS = 20  # printed
+
+
+def predict(args: argparse.Namespace) -> None:
+    """Classify images with the network that a node serves. Needs torch, and the code of the network.
+
+    Without images: those that the run is tested on. With labels, or class folders, it says how many are right.
+    """
+    node = EdgeNode.load(args.node)
+    with packages_needed("python -m utils.edge predict"):
+        try:
+            from utils.predict import predict as answers_of
+        except ModuleNotFoundError as error:
+            if error.name != "utils.predict":
+                raise
+            raise Refused("predict needs the whole project: a bundle does not have the code of networks") from None
+    answers = answers_of(node, args.model_from, args.images)
+    rows = [("image", "class"), *zip(answers.names, answers.classes)]
+    if args.out is not None:
+        text = io.StringIO(newline="")
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        write_atomic(args.out, text.getvalue().encode())
+    shown = rows[: _MOST_ROWS + 1]
+    print(columns([tuple(map(printable, row)) for row in shown], "<<"))
+    if len(shown) < len(rows):
+        print(f"and {len(rows) - len(shown):,} more{'' if args.out else ': --out FILE.csv writes all'}")
+    right = "" if answers.accuracy is None else f", {answers.accuracy:.2%} right".replace("%", " %")
+    print(f"{len(answers.names):,} images{right}")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -35,7 +72,7 @@ def _round(text: str) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the program's parser: a command for each function above, which `function` names."""
+    """Return the program's parser: a command for each function, which `function` names."""
     parser = _Parser(prog="python -m utils.edge", description="An edge node that update messages keep up to date.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -43,7 +80,8 @@ def build_parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__)
         sub.set_defaults(function=function)
         for flag, (required, help_) in files.items():
-            sub.add_argument(f"--{flag}", type=Path, required=required, metavar="FILE", help=help_)
+            names = dict.fromkeys((f"--{flag}", f"--{flag.replace('_', '-')}"))
+            sub.add_argument(*names, type=Path, required=required, metavar="FILE", help=help_)
         return sub
 
     initial = (True, "the initial network, which a run writes as initial.safetensors")
@@ -64,6 +102,14 @@ def build_parser() -> argparse.ArgumentParser:
     help_ = "the last round that the node has applied, as `status` says; `shipped`: none"
     sub.add_argument("--from", dest="since", type=_round, required=True, metavar="ROUND", help=help_)
     sub.add_argument("--to", type=_round, metavar="ROUND", help="default: that of the run's last message")
+    sub = command(bundle)
+    sub.add_argument("to", type=Path, metavar="DIR", help="the folder to make")
+    model_from = (True, "the run folder whose config.json says how the network is built")
+    sub = command(
+        predict, node=(True, "the node file"), model_from=model_from, out=(False, "write all classes here, as CSV")
+    )
+    help_ = "an .npz file with `images` (and `labels`) or a folder; default: what the run is tested on"
+    sub.add_argument("images", type=Path, nargs="?", metavar="IMAGES", help=help_)
     return parser
 
 

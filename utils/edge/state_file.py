@@ -109,13 +109,14 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def write_state(path: str | Path, schema: Schema, state: np.ndarray, run: str = "") -> None:
+def write_state(path: str | Path, schema: Schema, state: np.ndarray, run: str = "", inputs: str = "") -> None:
     """Write one network state with its schema, as a device is shipped with it (`initial.safetensors`).
 
-    run  names the run that the messages to this device must be signed for
+    run     names the run that the messages to this device must be signed for
+    inputs  what inference must know of images; kept as it is
     """
-    metadata = {"schema": json.dumps(schema.to_plain())}
-    write_tensors(path, split_state(schema, state), metadata | ({"run": run} if run else {}))
+    more = {name: text for name, text in (("run", run), ("inputs", inputs)) if text}
+    write_tensors(path, split_state(schema, state), {"schema": json.dumps(schema.to_plain()), **more})
 
 
 def read_state(path: str | Path) -> tuple[Schema, np.ndarray]:
@@ -123,12 +124,12 @@ def read_state(path: str | Path) -> tuple[Schema, np.ndarray]:
     return read_shipped(path)[:2]
 
 
-def read_shipped(path: str | Path) -> tuple[Schema, np.ndarray, str]:
+def read_shipped(path: str | Path) -> tuple[Schema, np.ndarray, str, str]:
     """Return all that `write_state` wrote. Raises ValueError, naming the file, if it is damaged."""
     tensors, metadata = read_tensors(path)
     schema = read_schema(path, metadata)
     try:
-        return schema, join_state(schema, tensors), metadata.get("run", "")
+        return schema, join_state(schema, tensors), metadata.get("run", ""), metadata.get("inputs", "")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from data.inputs import Inputs
 from utils.link import Link
 from utils.rounds import EdgeCopy, run_rounds
 from utils.run.books import Books, NoBooks
@@ -72,7 +73,8 @@ def _run_in(group: Group, device_name: str, settings: Settings, command: list[st
         if state is not None:
             train, validation, test = make_batches(settings, dataset, run.split, device)
             trainer = Trainer(flat, train, settings.seed, validation, test, settings.precision == "bf16", group=group)
-            link = Link(flat.schema, plan.initial, run.folder if group.is_rank0 else None, sign_key)
+            to = run.folder if group.is_rank0 else None
+            link = Link(flat.schema, plan.initial, to, sign_key, Inputs.of(dataset).to_text())
             edge, interrupted = unpack(state) if state else (EdgeCopy(plan.initial, plan.initial), None)
             books.begin(about, edge, interrupted, link)
             bars = Bars(plan.num_rounds, edge.next_round, shown)

@@ -10,6 +10,7 @@ import torch
 from data.arrival import Arrival
 from data.batches import Batches, BatchSource
 from data.datasets import Dataset, EvaluationSplit
+from data.inputs import Inputs
 from data.seeding import derive_seed
 from data.streaming.batches import StreamedBatches, reading_pool
 from models import build_model
@@ -40,14 +41,14 @@ def recipe_of(settings: Settings) -> Recipe:
     return recipe_for(settings.model, two_steps, settings.lr, num_epochs)
 
 
-def network_maker(settings: Settings, dataset: Dataset, device: torch.device) -> MakeNetwork:
+def network_maker(settings: Settings, inputs: Dataset | Inputs, device: torch.device) -> MakeNetwork:
     """Return a function that makes the initial network of the run (0), or another one, flat and on the device."""
 
     def make_network(number: int) -> FlatParameters:
         model = build_model(
             settings.model,
-            dataset.input_shape,
-            dataset.num_classes,
+            inputs.input_shape,
+            inputs.num_classes,
             seed=derive_seed(settings.seed, "initial weights", number),
             hidden_sizes=settings.hidden_sizes,
             batch_norm=settings.batch_norm,
@@ -179,15 +180,20 @@ def count_rounds(settings: Settings, arrival: Arrival) -> int:
     return max_rounds
 
 
+def batches_of(settings: Settings, inputs: Dataset | Inputs, device: torch.device) -> Callable[..., BatchSource]:
+    """Return what makes batches of (images, labels), normalised and laid out as the network takes them."""
+    kind = Batches
+    if inputs.streamed:
+        kind = partial(StreamedBatches, pool=reading_pool(inputs.input_shape[1], settings.num_workers, device))
+    convolutional = settings.model != "mlp"
+    return partial(kind, mean=inputs.mean, std=inputs.std, device=device, channels_last=convolutional)
+
+
 def make_batches(
     settings: Settings, dataset: Dataset, split: EvaluationSplit, device: torch.device
 ) -> tuple[BatchSource, BatchSource, BatchSource]:
     """Return the training, validation and test samples, to be had on the device."""
-    kind = Batches
-    if dataset.streamed:
-        kind = partial(StreamedBatches, pool=reading_pool(dataset.image_size, settings.num_workers, device))
-    convolutional = settings.model != "mlp"
-    batches = partial(kind, mean=dataset.mean, std=dataset.std, device=device, channels_last=convolutional)
+    batches = batches_of(settings, dataset, device)
     train = batches(
         dataset.train_images,
         dataset.train_labels,

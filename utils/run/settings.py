@@ -5,9 +5,11 @@
 """
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
+
+_PATHS = ("dataset_dir", "sign_key", "output_dir")
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,14 @@ class Settings:
     def has_batch_norm(self) -> bool:
         """Whether the model has BatchNorm layers, which cannot train on a batch of one sample."""
         return self.model != "mlp" or self.batch_norm
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> "Settings":
+        """Return what `as_plain` wrote; settings that were not known then are None."""
+        values = {field.name: plain.get(field.name) for field in fields(cls)}
+        values["hidden_sizes"] = tuple(values["hidden_sizes"] or ())
+        paths = {name: Path(values[name]) for name in _PATHS if values[name] is not None}
+        return cls(**values | paths)
 
     def as_plain(self) -> dict[str, Any]:
         """Return the settings for config.json, paths as text."""

@@ -1,12 +1,12 @@
 """The training loop: one epoch, and evaluation. Nothing returns to the host but totals per epoch."""
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.batches import BatchSource
 from data.seeding import torch_generator
@@ -160,13 +160,12 @@ class Trainer:
         return top1, top5 if self._has_top5 else None
 
     def _count_correct(self, batches: BatchSource, on_batch: Callable[[], None]) -> None:
-        model, mine = self.flat.model, None
+        mine = None
         if self.group.size > 1:
             part = self.group.share(len(batches))
             mine = torch.arange(part.start, part.stop)
-        model.eval()
         self._correct.zero_()
-        with torch.inference_mode(), self._precision(), replaced({} if self.bfloat16 else by_product(model)):
+        with self._evaluating() as model:
             for images, labels in batches.in_order(mine):
                 outputs = model(images)
                 right = outputs.argmax(dim=1) == labels
@@ -176,6 +175,17 @@ class Trainer:
                     right |= (outputs.topk(5).indices == labels[:, None]).any(dim=1)
                     self._correct[1] += right.sum()
                 on_batch()
+
+    def classes(self, batches: BatchSource) -> Tensor:
+        """Return the class of the largest output for each sample in `batches`, int64 (N,)."""
+        with self._evaluating() as model:
+            return torch.cat([model(images).argmax(dim=1) for images, _ in batches.in_order()])
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[nn.Module]:
+        model = self.flat.model.eval()
+        with torch.inference_mode(), self._precision(), replaced({} if self.bfloat16 else by_product(model)):
+            yield model
 
     def _precision(self):
         return torch.autocast(self.device.type, torch.bfloat16) if self.bfloat16 else nullcontext()

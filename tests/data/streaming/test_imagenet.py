@@ -17,6 +17,7 @@ from models import build_model
 from tests.image_trees import made_up_images, write_tree
 from tests.run.test_resume import SUICIDE
 from tests.script_runs import start_process, weights_of, without_time
+from utils.edge.program import main as edge_main
 from utils.rounds import EdgeCopy
 from utils.run.checkpoint import Checkpoints, unpack
 
@@ -167,7 +168,15 @@ def test_any_folder_of_pictures_of_all_sizes_streams(trees, tmp_path, capsys):
     flags = ["--dataset", str(root), "--output_dir", str(tmp_path / "out"), "--num_epochs", "1", "--max_rounds", "1"]
     assert "make all images one size, or give --stream" in refused(multiround_rpu, flags, capsys)
     flags += ["--stream", "--image_size", "10", "--hidden_sizes", "8", "--updating_ratio", "0.5", "--num_workers", "1"]
-    assert multiround_rpu.main(flags).folder.name.startswith("pets-mlp-rpu-")
+    result = multiround_rpu.main(flags)
+    assert result.folder.name.startswith("pets-mlp-rpu-")
+    node = tmp_path / "node.safetensors"
+    assert edge_main(["replay", str(result.folder), "--out", str(node)]) == 0
+    right = f"{result.rows[-1]['served_test_acc'] * 100:.2f} % right"
+    words = ["predict", "--node", str(node), "--model-from", str(result.folder)]
+    assert edge_main(words) == 0 and right in capsys.readouterr().out
+    assert edge_main([*words, str(root / "val")]) == 0  # a folder of class folders, whose images all validate here
+    assert "% right" in capsys.readouterr().out
 
 
 # Top-5
