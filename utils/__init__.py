@@ -17,6 +17,8 @@ end of the link).
     message/    what crosses the link              table/    from run folders to tables and plots
     edge/       who receives it                    system/   files, processes, terminal; knows nothing of DPU
 
+predict.py answers with the network that a node serves, for `python -m utils.edge predict`.
+
 Imports run one way: scripts and table -> run -> rounds -> methods, link -> training -> contribution, flat -> schema;
 link -> edge -> message -> schema. `data` imports system alone, `models` and system nothing of the project, and nobody
 imports a script or a table. message, edge, schema, modes, reinit, rewinding, and in run flags, options and checks do
