@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Deep Partial Updating: retrain a deployed network round after round, changing few of its weights."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from utils.run.script import run
 
@@ -9,9 +9,13 @@ if TYPE_CHECKING:
     from utils.run.folder import RunResult
 
 
-def main(argv: list[str] | None = None) -> "RunResult":
-    """Run the whole experiment; `argv` are the command-line arguments without the program's name."""
-    return run("multiround_dpu.py", __doc__, argv)
+def main(argv: list[str] | None = None, model: Any = None, dataset: Any = None) -> "RunResult":
+    """Run the whole experiment; `argv` are the command-line arguments without the program's name.
+
+    From Python, in place of --model and --dataset: `model`, a module or what makes one, and `dataset`, a
+    data.datasets.Dataset.
+    """
+    return run("multiround_dpu.py", __doc__, argv, model, dataset)
 
 
 if __name__ == "__main__":

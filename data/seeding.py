@@ -5,6 +5,9 @@ before it. So no method can change the data of another, and a resumed run draws 
 """
 
 import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -20,6 +23,30 @@ def derive_seed(seed: int, purpose: str, *counters: int) -> int:
 def torch_generator(seed: int, purpose: str, *counters: int) -> torch.Generator:
     """Return a CPU generator at the start of its stream: the CPU draws, so every device sees the same."""
     return torch.Generator().manual_seed(derive_seed(seed, purpose, *counters))
+
+
+@contextmanager
+def global_stream(
+    seed: int, purpose: str, *counters: int, device: torch.device | None = None
+) -> Iterator[None]:
+    """Within, torch (on the CPU and `device`), numpy and random draw from the stream; afterwards from where they were.
+
+    For code of users, which does not take a generator.
+    """
+    derived = derive_seed(seed, purpose, *counters)
+    before = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[device] if device is not None and device.type == "cuda" else []):
+        if device is not None and device.type != "cpu":
+            torch.manual_seed(derived)
+        else:  # which leaves the GPUs alone
+            torch.default_generator.manual_seed(derived)
+        random.seed(derived)
+        np.random.seed(derived % 2**32)
+        try:
+            yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])
 
 
 def frozen_generator(seed: int, purpose: str, *counters: int) -> np.random.RandomState:

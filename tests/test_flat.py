@@ -86,10 +86,24 @@ def test_batch_counters_are_dropped():
     assert all("num_batches_tracked" not in name for name in flat.model.state_dict())
 
 
-def test_shared_and_odd_tensors_are_refused():
+def test_a_shared_parameter_is_there_once_and_gathers_all_its_gradients():
     tied = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     tied[1].weight = tied[0].weight
-    with pytest.raises(ValueError, match="shares a parameter"):
-        FlatParameters(tied)
+    plain = copy.deepcopy(tied)
+    flat = FlatParameters(tied)
+    assert flat.layer_names == ["0.weight"] and flat.num_weights == 4 and flat.num_rest == 4
+    for network in (tied, plain):
+        network(torch.ones(1, 2)).sum().backward()
+    assert torch.equal(flat.weight_grad.view(2, 2), plain[0].weight.grad)
+    flat.weights.zero_()
+    assert tied[1].weight.count_nonzero() == 0
+
+
+def test_scales_of_norms_are_no_weights_whatever_their_shape():
+    flat = FlatParameters(nn.Sequential(nn.Linear(4, 4), nn.LayerNorm((2, 4)), nn.Embedding(3, 2), nn.RMSNorm((2, 4))))
+    assert flat.layer_names == ["0.weight", "2.weight"]
+
+
+def test_odd_tensors_are_refused():
     with pytest.raises(ValueError, match="float64"):
         FlatParameters(nn.Linear(2, 2).double())

@@ -15,7 +15,8 @@ MAY_IMPORT = {
     "multiround": {"utils.run"},
     "utils.table": {"utils.run", "utils.rounds", "utils.modes", "utils.edge", "utils.message", "utils.schema",
                     "utils.training.recipes", "utils.training.device", "utils.rewinding", "utils.system", "data"},
-    "utils.run": {"utils.rounds", "utils.methods", "utils.link", "utils.training", "utils.contribution", "utils.flat",
+    "utils.run": {"utils.rounds", "utils.methods", "utils.link", "utils.training", "utils.contribution", "utils.criterion",
+                  "utils.own_network", "utils.flat",
                   "utils.message", "utils.modes", "utils.reinit", "utils.rewinding", "utils.schema", "utils.system", "data",
                   "models"},
     "utils.rounds": {"utils.methods", "utils.link", "utils.training", "utils.message", "utils.modes", "utils.reinit",
@@ -25,6 +26,8 @@ MAY_IMPORT = {
     "utils.link": {"utils.edge", "utils.message", "utils.reinit", "utils.schema", "utils.training.device",
                    "utils.system"},
     "utils.pruning_scores": set(),
+    "utils.own_network": {"utils.flat", "utils.system", "data", "models"},
+    "utils.criterion": {"utils.contribution", "utils.pruning_scores", "utils.flat", "utils.system", "data"},
     "utils.contribution": {"utils.pruning_scores", "utils.message.masks", "utils.rewinding"},  # which RPU's masks are drawn by, and which imports nothing here
     "utils.flat": {"utils.schema"},
     "utils.edge.program": {"utils.edge", "utils.predict", "utils.system"},
@@ -37,7 +40,7 @@ MAY_IMPORT = {
     "utils.reinit": set(),
     "utils.system": set(),
     "data": {"utils.system"},
-    "models": set(),
+    "models": {"utils.system"},
 }  # fmt: skip
 TORCH_FREE = (
     "utils.message", "utils.edge", "utils.edge.program", "utils.schema", "utils.modes", "utils.reinit",

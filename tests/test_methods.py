@@ -13,7 +13,7 @@ from data.datasets import load_dataset
 from data.seeding import torch_generator
 from models import build_model
 from tests.epochs import epoch_of
-from utils.contribution import LocalContribution
+from utils.contribution import CRITERIA, LocalContribution
 from utils.flat import FlatParameters
 from utils.methods import full_update, mask_seed, partial_update, random_update
 from utils.modes import MODES
@@ -165,7 +165,7 @@ def assert_same(training: RoundTraining, plain: PlainRound):
 
 
 @pytest.mark.parametrize("recipe", [ADAM, SGD], ids=["adam", "sgd"])
-@pytest.mark.parametrize("mode", [mode for mode in MODES if MODES[mode].two_steps])
+@pytest.mark.parametrize("mode", [mode for mode in MODES if MODES[mode].score in CRITERIA])
 def test_partial_update_equals_the_plain_algorithm(mode, recipe):
     training = make_round(recipe)
     plain = PlainRound(training)

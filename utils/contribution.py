@@ -33,6 +33,8 @@ def global_contribution(weights: Tensor, start: Tensor) -> Tensor:
 class Accumulator:
     """Sums up over the optimizer steps of full updating what a criterion needs of them: `.value` (I,)."""
 
+    graphable = True  # it may be part of a CUDA graph
+
     def __init__(self, num_weights: int, device: torch.device | str = "cpu"):
         self.value = torch.zeros(num_weights, device=device)
 
@@ -99,6 +101,8 @@ class Evidence:
     at_start        at_start(measure) is (S,) of what `measure` makes of the samples' gradients at the start point:
                     SampleGradients -> (I,)
     lamda           weight of the global contribution, for the paper's combination alone
+    layer           layer() is (S,) int64, which layer each is of
+    seed            of all that a criterion draws at random
     """
 
     weights: Tensor
@@ -106,6 +110,8 @@ class Evidence:
     accumulated: Tensor | None
     at_start: Callable[[Callable[["SampleGradients"], Tensor]], Tensor]
     lamda: float | None = None
+    layer: Callable[[], Tensor] | None = None
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,7 @@ class Criterion:
     """A way to rank weights: `score` gives (S,), the larger the sooner selected."""
 
     score: Callable[[Evidence], Tensor]
-    accumulates: type[Accumulator] | None = None  # what it needs of the optimizer steps
+    accumulates: Callable[..., Accumulator] | None = None  # what it needs of the optimizer steps
 
 
 def _combined(e: Evidence) -> Tensor:

@@ -2,19 +2,25 @@
 
     vector = [ weights (I,) | rest (J,) | buffers (B,) ]
 
-weights  conv/fc weights: parameters with two or more dimensions, in model order
-rest     all other parameters: biases, BatchNorm scale and shift
-buffers  BatchNorm running statistics
+weights  conv/fc weights: parameters with two or more dimensions, in model order, of every module but norms
+rest     all other parameters: biases, scale and shift of BatchNorm, LayerNorm and the like
+buffers  BatchNorm running statistics, and whatever else training changes beside parameters
 
-Optimizers, contributions and snapshots work on whole vectors; the network sees its own tensors.
+What training does not change are *constants*: frozen parameters, tables, masks, counters. They stay in the network
+and are not in the vector. Optimizers, contributions and snapshots work on whole vectors; the network sees its own
+tensors. A parameter that several modules share is in the vector once, under its first name.
 """
 
 import hashlib
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from utils.schema import Schema
+
+_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 class FlatParameters:
@@ -25,18 +31,26 @@ class FlatParameters:
     .weights (I,), .rest (J,), .buffers (B,)   views of it
     .weight_grad (I,), .rest_grad (J,)  views of one gradient vector, into which autograd accumulates
 
-    Raises ValueError for tensors that are not float32, empty, or shared between modules.
+    changing  names of the buffers that training changes; None: all of them
+    .constants  frozen parameters and the other buffers, by name
+
+    Raises ValueError for tensors in the vector that are not float32, or empty.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, changing: Collection[str] | None = None):
         self.model = model
         _drop_batch_counters(model)
-        parameters = list(model.named_parameters(remove_duplicate=False))
-        if len({id(p) for _, p in parameters}) < len(parameters):
-            raise ValueError("the model shares a parameter between modules, which a flat vector cannot hold")
-        tensors = [("weight", n, p) for n, p in parameters if p.dim() >= 2]
-        tensors += [("rest", n, p) for n, p in parameters if p.dim() < 2]
-        tensors += [("buffer", n, b) for n, b in model.named_buffers()]
+        parameters = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        buffers = [(name, b) for name, b in model.named_buffers() if changing is None or name in changing]
+        of_norms = {id(p) for module in model.modules() if isinstance(module, _NORMS) for p in module.parameters(False)}
+        weights = {name for name, p in parameters if p.dim() >= 2 and id(p) not in of_norms}
+        tensors = [("weight", n, p) for n, p in parameters if n in weights]
+        tensors += [("rest", n, p) for n, p in parameters if n not in weights]
+        tensors += [("buffer", n, b) for n, b in buffers]
+        held = {name for _, name, _ in tensors}
+        everything = [*model.named_parameters(), *model.named_buffers()]
+        self.constants = {name: tensor.detach() for name, tensor in everything if name not in held}
+        self._constants_before = {name: tensor.clone() for name, tensor in self.constants.items()}
         for _, name, tensor in tensors:
             if tensor.dtype != torch.float32:
                 raise ValueError(f"{name} is {tensor.dtype}; a flat vector holds float32 tensors only")
@@ -63,6 +77,25 @@ class FlatParameters:
             tensor.data = view
             if role != "buffer":
                 tensor.grad = self.gradient[entry.part].view(entry.shape)
+
+    @property
+    def layout(self) -> str:
+        """What tells names, shapes and constants of this network from those of any other."""
+        digest = hashlib.blake2b(self.schema.fingerprint, digest_size=8)
+        for name, tensor in self.constants.items():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def layer_of_weight(self) -> Tensor:
+        """Return the number of the layer that each weight is in, (I,) int64."""
+        sizes = torch.tensor(self.layer_sizes, device=self.vector.device)
+        return torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes)
+
+    def changed_constants(self) -> list[str]:
+        """Return the names of constants that are not what they were."""
+        pairs = [(name, now, self._constants_before[name]) for name, now in self.constants.items()]
+        return [name for name, now, before in pairs if not torch.equal(now.nan_to_num(), before.nan_to_num())]
 
     def zero_grad(self) -> None:
         """Set all gradients to zero: one memset."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from data.seeding import derive_seed
-from utils.contribution import CRITERIA, Evidence, ranked, rewind_, select_largest, select_random
+from utils.contribution import CRITERIA, Criterion, Evidence, ranked, rewind_, select_largest, select_random
 from utils.modes import Mode
 from utils.rewinding import epochs_of_steps, rewinding_sizes
 from utils.training.round import FULL_UPDATING, SPARSE_FINE_TUNING, RoundTraining
@@ -22,9 +22,9 @@ from utils.training.round import FULL_UPDATING, SPARSE_FINE_TUNING, RoundTrainin
 def partial_update(
     work: RoundTraining, mode: Mode, updating_ratio: float | Fraction,
     lamda: float | None = None, fixing_ratio: float = 1.0, total_epochs: int | None = None,
-    bits_to_try: Sequence[int] = (),
+    bits_to_try: Sequence[int] = (), own: Criterion | None = None,
 ) -> None:  # fmt: skip
-    """Update the `int(k*I)` weights that the mode's criterion scores highest.
+    """Update the `int(k*I)` weights that the mode's criterion, or the user's `own`, scores highest.
 
     In a sparse network only the deployed weights take part, and I is their number. In pruning the other weights
     become zero instead of returning to the start point.
@@ -34,7 +34,7 @@ def partial_update(
     bits_to_try   the round's values have that many bits of these with which the rewound network validates best
     Where the round's message has a byte budget, as many of the weights are left as fit into it.
     """
-    flat, criterion = work.flat, CRITERIA[mode.score]
+    flat, criterion = work.flat, own or CRITERIA[mode.score]
     background = torch.zeros_like(work.start_weights) if mode.kind == "pruned" else work.start_weights
     num_candidates = flat.num_weights if work.candidates is None else work.candidates.numel()
     sizes = rewinding_sizes(num_candidates, updating_ratio, fixing_ratio)
@@ -56,6 +56,8 @@ def partial_update(
             accumulated=accumulated and accumulated.value,
             at_start=lambda measure: work.of_selected(work.at_start(measure)),
             lamda=lamda,
+            layer=lambda: work.of_selected(flat.layer_of_weight()),
+            seed=derive_seed(work.trainer.seed, "criterion", work.number, step),
         )
         score = criterion.score(evidence)
         if work.budgeted:

@@ -57,6 +57,7 @@ MODES = {
     "fisher": Mode(DPU, "line", "sparse", score="fisher"),
     "movement": Mode(DPU, "line", "sparse", score="movement"),
     "snip": Mode(DPU, "line", "sparse", score="snip"),
+    "criterion": Mode(DPU, "line", "sparse", score="own"),  # of a user's file, see utils/criterion.py
     "rpu": Mode(RPU, "line", "random", row="RPU", paper="--updating_ratio K"),
     "same_init": Mode(FU, "initial", "dense", row="FU", paper=""),
     "last_round": Mode(FU, "line", "dense", row="FU last_round"),

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,9 @@ from utils.run.folder import RunFolder
 from utils.run.identity import read_dataset
 from utils.run.plan import batches_of, network_maker
 from utils.run.settings import Settings
-from utils.system.errors import UserError
+from utils.system.errors import UsageError, UserError
+from utils.system.own_code import LAYOUT, digests_of
+from utils.system.references import label_of
 from utils.training.device import denormals, find_device, set_up_device
 from utils.training.loop import Trainer
 
@@ -31,16 +33,17 @@ class Answers:
     accuracy: float | None
 
 
-def predict(node: EdgeNode, run: Path, images: Path | None) -> Answers:
+def predict(node: EdgeNode, run: Path, images: Path | None, model: str | None = None) -> Answers:
     """Classify images with the network that `node` serves, built as `config.json` of the run folder `run` says.
 
     images  an .npz file or a folder, see `read_queries`; None: the run's own test images
+    model   FILE.py:NAME of a network of a user's: its code is run, so a run folder, which may be anybody's, cannot say
     Device, precision and threads are those of the run, as far as this machine has them. Raises UserError.
     """
     config = RunFolder(run).read_config()
     if config is None:
         raise UserError(f"{run}: has no config.json, which says how its network is built; give a run folder")
-    settings = Settings.from_plain(config["settings"])
+    settings = _with_own_file(Settings.from_plain(config["settings"]), run, model)
     try:
         inputs = Inputs.from_text(node.inputs)
     except ValueError as error:
@@ -49,7 +52,12 @@ def predict(node: EdgeNode, run: Path, images: Path | None) -> Answers:
     device = find_device("auto")
     precision = "fp32" if settings.precision == "tf32" and device.type != "cuda" else settings.precision
     device = set_up_device(device.type, precision, settings.threads)
-    flat = network_maker(settings, inputs, device)(0)
+    changing = [entry.name for entry in node.schema.of_role("buffer")]
+    flat = network_maker(settings, inputs, device, changing=changing)(0)
+    recorded, now = config.get("own_sources"), {LAYOUT: flat.layout, **digests_of([("model", settings.model)])}
+    for name, digest in now.items() if isinstance(recorded, dict) else ():
+        if recorded.get(name, digest) != digest:
+            raise UserError(f"{run}: {name} is not what it was when the run was made: its network may compute otherwise")
     if flat.schema.fingerprint != node.schema.fingerprint:
         raise UserError(f"{run}: its network is not the node's: give the run that the node's messages are from")
     flat.load(torch.from_numpy(np.array(node.serving)).to(device))
@@ -59,9 +67,23 @@ def predict(node: EdgeNode, run: Path, images: Path | None) -> Answers:
         raise UserError(f"{images}: labels go up to {largest}, but the network has {inputs.num_classes} classes")
     batches = batches_of(settings, inputs, device)(queries.images, labels, batch_size=settings.test_batch_size)
     with denormals(flushed=True):  # as in a run
-        classes = Trainer(flat, batches, settings.seed, bfloat16=precision == "bf16").classes(batches).cpu()
+        foreign = not settings.model_is_ours
+        trainer = Trainer(flat, batches, settings.seed, bfloat16=precision == "bf16", foreign=foreign)
+        classes = trainer.classes(batches).cpu()
     right = None if queries.labels is None else (classes == queries.labels).double().mean().item()
     return Answers(queries.names, [inputs.classes[number] for number in classes.tolist()], right)
+
+
+def _with_own_file(settings: Settings, run: Path, model: str | None) -> Settings:
+    """Return the settings with the user's file for a network that is one of theirs. Raises UsageError."""
+    name = label_of(settings.model)
+    if settings.model_is_ours or settings.model.startswith("torchvision:"):
+        if model is not None:
+            raise UsageError(f"--model is for networks of one's own, but that of {run} is {name}: leave it out")
+        return settings
+    if model is None or label_of(model) != name:
+        raise UsageError(f"the network of {run} is {name}: give --model with the path of that file, as PATH/{name}")
+    return replace(settings, model=model)
 
 
 def _test_images(settings: Settings, config: dict, run: Path) -> Queries:

@@ -43,7 +43,7 @@ def predict(args: argparse.Namespace) -> None:
             if error.name != "utils.predict":
                 raise
             raise Refused("predict needs the whole project: a bundle does not have the code of networks") from None
-    answers = answers_of(node, args.model_from, args.images)
+    answers = answers_of(node, args.model_from, args.images, args.model)
     rows = [("image", "class"), *zip(answers.names, answers.classes)]
     if args.out is not None:
         text = io.StringIO(newline="")
@@ -110,6 +110,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     help_ = "an .npz file with `images` (and `labels`) or a folder; default: what the run is tested on"
     sub.add_argument("images", type=Path, nargs="?", metavar="IMAGES", help=help_)
+    help_ = "the file of the run's own network: its code runs here, so it is named anew and not taken from the run folder"
+    sub.add_argument("--model", metavar="FILE.py:NAME", help=help_)
     return parser
 
 

@@ -11,6 +11,8 @@ import numpy as np
 # Weight j of row r is in class (23 j + 37 r) mod 64, so that each class touches every row and column alike.
 CLASSES = 64
 _J_STEP, _ROW_STEP = 23, 37
+# Larger ones count as columns: what a kernel's states may do to the odds is worked out for each of K^2 states.
+LARGEST_KERNEL = 1024
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,10 @@ def geometries(shapes: Iterable[Sequence[int]]) -> list[Geometry]:
     for shape in shapes:
         rows, columns = shape[:2]
         kernel = prod(shape[2:])
-        if len(shape) == 2 and previous_rows and columns % previous_rows == 0:
+        if len(shape) == 2 and previous_rows > 1 and columns % previous_rows == 0:
             columns, kernel = previous_rows, columns // previous_rows
+        if kernel > LARGEST_KERNEL:
+            columns, kernel = columns * kernel, 1
         seen.append(Geometry(rows, columns, kernel, pixels=not seen and len(shape) == 2))
         previous_rows = rows
     return seen

@@ -1,9 +1,12 @@
 """The kinds of values that flags take: each turns a word into a value or says what is allowed."""
 
 import argparse
+import difflib
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+from utils.system.references import split_reference
 
 
 def _number(kind: Callable, text: str, allowed: Callable, expected: str):
@@ -19,6 +22,27 @@ def _number(kind: Callable, text: str, allowed: Callable, expected: str):
 def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
     expected = f"a whole number from {least} to {most}"
     return lambda text: _number(int, text, lambda value: least <= value <= most, expected)
+
+
+def network(names: Sequence[str]) -> Callable[[str], str]:
+    """One of `names`, torchvision:NAME, or FILE.py:NAME."""
+
+    def kind(text: str) -> str:
+        if text in names or re.fullmatch(r"torchvision:\w+", text) or split_reference(text):
+            return text
+        near = difflib.get_close_matches(text, names, 1, 0.5)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        choices = ", ".join([*names, "torchvision:NAME", "FILE.py:NAME"])
+        raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {choices}){hint}")
+
+    return kind
+
+
+def in_file(text: str) -> str:
+    """FILE.py:NAME."""
+    if split_reference(text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not FILE.py:NAME, a function in a file")
+    return text
 
 
 def whole_or_auto(text: str) -> int | str:

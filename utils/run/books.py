@@ -11,9 +11,10 @@ from utils.link import Link
 from utils.rounds import EdgeCopy
 from utils.run.checkpoint import CheckpointError, Checkpoints, fits, pack
 from utils.run.folder import ResultsError, RunFolder, RunResult, config_digest, digest_of
-from utils.run.results import code_fingerprint, describe_round, describe_run, made_by_other_code, summarize
+from utils.run.results import describe_round, describe_run, made_by_other_code, summarize
 from utils.schema import Schema
 from utils.system.errors import UsageError
+from utils.system.own_code import recorded_sources
 from utils.system.processes import StopRequest
 from utils.system.progress import Bars
 from utils.training.round import RoundTraining
@@ -73,11 +74,16 @@ class Books:
 
     def _check_code(self, fingerprint: str | None) -> None:
         """Raise UsageError if the checkpoint is of other code, unless the command line says to go on."""
-        sources = (self.folder.read_config() or {}).get("sources")
-        other = made_by_other_code([fingerprint] if fingerprint else None, sources)
+        other = self._other_code([fingerprint] if fingerprint else None)
         if other and not self._resume_changed:
             ways = "start anew with --overwrite, or go on with --resume_changed"
             raise UsageError(f"{self.folder.path} was begun by {other}: {ways}")
+
+    def _other_code(self, fingerprints: list[str] | None) -> str | None:
+        """Return in words that other code than this made the run in the folder; None if it did not."""
+        return made_by_other_code(
+            fingerprints, recorded_sources(self.folder.read_config() or {}), self.config.get("own_sources")
+        )
 
     def begin(self, headline: str, edge: EdgeCopy, interrupted: dict[str, Any] | None, link: Link) -> None:
         """Say what is run, and bring the folder to where the rounds go on."""
@@ -109,7 +115,7 @@ class Books:
         self._stop.check()
 
     def _save(self, edge: EdgeCopy, training: RoundTraining | None) -> None:
-        about = {"run": self.folder.path.name, "rows": digest_of(edge.rows), "code": code_fingerprint()}
+        about = {"run": self.folder.path.name, "rows": digest_of(edge.rows), "code": self._start["code"]}
         state = {**about, **pack(edge, training)}
         self._checkpoints.save(state)
         self._last_saved = time.monotonic()
@@ -139,8 +145,7 @@ class Books:
     def close(self, headline: str, ran: bool) -> RunResult:
         """Print the results, of a run that was finished before too, draw them, and return them."""
         if not ran:
-            sources = (self.folder.read_config() or {}).get("sources")
-            other = made_by_other_code(self._result.summary.get("code"), sources)
+            other = self._other_code(self._result.summary.get("code"))
             by = f", by {other}" if other else ""
             print(f"{headline}\nthis run is finished{by}; --overwrite starts it anew", flush=True)
         if self.folder.read_config() is None:  # lost; what it says of the settings follows from the command

@@ -9,7 +9,8 @@ from utils import reinit
 from utils.modes import MODES
 from utils.run.settings import Settings
 from utils.system.errors import UsageError
-from utils.training.recipes import DEFAULTS
+from utils.system.references import no_file_for, split_reference
+from utils.training.recipes import DEFAULTS, defaults_of, overrides_of
 
 IMAGE_SIZE = 224  # of streamed images
 # How a network comes to the edge, in round 0: "partial", by an update of the initial network like all others (the
@@ -17,6 +18,7 @@ IMAGE_SIZE = 224  # of streamed images
 # deployment trains all weights, keeps the largest, sets the others to zero, and trains on; from then on the network
 # consists of the weights that were kept, whatever values they take.
 DEPLOYMENTS = ("partial", "full")
+_ONE_SAMPLE = "--dataset_size_init is 1: BatchNorm needs at least 2 samples"
 MOST_WORKERS = 16  # by default; more than a GPU can use, or a disk serve
 
 
@@ -25,8 +27,9 @@ def settle(flags: dict[str, Any]) -> Settings:
 
     Raises UsageError, in one line, for what contradicts itself or has no effect.
     """
-    settings = {"rewind_fixing_ratio": 1.0, "deploy": "partial", "signed": None, **flags}
+    settings = {"rewind_fixing_ratio": 1.0, "deploy": "partial", "signed": None, "criterion": None, **flags}
     _check_model(settings)
+    _check_criterion(settings)
     _check_ratio(settings)
     if settings.get("lamda") is not None and settings["mode"] != "dpu":
         raise UsageError(f"--lamda is for --mode dpu; {settings['mode']} ignores it: leave it out")
@@ -43,8 +46,8 @@ def settle(flags: dict[str, Any]) -> Settings:
     for name in ("without_reinit", "reinit", "pruning_ratio"):
         settings.pop(name, None)
     settled = Settings(**settings)
-    if settled.has_batch_norm and settled.train_batch_size < 2:
-        raise UsageError("--train_batch_size is 1: BatchNorm needs batches of 2 or more")
+    if settled.has_batch_norm:
+        check_batch_norm(settled)
     check_folder("--dataset_dir", settled.dataset_dir)
     check_folder("--output_dir", settled.output_dir)
     return settled
@@ -52,6 +55,10 @@ def settle(flags: dict[str, Any]) -> Settings:
 
 def _check_model(settings: dict[str, Any]) -> None:
     model = settings["model"]
+    if not settings.pop("model_given", False) and split_reference(model):
+        _check_file("model", model)
+    if model not in DEFAULTS and settings["width"] is not None:
+        raise UsageError(f"--width is for networks of this project, not {model}: leave it out")
     if model != "mlp":
         for name in ("hidden_sizes", "batch_norm"):
             if settings[name] not in (None, False):
@@ -61,6 +68,24 @@ def _check_model(settings: dict[str, Any]) -> None:
     settings["width"] = settings["width"] or 1.0
     sizes = settings["hidden_sizes"]
     settings["hidden_sizes"] = (512, 512) if sizes is None else tuple(sizes)
+    settings |= overrides_of(model, *(settings[name] for name in ("optimizer", "schedule", "weight_decay")))
+
+
+def _check_file(flag: str, reference: str) -> None:
+    if problem := no_file_for(reference):
+        raise UsageError(f"--{flag} is {reference}, but {problem}")
+
+
+def _check_criterion(settings: dict[str, Any]) -> None:
+    criterion, mode = settings["criterion"], settings["mode"]
+    if criterion is None:
+        if mode == "criterion":
+            raise UsageError("--mode is criterion, but there is none: give --criterion FILE.py:NAME")
+        return
+    if mode not in ("dpu", "criterion"):
+        raise UsageError(f"--criterion and --mode {mode} both say how weights are scored: leave one out")
+    _check_file("criterion", criterion)
+    settings["mode"] = "criterion"
 
 
 def _check_ratio(settings: dict[str, Any]) -> None:
@@ -69,7 +94,7 @@ def _check_ratio(settings: dict[str, Any]) -> None:
     if settings["byte_budget"] is not None:
         _check_budget(settings)
         return
-    default = DEFAULTS[settings["model"]][3]
+    default = defaults_of(settings["model"])[3]
     if "pruning_ratio" not in settings:
         settings["updating_ratio"] = settings["updating_ratio"] or default
         return
@@ -173,5 +198,13 @@ def check_sizes(settings: Settings, num_train: int) -> tuple[int, int]:
             raise UsageError(f"--{name} is {size}, but there are {num_train} training images: give at most that")
         sizes.append(size)
     if sizes[0] < least:
-        raise UsageError("--dataset_size_init is 1: BatchNorm needs at least 2 samples")
+        raise UsageError(_ONE_SAMPLE)
     return sizes[0], sizes[1]
+
+
+def check_batch_norm(settings: Settings) -> None:
+    """Raise UsageError for batches of one sample, as far as they are known: BatchNorm cannot train on them."""
+    if settings.train_batch_size < 2:
+        raise UsageError("--train_batch_size is 1: BatchNorm needs batches of 2 or more")
+    if settings.dataset_size_init == 1:
+        raise UsageError(_ONE_SAMPLE)

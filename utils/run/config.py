@@ -16,18 +16,23 @@ from utils.rounds import Plan
 from utils.run.checks import num_deployed
 from utils.run.results import code_digests, code_fingerprint
 from utils.run.settings import Settings
+from utils.system.references import label_of
 from utils.training.device import cpu_name, describe_device
 
 
 def make_config(
-    settings: Settings, fingerprints: dict[str, str], flat: FlatParameters, plan: Plan, start: dict[str, Any]
-) -> dict[str, Any]:
-    """Return the content of config.json for a run that begins now; `start` describes this start."""
+    settings: Settings, fingerprints: dict[str, str], flat: FlatParameters, plan: Plan, start: dict[str, Any],
+    own: dict[str, str],
+) -> dict[str, Any]:  # fmt: skip
+    """Return the content of config.json for a run that begins now; `start` describes this start.
+
+    own  digests of the user's sources, and of the layout of the user's network
+    """
     ratio = "" if plan.way.coding.updating_ratio == 1 else f", k = {plan.way.coding.updating_ratio:.4g}"
     ratio += "" if settings.byte_budget is None else f", {settings.byte_budget:,} bytes"
-    dataset = Path(settings.dataset).stem
+    dataset, method = Path(settings.dataset).stem, label_of(settings.criterion or settings.mode)
     return {
-        "title": f"{settings.mode} on {dataset}, {settings.model}{ratio}, seed {settings.seed}",
+        "title": f"{method} on {dataset}, {label_of(settings.model)}{ratio}, seed {settings.seed}",
         "settings": settings.as_plain(),
         "recipe": vars(plan.way.recipe),
         **({"deployment_recipe": vars(plan.deployment.recipe)} if plan.deployment else {}),
@@ -35,11 +40,14 @@ def make_config(
         "fingerprints": fingerprints,
         "layers": flat.schema.to_plain(),
         "sources": code_digests(),
+        **({"own_sources": own} if own else {}),
         **start,
     }
 
 
-def describe_start(command: list[str], device: torch.device, processes: int = 1) -> dict[str, Any]:
+def describe_start(
+    command: list[str], device: torch.device, processes: int = 1, own: dict[str, str] | None = None
+) -> dict[str, Any]:
     """Return what config.json keeps of each start of a run: machine, versions, code and command."""
     return {
         "device": describe_device(device) + (f", {processes} processes" if processes > 1 else ""),
@@ -47,7 +55,7 @@ def describe_start(command: list[str], device: torch.device, processes: int = 1)
         "platform": platform.platform(),
         "processor": cpu_name(),
         "git_commit": git_commit(),
-        "code": code_fingerprint(),
+        "code": code_fingerprint(own),
         "command": command,
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
@@ -76,11 +84,18 @@ def headline(
         [
             f"{dataset.name}: {train} training, {val} validation and {test} test images of {shape}, "
             f"{dataset.num_classes} classes",
-            f"{settings.model}: {flat.num_weights:,} weights, {flat.num_rest + flat.num_buffers:,} others",
-            f"{settings.mode}: {rounds},{ratio} seed {settings.seed}, on {device}",
+            f"{label_of(settings.model)}: {flat.num_weights:,} weights, {flat.num_rest + flat.num_buffers:,} others",
+            *_how_it_trains(settings, plan),
+            f"{label_of(settings.criterion or settings.mode)}: {rounds},{ratio} seed {settings.seed}, on {device}",
             f"run folder: {folder}",
         ]
     )
+
+
+def _how_it_trains(settings: Settings, plan: Plan) -> list[str]:
+    """Return a line on the recipe, if it is not the one that the paper has for the model."""
+    changed = any(value is not None for value in (settings.optimizer, settings.schedule, settings.weight_decay))
+    return [f"trained by {plan.way.recipe.in_words()}"] if changed or not settings.model_is_ours else []
 
 
 def git_commit() -> str | None:

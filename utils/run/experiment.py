@@ -7,7 +7,10 @@ from typing import Any
 
 import torch
 
+from data.datasets import Dataset
 from data.inputs import Inputs
+from models.own import fingerprint_of
+from models.trial import has_batch_norm
 from utils.link import Link
 from utils.rounds import EdgeCopy, run_rounds
 from utils.run.books import Books, NoBooks
@@ -16,10 +19,11 @@ from utils.run.config import describe_start, headline, make_config
 from utils.run.flags import changes_results
 from utils.run.folder import RunFolder, RunResult
 from utils.run.identity import Identity, identify, read_dataset, read_key
-from utils.run.plan import first_network, make_batches, make_plan, network_maker
+from utils.run.plan import make_batches, make_networks, make_plan
 from utils.run.results import round_row
 from utils.run.settings import Settings
 from utils.system.errors import UsageError
+from utils.system.own_code import LAYOUT, digests_of
 from utils.system.processes import StopRequest, stop_request
 from utils.system.progress import Bars, watched_check
 from utils.training.device import denormals, set_up_device
@@ -27,15 +31,16 @@ from utils.training.distributed import Group, join
 from utils.training.loop import Trainer
 
 
-def run_experiment(settings: Settings, command: list[str]) -> RunResult:
+def run_experiment(settings: Settings, command: list[str], model: Any = None, dataset: Any = None) -> RunResult:
     """Run, resume or read back the experiment that `settings` describe.
 
+    model, dataset  given from Python, in place of those that the settings name
     Under torchrun every process of the run comes here; rank 0 has the run folder and tells the others where to begin.
     Raises UserError, before any work, for what the user can put right.
     """
     group, device_name = join(settings.device)
     try:
-        result = _run_in(group, device_name, settings, command)
+        result = _run_in(group, device_name, settings, command, model, dataset)
     except UsageError:  # before any work, so no process is in the middle of a sum that would be waited for
         group.leave()
         raise
@@ -43,25 +48,30 @@ def run_experiment(settings: Settings, command: list[str]) -> RunResult:
     return result
 
 
-def _run_in(group: Group, device_name: str, settings: Settings, command: list[str]) -> RunResult:
+def _run_in(
+    group: Group, device_name: str, settings: Settings, command: list[str], model: Any, dataset: Dataset | None
+) -> RunResult:
     device = set_up_device(device_name, settings.precision, settings.threads)
     sign_key = read_key(settings.sign_key)
     if not group.is_rank0:
         group.broadcast()  # rank 0 has downloaded or checked what was missing
     shown = not settings.quiet and sys.stderr.isatty() and group.is_rank0
-    dataset = read_dataset(settings, watch=partial(watched_check, shown=shown))
+    if dataset is None:
+        dataset = read_dataset(settings, watch=partial(watched_check, shown=shown))
     if group.is_rank0:
         group.broadcast("the data is there")
-    run = identify(settings, dataset, device, sign_key)
+    module = {"initial_network": fingerprint_of(model)} if isinstance(model, torch.nn.Module) else None
+    run = identify(settings, dataset, device, sign_key, module)
     settings = run.settings
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     _check_same_run(group, run)
-    make_network = network_maker(settings, dataset, device)
-    flat = first_network(make_network, settings.model)
+    make_network, flat = make_networks(settings, dataset, device, model)
+    own = digests_of([("model", settings.model if model is None else model), ("criterion", settings.criterion)])
+    own |= {LAYOUT: flat.layout} if not settings.model_is_ours else {}
     plan = make_plan(settings, flat, run.arrival, make_network, sign_key)
-    start = describe_start(command, device, group.size)
-    config = make_config(settings, run.fingerprints, flat, plan, start)
+    start = describe_start(command, device, group.size, own)
+    config = make_config(settings, run.fingerprints, flat, plan, start, own)
     about = headline(dataset, run.split, settings, flat, plan, config["device"], run.folder)
 
     folder = RunFolder(run.folder)
@@ -71,8 +81,10 @@ def _run_in(group: Group, device_name: str, settings: Settings, command: list[st
         books = Books(folder, config, start, stop, settings.resume_changed) if group.is_rank0 else NoBooks()
         state = _where_to_begin(group, books, device)
         if state is not None:
-            train, validation, test = make_batches(settings, dataset, run.split, device)
-            trainer = Trainer(flat, train, settings.seed, validation, test, settings.precision == "bf16", group=group)
+            smallest_batch = 2 if settings.has_batch_norm or has_batch_norm(flat.model) else 1
+            train, *others = make_batches(settings, dataset, run.split, device, smallest_batch)
+            bfloat16, foreign = settings.precision == "bf16", not settings.model_is_ours
+            trainer = Trainer(flat, train, settings.seed, *others, bfloat16, group=group, foreign=foreign)
             to = run.folder if group.is_rank0 else None
             link = Link(flat.schema, plan.initial, to, sign_key, Inputs.of(dataset).to_text())
             edge, interrupted = unpack(state) if state else (EdgeCopy(plan.initial, plan.initial), None)

@@ -9,7 +9,7 @@ from utils.modes import DPU, FU, RPU
 from utils.reinit import PARAMETERS, STRATEGIES
 from utils.run import argument_types as types
 from utils.run.checks import DEPLOYMENTS
-from utils.training.recipes import DEFAULTS
+from utils.training.recipes import DEFAULTS, OPTIMIZERS, SCHEDULES
 
 MODELS = tuple(DEFAULTS)
 DATASETS = ("mnist", "cifar10", "cifar100", "imagenet", "digits")
@@ -113,7 +113,9 @@ _FLAGS = (
     Flag("skip_broken", "data", bool, "streamed images: leave out files that do not decode, do not stop",
          hashed=False),
 
-    Flag("model", "model", str, "network", "mlp", choices=MODELS),
+    Flag("model", "model", types.network(MODELS),
+         f"network: {', '.join(MODELS)}, torchvision:NAME, or FILE.py:NAME, a function or class of yours", "mlp",
+         "NAME"),
     Flag("hidden_sizes", "model", types.whole(1, 2**20), "mlp: units of each hidden layer (default: 512 512)",
          metavar="N", nargs="*"),
     Flag("batch_norm", "model", bool, "mlp: BatchNorm before each ReLU"),
@@ -121,6 +123,9 @@ _FLAGS = (
          before=(1.0,)),
 
     Flag("mode", "method", str, "updating method", named=False),
+    Flag("criterion", "method", types.in_file,
+         "score weights by a function of yours (docs/algorithm.md); in place of --mode", metavar="FILE.py:NAME",
+         scripts=(DPU,), named=False, before=(None,)),
     Flag("updating_ratio", "method", types.ratio, f"share of the weights that a round updates {_RATIOS}", metavar="K",
          scripts=(DPU, RPU), named=False),
     Flag("pruning_ratio", "method", types.ratio, f"pruning: share of the weights that stay and are sent {_RATIOS}",
@@ -166,6 +171,13 @@ _FLAGS = (
          "epochs of a full or sparse deployment in round 0 (default: those of a round)", metavar="N",
          before=(None,)),
     Flag("lr", "training", types.learning_rate, f"initial learning rate (default: {_RATES})", metavar="X"),
+    Flag("optimizer", "training", str, "sgd is Nesterov's, momentum 0.9 (default: the model's)", choices=OPTIMIZERS,
+         before=(None,)),
+    Flag("schedule", "training", str,
+         "of the learning rate, in each step: falls every third of the epochs, or as a cosine (default: the model's)",
+         choices=SCHEDULES, before=(None,)),
+    Flag("weight_decay", "training", types.at_least_zero, "(default: the model's, 0 or 0.0001)", metavar="X",
+         before=(None,)),
     Flag("train_batch_size", "training", types.whole(1), "samples in a training step", 128, "N"),
     Flag("val_batch_size", "training", types.whole(1), f"samples in a validation batch {_BATCH}", metavar="N",
          named=False),

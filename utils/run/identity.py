@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from utils.run.flags import FLAGS, changes_results
 from utils.run.plan import count_rounds, recipe_of
 from utils.run.settings import Settings
 from utils.system.errors import UsageError
+from utils.system.references import label_of, name_in
 from utils.training.device import find_device
 
 # Fully connected networks of fewer weights train on one thread: a second gains a fifth or less, and is lost as soon
@@ -35,8 +37,11 @@ class Identity:
     folder: Path
 
 
-def identify(settings: Settings, dataset: Dataset, device: torch.device, sign_key: bytes | None) -> Identity:
-    """Return which run `settings` stand for. Raises UsageError."""
+def identify(
+    settings: Settings, dataset: Dataset, device: torch.device, sign_key: bytes | None,
+    further: dict[str, str] | None = None,
+) -> Identity:  # fmt: skip
+    """Return which run `settings` stand for; `further` fingerprints tell it apart, too. Raises UsageError."""
     signed = None if sign_key is None else key_fingerprint(sign_key)
     settings = replace(_with_data_defaults(settings, dataset, device), signed=signed)
     sizes = settings.dataset_size_init, settings.dataset_size_subseq
@@ -46,6 +51,7 @@ def identify(settings: Settings, dataset: Dataset, device: torch.device, sign_ke
         "dataset": dataset.fingerprint,
         "arrival": arrival.fingerprint,
         "validation_split": split.fingerprint,
+        **(further or {}),
     }
     folder = settings.output_dir / folder_name(settings, dataset.name, fingerprints)
     return Identity(settings, arrival, split, fingerprints, folder)
@@ -56,13 +62,17 @@ def find_runs(runs: Sequence[Settings], download: bool) -> list[tuple[Path, list
 
     Raises UsageError or DatasetError; without `download` the latter also if a data set is not on this machine.
     """
-    datasets, found = {}, []
+    datasets, found, codes = {}, [], {}
     for settings in runs:
         device, sign_key = find_device(settings.device), read_key(settings.sign_key)
         source = settings.dataset, settings.dataset_dir, settings.stream, settings.image_size, settings.skip_broken
         if source not in datasets:
             datasets[source] = read_dataset(settings, download)
         run = identify(settings, datasets[source], device, sign_key)
+        code = tuple(os.path.abspath(name) for name in (settings.model, settings.criterion or ""))
+        if codes.setdefault(run.folder, code) != code:
+            both = " and ".join(sorted({*codes[run.folder]} ^ {*code}))
+            raise UsageError(f"{both} would have the same run folder, {run.folder}: rename one of them")
         rounds = range(count_rounds(run.settings, run.arrival))
         found.append((run.folder, [run.arrival.num_samples(number) for number in rounds]))
     return found
@@ -75,12 +85,16 @@ def folder_name(settings: Settings, dataset: str, fingerprints: dict[str, str]) 
         for name, value in vars(settings).items()
         if changes_results(name) and not (name in FLAGS and value in FLAGS[name].before)
     }
+    relevant["model"] = label_of(settings.model)  # and its code is known apart: see utils/run/results.py
+    if settings.criterion is not None:
+        relevant["criterion"] = label_of(settings.criterion)
     if settings.model == "vgg":
         relevant["vgg"] = 2  # since its convolutions have biases; runs of the network before keep their folders
     text = json.dumps([relevant, fingerprints], sort_keys=True)
     digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
     much = f"k{settings.updating_ratio:g}" if settings.byte_budget is None else f"{settings.byte_budget}bytes"
-    parts = (dataset, settings.model, settings.mode, much, f"seed{settings.seed}", digest)
+    names = name_in(settings.model), name_in(settings.criterion or settings.mode)
+    parts = (dataset, *names, much, f"seed{settings.seed}", digest)
     return "-".join(parts)
 
 

@@ -4,7 +4,7 @@ import argparse
 import difflib
 import shutil
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from utils.modes import modes_of
 from utils.run.checks import settle
@@ -70,8 +70,10 @@ def build_parser(script: str, description: str = "") -> argparse.ArgumentParser:
     return parser
 
 
-def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> Settings:
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str], given: dict[str, Any] | None = None) -> Settings:
     """Return the settings that `argv` stands for, checked as far as the data need not be known.
+
+    given  values of settings that are not on the command line but come from Python
 
     Exits with status 2 and one line on an error.
     """
@@ -79,6 +81,9 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> Settings:
         if word.startswith("--") and word.endswith("=--"):  # argparse may take it for no value
             parser.error(f"argument {word[:-3]}: '--' is not a value")
     try:
-        return settle(vars(parser.parse_args(argv)))
+        for name in given or ():
+            if any(word.split("=")[0] == f"--{name}" for word in argv):
+                raise UsageError(f"--{name} and {name}= both say which: leave one out")
+        return settle({**vars(parser.parse_args(argv)), **(given or {})})
     except UsageError as error:
         parser.error(str(error))

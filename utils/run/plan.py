@@ -1,9 +1,10 @@
 """From settings and data to what a run does: the network, the plan of its rounds, the batches."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import fields, replace
 from fractions import Fraction
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -14,6 +15,8 @@ from data.inputs import Inputs
 from data.seeding import derive_seed
 from data.streaming.batches import StreamedBatches, reading_pool
 from models import build_model
+from models.trial import has_batch_norm
+from utils.criterion import load_criterion
 from utils.flat import FlatParameters
 from utils.link import to_numpy
 from utils.message.base import Shared
@@ -22,12 +25,14 @@ from utils.message.budget import fitting_ratio, smallest_budget
 from utils.message.values import VALUE_BITS
 from utils.methods import full_update, partial_update, random_update
 from utils.modes import MODES
+from utils.own_network import own_network_maker
 from utils.reinit import Reinit
 from utils.rewinding import epochs_of_steps, num_selected, rewinding_sizes
 from utils.rounds import Plan, Way
-from utils.run.checks import num_deployed
+from utils.run.checks import check_batch_norm, num_deployed
 from utils.run.settings import Settings
 from utils.system.errors import UsageError
+from utils.system.references import label_of
 from utils.training.recipes import Recipe, recipe_for
 from utils.training.round import RoundTraining
 
@@ -38,11 +43,23 @@ def recipe_of(settings: Settings) -> Recipe:
     """Return how each step of a round trains."""
     two_steps = MODES[settings.mode].two_steps
     num_epochs = settings.num_epochs if two_steps else settings.total_epochs or settings.num_epochs
-    return recipe_for(settings.model, two_steps, settings.lr, num_epochs)
+    changes = settings.optimizer, settings.schedule, settings.weight_decay
+    return recipe_for(settings.model, two_steps, settings.lr, num_epochs, *changes)
 
 
-def network_maker(settings: Settings, inputs: Dataset | Inputs, device: torch.device) -> MakeNetwork:
-    """Return a function that makes the initial network of the run (0), or another one, flat and on the device."""
+def network_maker(
+    settings: Settings, inputs: Dataset | Inputs, device: torch.device, model: Any = None,
+    changing: Collection[str] | None = None,
+) -> MakeNetwork:  # fmt: skip
+    """Return a function that makes the initial network of the run (0), or another one, flat and on the device.
+
+    model     a module, or what makes one, given from Python; None: the settings name it
+    changing  of a network that is not ours, the names of the buffers that training changes; None: it is tried out
+    Raises UsageError for a network of a user's that cannot be used.
+    """
+    if not settings.model_is_ours:
+        model = settings.model if model is None else model
+        return own_network_maker(model, settings.model, settings.seed, inputs, device, changing)
 
     def make_network(number: int) -> FlatParameters:
         model = build_model(
@@ -59,17 +76,31 @@ def network_maker(settings: Settings, inputs: Dataset | Inputs, device: torch.de
     return make_network
 
 
-def first_network(make_network: MakeNetwork, name: str) -> FlatParameters:
-    """Return the initial network; raises UsageError if the model cannot take the input or the machine the model."""
+def make_networks(
+    settings: Settings, dataset: Dataset, device: torch.device, model: Any = None
+) -> tuple[MakeNetwork, FlatParameters]:
+    """Return what makes networks, and the initial one; `model` as for `network_maker`.
+
+    Raises UsageError if the model cannot take the input, or the machine the model.
+    """
     try:
-        return make_network(0)
+        if isinstance(model, torch.nn.Module) and settings.mode == "diff_init":
+            needs = "needs new networks: give the function or class that makes them, no module"
+            raise UsageError(f"--mode diff_init {needs}")
+        make_network = network_maker(settings, dataset, device, model)
+        flat = make_network(0)
+        if has_batch_norm(flat.model):
+            check_batch_norm(settings)
+        return make_network, flat
+    except UsageError:
+        raise
     except ValueError as error:
         raise UsageError(f"--model: {error}") from error
     except RuntimeError as error:  # what torch raises when memory does not suffice, on every device
         if "memory" not in str(error):
             raise
         reason = str(error).splitlines()[0]
-        raise UsageError(f"--model: {name} is too large for this machine ({reason})") from error
+        raise UsageError(f"--model: {label_of(settings.model)} is too large for this machine ({reason})") from error
 
 
 def make_plan(
@@ -144,6 +175,7 @@ def _update(settings: Settings, flat: FlatParameters, ratio: float) -> tuple[Cal
             fixing_ratio=settings.rewind_fixing_ratio,
             total_epochs=settings.total_epochs,
             bits_to_try=sorted(VALUE_BITS) if settings.value_bits == "auto" else (),
+            own=load_criterion(settings.criterion, flat) if settings.criterion else None,
         )
         return update, num_selected(deployed, ratio)
     if mode.kind == "random":
@@ -185,21 +217,21 @@ def batches_of(settings: Settings, inputs: Dataset | Inputs, device: torch.devic
     kind = Batches
     if inputs.streamed:
         kind = partial(StreamedBatches, pool=reading_pool(inputs.input_shape[1], settings.num_workers, device))
-    convolutional = settings.model != "mlp"
+    convolutional = settings.model_is_ours and settings.model != "mlp"  # others may ask for plain memory
     return partial(kind, mean=inputs.mean, std=inputs.std, device=device, channels_last=convolutional)
 
 
 def make_batches(
-    settings: Settings, dataset: Dataset, split: EvaluationSplit, device: torch.device
+    settings: Settings, dataset: Dataset, split: EvaluationSplit, device: torch.device, smallest_batch: int
 ) -> tuple[BatchSource, BatchSource, BatchSource]:
-    """Return the training, validation and test samples, to be had on the device."""
+    """Return the training, validation and test samples, to be had on the device; no batch is below the smallest."""
     batches = batches_of(settings, dataset, device)
     train = batches(
         dataset.train_images,
         dataset.train_labels,
         batch_size=settings.train_batch_size,
         augment=settings.augment,
-        smallest_batch=2 if settings.has_batch_norm else 1,
+        smallest_batch=smallest_batch,
     )
     validation = batches(split.val_images, split.val_labels, batch_size=settings.val_batch_size)
     test = batches(split.test_images, split.test_labels, batch_size=settings.test_batch_size)

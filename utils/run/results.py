@@ -35,20 +35,22 @@ def code_digests() -> dict[str, str]:
     return {**digests, plan: digest_of_source((_ROOT / plan).read_text(encoding="utf-8"))}
 
 
-def code_fingerprint() -> str:
-    """Return what tells the code that can change a result from any other."""
-    return hashlib.blake2b(json.dumps(code_digests(), sort_keys=True).encode(), digest_size=8).hexdigest()
+def code_fingerprint(own: dict[str, str] | None = None) -> str:
+    """Return what tells the code that can change a result from any other; behind a plus, if there are, a user's."""
+    parts = [code_digests(), *([own] if own else [])]
+    return "+".join(hashlib.blake2b(json.dumps(p, sort_keys=True).encode(), digest_size=8).hexdigest() for p in parts)
 
 
-def made_by_other_code(fingerprints: Any, sources: Any) -> str | None:
+def made_by_other_code(fingerprints: Any, sources: Any, own: dict[str, str] | None = None) -> str | None:
     """Return in words that a run was made by other code than this, and which files differ; None if it was not.
 
     fingerprints  those of the code at each start of the run; empty or None in runs that did not record it
     sources       the digests at its last start, if config.json has them
+    own           digests of a user's sources as they are now
     """
-    if not isinstance(fingerprints, list) or all(each == code_fingerprint() for each in fingerprints):
+    if not isinstance(fingerprints, list) or all(each == code_fingerprint(own) for each in fingerprints):
         return None
-    names = differing(sources, code_digests()) if isinstance(sources, dict) else []
+    names = differing(sources, {**code_digests(), **(own or {})}) if isinstance(sources, dict) else []
     some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return f"other code{f' ({some} differ)' if len(names) > 1 else f' ({some} differs)' if names else ''}"
 

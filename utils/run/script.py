@@ -4,8 +4,9 @@ import os
 import signal
 import sys
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from utils.system import own_code
 from utils.system.errors import UserError, packages_needed
 from utils.system.processes import StopAsked, interrupts_wait, is_rank0
 from utils.system.streams import forgiving_streams
@@ -14,8 +15,12 @@ if TYPE_CHECKING:
     from utils.run.folder import RunResult
 
 
-def run(prog: str, description: str, argv: list[str] | None) -> "RunResult":
+def run(
+    prog: str, description: str, argv: list[str] | None, model: Any = None, dataset: Any = None
+) -> "RunResult":
     """Run the whole experiment of the script `prog` with the arguments `argv` (None: those of the process).
+
+    model, dataset  in place of the flags: a module or what makes one, and a Dataset
 
     Exits with status 2 and one line on stderr for what the user can put right, with 128 plus its number on a signal.
     """
@@ -25,14 +30,15 @@ def run(prog: str, description: str, argv: list[str] | None) -> "RunResult":
         with packages_needed(prog):
             from utils.run.options import build_parser, parse
         parser = build_parser(prog, description)
-        settings = parse(parser, argv)
+        given = {} if model is None else {"model": own_code.describe(model), "model_given": True}
+        settings = parse(parser, argv, given if dataset is None else {**given, "dataset": dataset.name})
         # Threads that spin while they wait take the processor from other processes (docs/performance.md).
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         try:
             with interrupts_wait(), packages_needed(prog):  # torch only once the command line is right
                 from utils.run.experiment import run_experiment
 
-            return run_experiment(settings, [prog, *argv])
+            return run_experiment(settings, [prog, *argv], model, dataset)
         except UserError as error:
             if error.of_one_process and not is_rank0():
                 print(f"{prog}: error: {error}", file=sys.stderr)
@@ -47,6 +53,11 @@ def run(prog: str, description: str, argv: list[str] | None) -> "RunResult":
         except KeyboardInterrupt:
             how = "the same command without --overwrite" if settings.overwrite else "the same command"
             parser.exit(130, f"\ninterrupted: {how} goes on from the last checkpoint, if there is one yet\n")
+        except Exception as error:
+            fault = own_code.fault_in(error)
+            if fault is None:  # it is ours
+                raise
+            parser.error(fault)
 
 
 def _show_warning(message, category, *_) -> None:

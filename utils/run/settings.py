@@ -37,6 +37,7 @@ class Settings:
     width: float
     # method
     mode: str
+    criterion: str | None
     updating_ratio: float  # of pruning, the share that stays; 1 for full updating
     byte_budget: int | None
     rewind_fixing_ratio: float
@@ -57,6 +58,9 @@ class Settings:
     total_epochs: int | None  # of a round
     deploy_epochs: int | None
     lr: float | None
+    optimizer: str | None  # this and the next two: None for the recipe's
+    schedule: str | None
+    weight_decay: float | None
     train_batch_size: int
     val_batch_size: int | None
     test_batch_size: int | None
@@ -75,8 +79,13 @@ class Settings:
 
     @property
     def has_batch_norm(self) -> bool:
-        """Whether the model has BatchNorm layers, which cannot train on a batch of one sample."""
-        return self.model != "mlp" or self.batch_norm
+        """Whether a model of ours has BatchNorm layers, which cannot train on a batch of one sample."""
+        return self.batch_norm if self.model == "mlp" else self.model_is_ours
+
+    @property
+    def model_is_ours(self) -> bool:
+        """Whether it is one of those in `models`; a user's, or torchvision's, has a colon in its name."""
+        return ":" not in self.model
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> "Settings":

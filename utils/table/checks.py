@@ -69,7 +69,7 @@ _SETTINGS = {
     "dataset_size_init": _count,
     "dataset_size_subseq": _count,
     "val_dataset_size": _or_none(_count),
-    "model": _one_of(DEFAULTS),
+    "model": lambda value: _text(value) and (value in DEFAULTS or ":" in value),
     "hidden_sizes": _list(_count),
     "batch_norm": _switch,
     "mode": _one_of(MODES),
@@ -86,6 +86,7 @@ _LATER_SETTINGS = {  # older runs lack them
     "rewind_fixing_ratio": _above(1e-3),  # less would be thousands of steps a round
     "total_epochs": _or_none(_positive),
     "byte_budget": _or_none(_positive),
+    "criterion": _or_none(_text),
 }
 _ROW = {
     **dict.fromkeys(("num_samples", "message_bytes", "formula_bytes"), _count),

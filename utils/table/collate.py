@@ -145,6 +145,10 @@ def notes_on(rows: Sequence[Row]) -> list[str]:
         # Commits that changed nothing in the code that makes results are no mixture.
         if len(set().union(*codes) if None not in codes else commits) > 1:
             mixing[f"made by several commits: {', '.join(sorted(map(_short, commits)))}"].append(label)
+        own = {run.own_sources for run in row.counted}
+        if len(own) > 1:
+            some = {name for sources in own for name, digest in sources if any((name, digest) not in o for o in own)}
+            mixing[printable(f"made by several versions of {', '.join(sorted(some))}")].append(label)
     return [
         f"{'all rows' if 1 < len(rows) == len(labels) else ' / '.join(labels)}: {note}"
         for note, labels in [*lacking.items(), *mixing.items()]

@@ -11,9 +11,10 @@ from utils.run.flags import ALIASES, FLAGS, Flag
 from utils.run.options import build_parser, parse
 from utils.run.settings import Settings
 from utils.system.errors import UsageError
+from utils.system.references import label_of
 from utils.table import paper
 from utils.table.pairing import SHARED
-from utils.training.recipes import DEFAULTS
+from utils.training.recipes import defaults_of
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,9 @@ def ablation_commands(
     sweeps_mode = flag == "mode"
     full_script, full_flags = paper.ROWS["FU"]
     swept, full = [], {}
+    labels = {value: label_of(value) for value in values}
+    if len(set(labels.values())) < len(labels):
+        labels = dict(zip(values, values))
     for seed in seeds:
         for value in values:
             method = value if sweeps_mode else mode
@@ -119,7 +123,7 @@ def ablation_commands(
             model = _model(given, script)
             flags = _joined(_scaled(given, method, model) if sweeps_mode else given)
             tail = ("--seed", str(seed))
-            swept.append(Command(value, script, ("--mode", method, *flags, *tail)))
+            swept.append(Command(labels[value], script, ("--mode", method, *flags, *tail)))
             shared = [piece for piece in given if _is_for_full(flag_of(piece), swept=flag_of(piece) == flag)]
             if sweeps_mode or MODES[method].two_steps:
                 shared = _scaled(shared, REFERENCE, model)
@@ -158,7 +162,7 @@ def _known(flag: str) -> Flag | None:
 
 def _scaled(pieces: list[list[str]], mode: str, model: str) -> list[list[str]]:
     """Return `pieces` with --num_epochs, meant for each of two steps, in the recipe's proportion for one step."""
-    two, one = DEFAULTS[model][1:3]
+    two, one = defaults_of(model)[1:3]
     if MODES[mode].two_steps or one == two:
         return pieces
     scaled = []
@@ -175,7 +179,7 @@ def _model(pieces: list[list[str]], script: str) -> str:
     for piece in pieces:
         if flag_of(piece) == "model":
             model = value_of(piece)
-    return model if model in DEFAULTS else "mlp"  # the script refuses others
+    return model
 
 
 def _has(pieces: list[list[str]], flag: str) -> bool:

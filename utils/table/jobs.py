@@ -21,7 +21,7 @@ from utils.system.processes import end_with_parent, stop_request
 from utils.system.terminal import printable
 from utils.table.commands import Command
 from utils.table.records import read_bytes
-from utils.training.recipes import DEFAULTS
+from utils.training.recipes import defaults_of
 
 ROOT = Path(__file__).resolve().parents[2]
 _POLL = 0.2  # seconds between looks at the processes
@@ -52,11 +52,11 @@ class Job:
     def work(self) -> list[float]:
         """What every round costs, in samples trained on."""
         given = self.command.settings
-        steps, epochs = 1, DEFAULTS[given.model][2]
+        steps, epochs = 1, defaults_of(given.model)[2]
         if MODES[given.mode].two_steps:
             # The number of rewindings hardly depends on that of weights, which is not known here.
             steps = 1 + len(rewinding_sizes(1_000_000, given.updating_ratio, given.rewind_fixing_ratio))
-            epochs = DEFAULTS[given.model][1]
+            epochs = defaults_of(given.model)[1]
         epochs = given.total_epochs or steps * (given.num_epochs or epochs)
         return [samples * epochs for samples in self.num_samples]
 

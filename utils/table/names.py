@@ -5,11 +5,12 @@ from typing import Any
 
 from utils.modes import MODES
 from utils.run.flags import FLAGS
+from utils.system.references import label_of
 from utils.system.terminal import printable
 from utils.table import paper
 from utils.table.commands import parser_of
 from utils.table.records import Record
-from utils.training.recipes import DEFAULTS
+from utils.training.recipes import defaults_of
 
 _NOT_AS_FLAGS = {"reinitialize", "signed", "rewind_fixing_ratio"}  # they have words of their own, or none
 
@@ -17,7 +18,8 @@ _NOT_AS_FLAGS = {"reinitialize", "signed", "rewind_fixing_ratio"}  # they have w
 def row_name(record: Record) -> str:
     """Return what the row is called that `record` belongs in: its method, and every setting that is not the paper's."""
     mode, settings = record.mode, record.settings
-    parts, usual = [MODES[mode].row or mode], _usual(mode)
+    criterion = settings.get("criterion")
+    parts, usual = [printable(label_of(criterion)) if criterion else MODES[mode].row or mode], _usual(mode)
     reinitializes = MODES[mode].reinitializes and not usual.get("without_reinit")
     if settings["reinitialize"] != reinitializes:
         parts.append("without re-init" if reinitializes else "with re-init")
@@ -26,7 +28,7 @@ def row_name(record: Record) -> str:
         parts.append("one-shot" if fixing_ratio == 1 else f"rewind_fixing_ratio {fixing_ratio:g}")
     usual = {
         **usual,
-        "lr": DEFAULTS[settings["model"]][0]["lr"],
+        "lr": defaults_of(settings["model"])[0]["lr"],
         "augment": record.dataset in ("cifar10", "cifar100") or settings.get("stream", False),
     }
     for name in sorted(settings.keys() - _NOT_AS_FLAGS):

@@ -12,6 +12,7 @@ from utils.run.flags import ALIASES, FLAGS
 from utils.system.errors import UsageError
 from utils.system.figures import save_figure
 from utils.system.files import write_atomic
+from utils.system.references import label_of
 from utils.table.collate import Group, Row, collate
 from utils.table.commands import flag_of, split_flags, value_of
 from utils.table.layers import FILE, as_csv, read_layer_counts
@@ -80,6 +81,7 @@ def without_paths(config: dict[str, Any]) -> dict[str, Any]:
     """Return a config.json that does not tell where files lay; of a data set's path its name stays."""
     settings = {name: value for name, value in config["settings"].items() if name not in _PLACES}
     settings["dataset"] = Path(settings["dataset"]).name
+    settings |= {name: label_of(settings[name]) for name in ("model", "criterion") if settings.get(name)}
     starts = [_start_without_paths(start) for start in config.get("starts") or []]
     return {**_start_without_paths(config), "settings": settings, **({"starts": starts} if starts else {})}
 
@@ -95,6 +97,8 @@ def _command(words: list[str]) -> list[str]:
     for piece in split_flags(words[1:]):
         if flag_of(piece) == "dataset":
             piece = ["--dataset", Path(value_of(piece)).name]
+        elif flag_of(piece) in ("model", "criterion"):
+            piece = [f"--{flag_of(piece)}", label_of(value_of(piece))]
         if flag_of(piece) not in _PLACES:
             pieces.append(piece)
     return [word for piece in pieces for word in piece]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from utils.modes import REFERENCE
+from utils.system.references import label_of
 from utils.system.terminal import printable
 from utils.table.records import Record
 
@@ -15,6 +16,9 @@ SHARED = {
     "augment": ("augmentation", None),
     "train_batch_size": ("batch size", None),
     "lr": ("learning rate", None),
+    "optimizer": ("optimizer", None),
+    "schedule": ("schedule", None),
+    "weight_decay": ("weight decay", None),
     "precision": ("precision", None),
     "deploy_sparsity": ("sparsity of the deployed network", 0.0),
     "deploy_epochs": ("epochs of the deployment", None),
@@ -92,7 +96,7 @@ def describe_model(record: Record) -> str:
     pixels, width = settings.get("image_size"), settings.get("width", 1)
     size = f" at {pixels} pixels" if pixels else ""
     if settings["model"] != "mlp":
-        return settings["model"] + (f" x{width:g}" if width != 1 else "") + size
+        return printable(label_of(settings["model"])) + (f" x{width:g}" if width != 1 else "") + size
     sizes = "-".join(map(str, settings["hidden_sizes"])) or "without hidden layers"
     return f"mlp {sizes}" + (" with BatchNorm" if settings["batch_norm"] else "") + size
 

@@ -13,9 +13,10 @@ from utils.modes import MODES
 from utils.rewinding import rewinding_sizes
 from utils.run.folder import ResultsError, RunFolder
 from utils.system.files import read_regular
+from utils.system.own_code import LAYOUT
 from utils.system.terminal import printable
 from utils.table.checks import check_run, is_whole
-from utils.training.recipes import DEFAULTS
+from utils.training.recipes import defaults_of
 
 _RUN_FILES = {"config.json", "rounds.csv"}  # a folder with one of them is a run's
 _MOST_BYTES = {"config.json": 4 << 20, "rounds.csv": 16 << 20, "summary.json": 4 << 20}  # for 100,000 rounds
@@ -70,8 +71,15 @@ class Record:
 
     @property
     def codes(self) -> set[str] | None:
-        """Which code the run was made by, at each of its starts; None in old runs."""
-        return set(self.summary["code"]) if self.summary.get("code") else None
+        """Which code of this project the run was made by, at each of its starts; None in old runs."""
+        return {str(code).partition("+")[0] for code in self.summary["code"]} if self.summary.get("code") else None
+
+    @property
+    def own_sources(self) -> tuple[tuple[str, str], ...]:
+        """The user's files that the run was made by, with their digests."""
+        own = self.config.get("own_sources")
+        files = own.items() if isinstance(own, dict) else ()
+        return tuple(sorted((str(name), str(digest)) for name, digest in files if name != LAYOUT))
 
     @property
     def ratio(self) -> str:
@@ -103,7 +111,7 @@ class Record:
     @property
     def share_of_recipe(self) -> float:
         """Epochs of a step, in units of those that the paper's recipe has for this model and number of steps."""
-        two, one = DEFAULTS[self.settings["model"]][1:3]
+        two, one = defaults_of(self.settings["model"])[1:3]
         return self.epochs / self.steps / (two if self.steps > 1 else one)
 
     def column(self, name: str) -> list[Any]:

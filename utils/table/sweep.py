@@ -8,6 +8,7 @@ from pathlib import Path
 from data.errors import DatasetError
 from utils.run.results import made_by_other_code
 from utils.system.errors import UsageError
+from utils.system.own_code import own_sources, recorded_sources
 from utils.system.processes import StopAsked, interrupts_wait
 from utils.system.terminal import printable
 from utils.table.collate import Row, make_row, notes_on
@@ -72,7 +73,10 @@ def read_finished(jobs: Sequence[Job], failures: Sequence[Failure]) -> tuple[dic
             records[job.folder] = read_record(job.folder)
         except NotUsable as reason:
             left_out.append(str(failed.get(job.folder, f"{job.name}: {reason}")))
-    codes = [made_by_other_code(run.summary.get("code"), run.config.get("sources")) for run in records.values()]
+    codes = [
+        made_by_other_code(run.summary.get("code"), recorded_sources(run.config), own_sources(run.config))
+        for run in records.values()
+    ]
     for other, count in Counter(filter(None, codes)).items():
         runs = f"{count} of {len(codes)} runs {'were' if count > 1 else 'was'} made by {printable(other)}"
         print(f"{runs}: --overwrite makes all anew", file=sys.stderr)

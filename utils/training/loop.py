@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.batches import BatchSource
-from data.seeding import torch_generator
+from data.seeding import global_stream, torch_generator
 from utils.contribution import Accumulator
 from utils.flat import FlatParameters
 from utils.training.distributed import Group
@@ -26,22 +26,24 @@ class Trainer:
     bfloat16  run the network under bfloat16 autocast; weights, gradients and optimizer stay float32
     graphs    replay steps and evaluations as CUDA graphs; None: on CUDA, if one process trains alone on data in memory
     group     the processes that train together; each takes a share of every batch and of every evaluation
+    foreign   the network is none of ours: nothing is assumed of its layers, so no shortcut is taken and no graph made,
+              and what it draws at random, as dropout does, comes from streams of the run
     """
 
     def __init__(
         self,
         flat: FlatParameters, train: BatchSource, seed: int,
         validation: BatchSource | None = None, test: BatchSource | None = None,
-        bfloat16: bool = False, graphs: bool | None = None, group: Group | None = None,
+        bfloat16: bool = False, graphs: bool | None = None, group: Group | None = None, foreign: bool = False,
     ):  # fmt: skip
-        self.flat = flat
+        self.flat, self.foreign = flat, foreign
         self.train, self.validation, self.test = train, validation, test
         self.seed = seed
         self.device = flat.vector.device
         self.bfloat16 = bfloat16
         self.group = group or Group()
         if graphs is None:
-            graphs = self.device.type == "cuda" and self.group.size == 1 and not train.streamed
+            graphs = self.device.type == "cuda" and self.group.size == 1 and not train.streamed and not foreign
         self.graphs = graphs
         self._loss = torch.zeros((), device=self.device)
         self._correct = torch.zeros(2, dtype=torch.int64, device=self.device)  # top-1, top-5
@@ -65,8 +67,8 @@ class Trainer:
         self._loss.zero_()
         order, draws = self.train.draw(samples, torch_generator(self.seed, "training", *place))
         parts = self.train.parts(len(order))
-        with self._direct(optimizer):
-            if self.graphs:
+        with self._direct(optimizer), self._drawing(place):
+            if self.graphs and (local is None or local.graphable):
                 steps = self._graphed_steps(optimizer, local, order, draws)
                 steps.begin(order, draws)
                 for part in parts:
@@ -81,7 +83,13 @@ class Trainer:
 
     @property
     def _is_direct(self) -> bool:
-        return not self.bfloat16 or self.device.type == "cpu"
+        return not self.foreign and (not self.bfloat16 or self.device.type == "cpu")
+
+    def _drawing(self, place: tuple[int, ...]):
+        """Within, what the network itself draws depends on the run's seed, the epoch's place and the process."""
+        if not self.foreign:
+            return nullcontext()
+        return global_stream(self.seed, "network", *place, self.group.rank, device=self.device)
 
     def _direct(self, optimizer: FlatOptimizer):
         """Within, fully connected layers write their gradients directly, if they do here."""
@@ -184,7 +192,8 @@ class Trainer:
     @contextmanager
     def _evaluating(self) -> Iterator[nn.Module]:
         model = self.flat.model.eval()
-        with torch.inference_mode(), self._precision(), replaced({} if self.bfloat16 else by_product(model)):
+        plain = self.bfloat16 or self.foreign
+        with torch.inference_mode(), self._precision(), replaced({} if plain else by_product(model)):
             yield model
 
     def _precision(self):

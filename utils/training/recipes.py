@@ -15,6 +15,18 @@ class Recipe:
     momentum: float = 0.0
     weight_decay: float = 0.0
 
+    @property
+    def schedule(self) -> str:
+        return "cosine" if self.step_factor is None else "step"
+
+    def in_words(self) -> str:
+        """Return optimizer, learning rate and schedule in a few words."""
+        every = max(1, self.num_epochs // 3)
+        span = f"{every} epochs" if every > 1 else "epoch"
+        how = "cosine to 0" if self.step_factor is None else f"x{self.step_factor:g} every {span}"
+        decay = f", weight decay {self.weight_decay:g}" if self.weight_decay else ""
+        return f"{self.optimizer}, learning rate {self.lr:g}, {how}{decay}"
+
     def learning_rate(self, epoch: int) -> float:
         """Return the learning rate in `epoch`, counted from 0."""
         if self.step_factor is None:
@@ -32,11 +44,38 @@ DEFAULTS = {
     "resnet56": ({**_SGD, "lr": 0.1}, 100, 100, 0.1),
     "mobilenetv1": ({**_SGD, "lr": 0.5}, 150, 150, 0.01),
 }
+OPTIMIZERS, SCHEDULES = ("adam", "sgd"), ("step", "cosine")
 
 
-def recipe_for(model: str, two_steps: bool, lr: float | None = None, num_epochs: int | None = None) -> Recipe:
-    """Return the paper's recipe for `model`, with the given learning rate and epochs where they are not None."""
-    settings, epochs_of_two, epochs_of_one, _ = DEFAULTS[model]
+def defaults_of(model: str) -> tuple[dict, int, int, float]:
+    """Return the entry of `model` in DEFAULTS; a network that is not ours is trained as vgg is."""
+    return DEFAULTS.get(model, DEFAULTS["vgg"])
+
+
+def overrides_of(
+    model: str, optimizer: str | None, schedule: str | None, weight_decay: float | None
+) -> dict[str, str | float | None]:
+    """Return which of these differ from the recipe of `model`; None for those that do not, or are not given."""
+    usual = Recipe(**defaults_of(model)[0], num_epochs=1)
+    same = {"optimizer": usual.optimizer, "schedule": usual.schedule, "weight_decay": usual.weight_decay}
+    given = {"optimizer": optimizer, "schedule": schedule, "weight_decay": weight_decay}
+    return {name: None if value == same[name] else value for name, value in given.items()}
+
+
+def recipe_for(
+    model: str, two_steps: bool, lr: float | None = None, num_epochs: int | None = None,
+    optimizer: str | None = None, schedule: str | None = None, weight_decay: float | None = None,
+) -> Recipe:  # fmt: skip
+    """Return the paper's recipe for `model`, changed where an argument is not None.
+
+    Another optimizer than the recipe's brings its momentum, a stepped schedule its factor, 0.1.
+    """
+    settings, epochs_of_two, epochs_of_one, _ = defaults_of(model)
     settings = {**settings, "num_epochs": epochs_of_two if two_steps else epochs_of_one}
-    overrides = {"lr": lr, "num_epochs": num_epochs}
-    return Recipe(**{**settings, **{name: value for name, value in overrides.items() if value is not None}})
+    overrides = {"lr": lr, "num_epochs": num_epochs, "weight_decay": weight_decay, "optimizer": optimizer}
+    settings |= {name: value for name, value in overrides.items() if value is not None}
+    if optimizer not in (None, defaults_of(model)[0]["optimizer"]):
+        settings["momentum"] = 0.9 if optimizer == "sgd" else 0.0
+    if schedule is not None:
+        settings["step_factor"] = (settings["step_factor"] or 0.1) if schedule == "step" else None
+    return Recipe(**settings)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from utils.contribution import Accumulator, ranked
+from utils.system.errors import UserError
 from utils.system.progress import Bars
 from utils.training.loop import Trainer
 from utils.training.optim import FlatOptimizer
@@ -129,6 +130,9 @@ class RoundTraining:
                     self.offer(self.validate_as_received())
                 bar.show(epoch + 1, loss, self.best_val_acc)
                 self.on_epoch(self)
+        if changed := self.flat.changed_constants():
+            reason = "training changed it, but not in the pass that tried the network"
+            raise UserError(f"--model: {changed[0]}: {reason}: make it change in every pass, or in none")
         self.trainer.group.assert_same(f"the networks after step {step} of round {self.number}", self.flat.vector)
 
     def validate(self) -> float:
@@ -173,7 +177,7 @@ class RoundTraining:
         network = self.flat.snapshot()
         self.flat.load(self.start)
         with self.bars.busy("measuring gradients") as tick:
-            measured = measure(SampleGradients(self.flat, self.trainer.train, self.samples, tick))
+            measured = measure(SampleGradients(self.flat, self.trainer.train, self.samples, tick, self.trainer.foreign))
         self.flat.load(network)
         return measured
 

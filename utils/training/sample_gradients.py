@@ -29,6 +29,7 @@ class SampleGradients:
 
     It leaves weights and gradients as they are, and BatchNorm's statistics as it measured them.
     on_batch  called after each batch
+    foreign   the network is none of ours, nothing is known of its layers: each sample goes through it alone
     """
 
     def __init__(
@@ -37,8 +38,10 @@ class SampleGradients:
         batches: BatchSource,
         samples: Tensor,
         on_batch: Callable[[], None] = lambda: None,
+        foreign: bool = False,
     ):
         self.flat, self.batches, self.samples, self.on_batch = flat, batches, samples, on_batch
+        self._foreign = foreign
         self._measure_statistics()
 
     def mean(self) -> Tensor:
@@ -56,10 +59,21 @@ class SampleGradients:
         Raises ValueError if a weight belongs to another layer than nn.Linear and nn.Conv2d.
         """
         total = torch.zeros_like(self.flat.weights)
+        if self._foreign:
+            return self._sum_one_by_one(total)
         with self._squares_into(total):
             for images, labels in self._in_order():
                 # The way back to the images passes every layer, and leaves out the gradients of its parameters.
                 torch.autograd.grad(self._loss(images.requires_grad_(), labels), images)
+        return total
+
+    def _sum_one_by_one(self, total: Tensor) -> Tensor:
+        for images, labels in self._in_order():
+            for image, label in zip(images.split(1), labels.split(1), strict=True):
+                self.flat.zero_grad()
+                self._loss(image, label).backward()
+                total.addcmul_(self.flat.weight_grad, self.flat.weight_grad)
+        self.flat.zero_grad()
         return total
 
     def _in_order(self) -> Iterator[Batch]:
@@ -73,7 +87,9 @@ class SampleGradients:
     def _measure_statistics(self) -> None:
         model, seen = self.flat.model, 0
         norms = {module: module.momentum for module in model.modules() if isinstance(module, _BatchNorm)}
-        model.train()
+        model.eval()  # nothing else may do what it does in training, as dropout would
+        for norm in norms:
+            norm.train()
         with torch.no_grad():
             for images, labels in self._in_order() if norms else ():
                 if len(labels) == 1:  # no variance; only the last batch can be that small

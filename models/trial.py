@@ -1,0 +1,113 @@
+"""What a network of a user's must be, tried before any work: tensors that can be sent, passes that can be repeated."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.parameter import is_lazy
+
+from utils.system.errors import UsageError
+from utils.system.own_code import faults_named
+
+
+def has_batch_norm(network: nn.Module) -> bool:
+    """Return whether the network has a BatchNorm, which cannot train on a batch of one sample."""
+    return any(isinstance(module, _BatchNorm) for module in network.modules())
+
+
+def try_out(make: Callable[[], nn.Module], images: Tensor, num_classes: int, name: str) -> set[str]:
+    """Make a network twice, train it on `images` (2, C, H, W) once, and evaluate it; return which buffers change.
+
+    Nothing is left of it. Raises UsageError, beginning with --model and `name`, if the network cannot be used.
+    """
+    what = f"--model {name}"
+    network, again = make(), make()
+    _check_tensors(network, what)
+    if any(not _same(a, b) for a, b in zip(_tensors(network).values(), _tensors(again).values(), strict=True)):
+        way = "draw them with torch, numpy or random, which the run seeds"
+        raise UsageError(f"{what}: two calls with the same seed gave different initial weights: {way}")
+    return _try_passes(network, images, num_classes, what)
+
+
+def _tensors(network: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers by name, each once."""
+    return {**dict(network.named_parameters()), **dict(network.named_buffers())}
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num())
+
+
+def _check_tensors(network: nn.Module, what: str) -> None:
+    memory: list[tuple[int, int, str]] = []
+    for name, tensor in _tensors(network).items():
+        trained = isinstance(tensor, nn.Parameter) and tensor.requires_grad
+        if is_lazy(tensor):
+            raise UsageError(f"{what}: {name} is lazy, of no size yet: give its module its size")
+        if tensor.device.type == "meta" or tensor.layout != torch.strided:
+            raise UsageError(f"{what}: {name} is on {tensor.device}, {tensor.layout}: it must hold plain values")
+        if trained and tensor.dtype != torch.float32:
+            raise UsageError(f"{what}: parameter {name} is {tensor.dtype}: messages carry torch.float32 alone")
+        if trained and tensor.numel() == 0:
+            raise UsageError(f"{what}: parameter {name} has shape {tuple(tensor.shape)}: it must hold a value")
+        if trained and not tensor.isfinite().all():
+            raise UsageError(f"{what}: parameter {name} starts with values that are not finite")
+        if trained:
+            begin = tensor.data_ptr()
+            memory.append((begin, begin + tensor.numel() * 4, name))
+    memory.sort()
+    for (_, end, one), (begin, _, other) in zip(memory, memory[1:]):
+        if begin < end:
+            raise UsageError(f"{what}: {one} and {other} share memory: make them the same torch.nn.Parameter")
+
+
+def _try_passes(network: nn.Module, images: Tensor, num_classes: int, what: str) -> set[str]:
+    size = "x".join(map(str, images.shape[1:]))
+    network.eval()
+    with faults_named(f"{what}, on images of {size}"), torch.inference_mode(), _unchanged(network, what):
+        first, second, one = network(images), network(images), network(images[:1])
+    _check_output(first, (2, num_classes), what)
+    _check_output(one, (1, num_classes), what)
+    if not torch.equal(first, second):
+        raise UsageError(f"{what}: two passes in eval mode over the same images gave different outputs")
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    network.train()
+    with faults_named(f"{what}, in training on images of {size}"):
+        output = network(images)
+        _check_output(output, (2, num_classes), what)
+        F.cross_entropy(output, torch.tensor([0, num_classes - 1])).backward()
+    if all(parameter.grad is None for parameter in network.parameters()):
+        raise UsageError(f"{what}: no parameter has a gradient: none of them is used")
+    changing = {name for name, buffer in network.named_buffers() if not _same(buffer, before[name])}
+    norms = [module for module in network.modules() if isinstance(module, _NormBase)]
+    running = {id(statistic) for norm in norms for statistic in (norm.running_mean, norm.running_var)}
+    changing |= {name for name, buffer in network.named_buffers() if id(buffer) in running}  # whatever the images are
+    counters = {id(norm.num_batches_tracked) for norm in norms if norm.momentum is not None}
+    for name, buffer in network.named_buffers():
+        if name in changing and buffer.dtype != torch.float32 and id(buffer) not in counters:
+            way = "give its BatchNorm a momentum" if "num_batches_tracked" in name else "messages carry float32 alone"
+            raise UsageError(f"{what}: buffer {name} is {buffer.dtype} and changes in training: {way}")
+    return {name for name in changing if network.get_buffer(name).dtype == torch.float32}
+
+
+@contextmanager
+def _unchanged(network: nn.Module, what: str) -> Iterator[None]:
+    before = {name: tensor.clone() for name, tensor in _tensors(network).items()}
+    yield
+    for name, tensor in _tensors(network).items():
+        if name not in before or not _same(tensor, before[name]):
+            raise UsageError(f"{what}: a pass in eval mode changed {name}")
+
+
+def _check_output(output: object, shape: tuple[int, int], what: str) -> None:
+    wanted = f"a tensor of {shape[0]}x{shape[1]}, an output for each image and class"
+    if not isinstance(output, Tensor):
+        raise UsageError(f"{what} returns a {type(output).__name__} for {shape[0]} images: it must return {wanted}")
+    if output.shape != shape or not output.is_floating_point():
+        given = f"{output.dtype} of shape {tuple(output.shape)}"
+        raise UsageError(f"{what} returns {given} for {shape[0]} images: it must return {wanted}")
+    if not output.isfinite().all():
+        raise UsageError(f"{what} returns values that are not finite")
