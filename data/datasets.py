@@ -136,6 +136,20 @@ def _load(name: str, path: Path, root: Path, download: bool, streaming: Streamin
     )
 
 
+def from_arrays(arrays: dict[str, np.ndarray], name: str, classes: list[str] | None = None) -> Dataset:
+    """Return the Dataset of `arrays` in MedMNIST's layout, as an .npz file would hold them.
+
+    arrays  train_images, train_labels, test_images, test_labels, and perhaps val_images, val_labels; images uint8
+            (N,H,W) or (N,H,W,C)
+    classes  their names; None: 0, 1, ... up to the largest training label
+    Raises DatasetError for arrays that cannot be used.
+    """
+    for wanted in ("train_images", "train_labels", "test_images", "test_labels"):
+        if wanted not in arrays:
+            raise DatasetError(f"{name}: {wanted} is missing; give uint8 images and their labels")
+    return _checked(arrays, classes, name, name)
+
+
 def channel_statistics(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return mean and standard deviation, float32 (C,), of uint8 images (N,C,H,W) in units of [0, 1].
 

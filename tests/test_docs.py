@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import multiround_dpu
-from utils import contribution, modes
+from utils import modes
 from utils.edge import program as edge_program
 from utils.run.options import build_parser, parse
 from utils.table import program as table_program
@@ -80,19 +79,8 @@ def known_flags() -> frozenset[str]:
     return frozenset(flags | subcommands | set(re.findall(r"--[a-z_]+", written)) | {"--nproc_per_node"})
 
 
-@pytest.fixture
-def own_criterion(monkeypatch) -> None:
-    """The criterion that docs/algorithm.md adds, added by its very lines."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/algorithm.md").read_text(), re.DOTALL)
-    for code, module, registry in zip(
-        blocks, (contribution, modes), (contribution.CRITERIA, modes.MODES), strict=True
-    ):
-        monkeypatch.setitem(registry, "relative", None)  # so that it is taken out afterwards
-        exec(code, dict(vars(module)))
-
-
 @pytest.mark.parametrize(("page", "command"), commands())
-def test_every_command_parses(page, command, own_criterion, monkeypatch, capsys):
+def test_every_command_parses(page, command, monkeypatch, capsys):
     program, *arguments = shlex.split(command, comments=True)
     if program == "make":
         assert f"\n{arguments[0]}:" in (ROOT / "Makefile").read_text()
@@ -184,8 +172,7 @@ def test_tables_are_those_of_the_committed_runs(capsys):
     assert shown.keys() >= {"README.md", "results.md"} and min(shown.values()) > 3
 
 
-def test_own_criterion_runs_as_the_docs_say(own_criterion, tmp_path, capsys):
-    flags = "--mode relative --dataset digits --hidden_sizes 32 --updating_ratio 0.05 --num_epochs 2 --max_rounds 2"
-    result = multiround_dpu.main([*flags.split(), "--threads", "1", "--output_dir", str(tmp_path)])
-    assert result.folder.name.startswith("digits-mlp-relative-k0.05")
-    assert len(result.rows) == 2 and result.summary["rounds_sent"] > 0
+def test_the_examples_in_the_docs_are_those_that_run():
+    shown = re.findall(r"```python\n(.*?)```", (ROOT / "docs/algorithm.md").read_text(), re.DOTALL)
+    files = [(ROOT / "examples" / name).read_text() for name in ("own_network.py", "own_criterion.py")]
+    assert [text.partition("\n\n")[2] for text in files] == shown

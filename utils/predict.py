@@ -57,7 +57,8 @@ def predict(node: EdgeNode, run: Path, images: Path | None, model: str | None = 
     recorded, now = config.get("own_sources"), {LAYOUT: flat.layout, **digests_of([("model", settings.model)])}
     for name, digest in now.items() if isinstance(recorded, dict) else ():
         if recorded.get(name, digest) != digest:
-            raise UserError(f"{run}: {name} is not what it was when the run was made: its network may compute otherwise")
+            reason = "is not what it was when the run was made, so the network may compute otherwise"
+            raise UserError(f"{run}: {name} {reason}: take the file of then")
     if flat.schema.fingerprint != node.schema.fingerprint:
         raise UserError(f"{run}: its network is not the node's: give the run that the node's messages are from")
     flat.load(torch.from_numpy(np.array(node.serving)).to(device))

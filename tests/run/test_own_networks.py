@@ -18,7 +18,8 @@ import multiround_dpu
 import multiround_fu
 import multiround_rpu
 from data.batches import Batches
-from data.datasets import load_dataset
+from data.datasets import from_arrays, load_dataset
+from data.errors import DatasetError
 from data.seeding import global_stream, torch_generator
 from tests.own_networks import Zoo
 from tests.run.test_resume import SUICIDE
@@ -303,7 +304,13 @@ def plain_network(input_shape, num_classes):
 
 
 def test_a_function_a_module_and_a_data_set_from_python(tmp_path):
-    digits, flags = load_dataset("digits", "unused"), ["--updating_ratio", "0.1", *SMALL[2:], "--output_dir", str(tmp_path)]
+    read, flags = load_dataset("digits", "unused"), ["--updating_ratio", "0.1", *SMALL[2:], "--output_dir", str(tmp_path)]
+    arrays = {name: getattr(read, name).numpy() for name in ("train_labels", "test_labels")}
+    arrays |= {name: getattr(read, name).numpy()[:, 0] for name in ("train_images", "test_images")}
+    digits = from_arrays(arrays, "digits")
+    assert digits.fingerprint == read.fingerprint
+    with pytest.raises(DatasetError, match="mine: test_labels is missing"):
+        from_arrays({name: array for name, array in arrays.items() if name != "test_labels"}, "mine")
     made = multiround_dpu.main(flags, model=plain_network, dataset=digits)
     assert made.folder.name.startswith("digits-plain_network-dpu") and replayed(made.folder)
     module = plain_network((1, 8, 8), 10)
@@ -321,9 +328,11 @@ def test_what_python_may_not_give(capsys):
         (multiround_fu, ["--mode", "diff_init"], {"model": module}, "--mode diff_init needs new networks"),
         (multiround_dpu, ["--model", "vgg"], {"model": module}, "--model and model= both say which: leave one out"),
         (multiround_dpu, [], {"model": 3}, "model= is a int: it must be a function or class"),
+        (multiround_dpu, [], {"dataset": "digits"}, "dataset= is a str: give what data.datasets.from_arrays makes"),
     ):
+        data = [] if "dataset" in more else ["--dataset", "digits"]
         with pytest.raises(SystemExit) as stop:
-            script.main(["--dataset", "digits", *flags], **more)
+            script.main([*data, *flags], **more)
         err = capsys.readouterr().err
         assert stop.value.code == 2 and words in err and len(err.splitlines()) == 1, err
 

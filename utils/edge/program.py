@@ -110,7 +110,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     help_ = "an .npz file with `images` (and `labels`) or a folder; default: what the run is tested on"
     sub.add_argument("images", type=Path, nargs="?", metavar="IMAGES", help=help_)
-    help_ = "the file of the run's own network: its code runs here, so it is named anew and not taken from the run folder"
+    help_ = "the file of a network of one's own: its code runs here, so no run folder can say which it is"
     sub.add_argument("--model", metavar="FILE.py:NAME", help=help_)
     return parser
 

@@ -30,6 +30,8 @@ def run(
         with packages_needed(prog):
             from utils.run.options import build_parser, parse
         parser = build_parser(prog, description)
+        if dataset is not None and not isinstance(getattr(dataset, "name", None), str):
+            parser.error(f"dataset= is a {type(dataset).__name__}: give what data.datasets.from_arrays makes")
         given = {} if model is None else {"model": own_code.describe(model), "model_given": True}
         settings = parse(parser, argv, given if dataset is None else {**given, "dataset": dataset.name})
         # Threads that spin while they wait take the processor from other processes (docs/performance.md).
