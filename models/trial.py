@@ -26,7 +26,8 @@ def try_out(make: Callable[[], nn.Module], images: Tensor, num_classes: int, nam
     what = f"--model {name}"
     network, again = make(), make()
     _check_tensors(network, what)
-    if any(not _same(a, b) for a, b in zip(_tensors(network).values(), _tensors(again).values(), strict=True)):
+    ones, others = _tensors(network), _tensors(again)
+    if ones.keys() != others.keys() or not all(_same(ones[name], others[name]) for name in ones):
         way = "draw them with torch, numpy or random, which the run seeds"
         raise UsageError(f"{what}: two calls with the same seed gave different initial weights: {way}")
     return _try_passes(network, images, num_classes, what)
@@ -42,7 +43,7 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 def _check_tensors(network: nn.Module, what: str) -> None:
-    memory: list[tuple[int, int, str]] = []
+    memory: list[tuple[int, int, str, bool]] = []
     for name, tensor in _tensors(network).items():
         trained = isinstance(tensor, nn.Parameter) and tensor.requires_grad
         if is_lazy(tensor):
@@ -55,13 +56,15 @@ def _check_tensors(network: nn.Module, what: str) -> None:
             raise UsageError(f"{what}: parameter {name} has shape {tuple(tensor.shape)}: it must hold a value")
         if trained and not tensor.isfinite().all():
             raise UsageError(f"{what}: parameter {name} starts with values that are not finite")
-        if trained:
-            begin = tensor.data_ptr()
-            memory.append((begin, begin + tensor.numel() * 4, name))
-    memory.sort()
-    for (_, end, one), (begin, _, other) in zip(memory, memory[1:]):
-        if begin < end:
-            raise UsageError(f"{what}: {one} and {other} share memory: make them the same torch.nn.Parameter")
+        if tensor.numel():
+            last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
+            memory.append((tensor.data_ptr(), last * tensor.element_size(), name, trained))
+    end, before, was_trained = 0, "", False
+    for begin, length, name, trained in sorted(memory):
+        if begin <= end and (trained or was_trained):
+            raise UsageError(f"{what}: {before} and {name} share memory: make them the same torch.nn.Parameter")
+        if begin + length >= end:
+            end, before, was_trained = begin + length, name, trained
 
 
 def _try_passes(network: nn.Module, images: Tensor, num_classes: int, what: str) -> set[str]:

@@ -20,11 +20,6 @@ EXAMPLE = "examples/own_criterion.py"
 FLAGS = ["--hidden_sizes", "16", "--updating_ratio", "0.1", *SMALL]
 
 
-@pytest.fixture(autouse=True)
-def fresh_modules(monkeypatch):
-    monkeypatch.setattr("utils.system.own_code._modules", {})
-
-
 def run(criterion, *more):
     return multiround_dpu.main(["--criterion", criterion, *FLAGS, *map(str, more)])
 

@@ -5,7 +5,7 @@ import json
 import re
 import shutil
 import signal
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,6 @@ from utils.contribution import LocalContribution
 from utils.edge import program as edge
 from utils.flat import FlatParameters
 from utils.run.checkpoint import Checkpoints
-from utils.system import own_code
 from utils.training.loop import Trainer
 from utils.training.optim import FlatOptimizer
 from utils.training.recipes import Recipe
@@ -248,19 +247,10 @@ def run_file(tmp_path, *more, name="make", text=None, script=multiround_dpu):
     return script.main([*flags, "--output_dir", str(tmp_path / "runs")])
 
 
-@pytest.fixture(autouse=True)
-def fresh_modules(monkeypatch):
-    """Files are read anew, as in a new process."""
-    monkeypatch.setattr("utils.system.own_code._modules", {})
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    yield
-    sys.modules.pop("parts", None)
-
-
 @pytest.mark.parametrize(("file", "words"), [
     ("net.py", "net.py differs"), ("parts.py", "parts.py, the network's layout differ"),
 ])  # fmt: skip
-def test_a_changed_file_is_other_code(tmp_path, capsys, monkeypatch, file, words):
+def test_a_changed_file_is_other_code(tmp_path, capsys, file, words):
     (tmp_path / "parts.py").write_text("WIDTH = 16\n")
     run_file(tmp_path, text=NET)
     run_file(tmp_path)
@@ -268,9 +258,7 @@ def test_a_changed_file_is_other_code(tmp_path, capsys, monkeypatch, file, words
     path = tmp_path / file
     edited = path.read_text().replace("ReLU", "Tanh").replace("16", "24")
     path.write_text(edited)
-    monkeypatch.setattr("utils.system.own_code._modules", {})
-    sys.modules.pop("parts", None)
-    shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+    shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)  # of a file that was edited within the same second
     run_file(tmp_path)
     assert f"this run is finished, by other code ({words}); --overwrite" in capsys.readouterr().out
     (summary,) = (tmp_path / "runs").glob("*/summary.json")
@@ -291,7 +279,6 @@ def test_a_changed_constant_is_another_layout(tmp_path, capsys):
     torch.save(torch.ones(10), tmp_path / "values.pt")
     run_file(tmp_path, text=text.format(tmp_path / "values.pt"), name="Net")
     torch.save(torch.zeros(10), tmp_path / "values.pt")
-    own_code._modules.clear()
     run_file(tmp_path, name="Net")
     assert "finished, by other code (the network's layout differs)" in capsys.readouterr().out
 
@@ -320,6 +307,19 @@ def test_a_function_a_module_and_a_data_set_from_python(tmp_path):
     with torch.no_grad():
         module[1].weight[0, 0] += 1
     assert given.folder != multiround_dpu.main(flags, model=module, dataset=digits).folder
+
+
+def with_dropout(share, num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Dropout(share), nn.Linear(64, num_classes))
+
+
+def test_what_a_function_from_python_is_bound_to_is_known(tmp_path, capsys):
+    flags = ["--dataset", "digits", *SMALL, "--max_rounds", "1", "--num_epochs", "1", "--output_dir", str(tmp_path)]
+    folder = multiround_dpu.main(flags, model=partial(with_dropout, 0.1)).folder
+    assert folder.name.startswith("digits-with_dropout-dpu")
+    assert "other code" not in capsys.readouterr().out
+    assert multiround_dpu.main(flags, model=partial(with_dropout, 0.2)).folder == folder
+    assert "finished, by other code (the network's modules differs)" in capsys.readouterr().out
 
 
 def test_what_python_may_not_give(capsys):
@@ -377,6 +377,9 @@ REFUSED = {
     "empty": (module("self.c = nn.Parameter(torch.zeros(0, 2))"), "parameter c has shape (0, 2)"),
     "NaN": (module("self.c = nn.Parameter(torch.tensor([float('nan')]))"), "parameter c starts with values that are not"),
     "overlapping": (module("self.c = nn.Parameter(self.layer.weight.data[1:])"), "layer.weight and c share memory"),
+    "a buffer on a parameter": (
+        module("self.register_buffer('c', self.layer.weight.data[1])"), "layer.weight and c share memory",
+    ),
     "shape": (returning("nn.Flatten()"), "returns torch.float32 of shape (2, 64) for 2 images: it must return a tensor"),
     "one image": (module(forward="x = x.squeeze()"), "net.py, line 11, in forward: RuntimeError: mat1"),
     "a tuple": (module(forward="return (x,)"), "returns a tuple for 2 images"),

@@ -23,7 +23,7 @@ from utils.run.plan import make_batches, make_networks, make_plan
 from utils.run.results import round_row
 from utils.run.settings import Settings
 from utils.system.errors import UsageError
-from utils.system.own_code import LAYOUT, digests_of
+from utils.system.own_code import LAYOUT, STRUCTURE, digest_of_text, digests_of
 from utils.system.processes import StopRequest, stop_request
 from utils.system.progress import Bars, watched_check
 from utils.training.device import denormals, set_up_device
@@ -69,6 +69,7 @@ def _run_in(
     make_network, flat = make_networks(settings, dataset, device, model)
     own = digests_of([("model", settings.model if model is None else model), ("criterion", settings.criterion)])
     own |= {LAYOUT: flat.layout} if not settings.model_is_ours else {}
+    own |= {STRUCTURE: digest_of_text(repr(flat.model))} if model is not None else {}  # what a closure holds is unknown
     plan = make_plan(settings, flat, run.arrival, make_network, sign_key)
     start = describe_start(command, device, group.size, own)
     config = make_config(settings, run.fingerprints, flat, plan, start, own)

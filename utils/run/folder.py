@@ -174,7 +174,8 @@ class RunFolder:
         import torch  # here alone, so that tables can be made without it
 
         data = io.BytesIO()
-        torch.save({name: tensor.detach().cpu().clone() for name, tensor in state_dict.items()}, data)
+        tensors = {name: tensor for name, tensor in state_dict.items() if isinstance(tensor, torch.Tensor)}
+        torch.save({name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, data)
         write_atomic(self.model, data.getvalue())
 
     def draw(self, rows: list[dict[str, Any]], title: str) -> str | None:

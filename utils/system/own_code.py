@@ -6,15 +6,17 @@ results know them. Needs no torch.
 
 import ast
 import difflib
-import importlib.util
+import hashlib
 import inspect
 import linecache
 import os
+import re
 import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,9 +25,11 @@ from utils.system.errors import UsageError
 from utils.system.references import no_file_for, split_reference
 from utils.system.sources import digest_of_source
 
-_modules: dict[Path, ModuleType] = {}
+_folders: list[str] = []  # of users' files, the last one first
 _files: set[str] = set()  # of users, as tracebacks name them
+_loaded: set[str] = set()  # those among them that were imported here, and what they import from beside them
 LAYOUT = "the network's layout"  # among a user's sources: names and shapes, and what training does not change
+STRUCTURE = "the network's modules"  # and these, of a network from Python: modules and what they say of themselves
 _LONGEST = 300  # characters of an error's text
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,22 +54,26 @@ def load(flag: str, text: str) -> Any:
 
 
 def _import(path: Path) -> ModuleType:
-    if path not in _modules:
-        folder = str(path.parent)
-        if folder not in sys.path:  # at the end: no file beside it shall take the place of a library's
-            sys.path.append(folder)
-        _files.update(map(str, files_of(path)))
-        spec = importlib.util.spec_from_file_location(f"own_{path.stem}", path)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module  # dataclasses look themselves up there
-        spec.loader.exec_module(module)
-        _modules[path] = module
-    return _modules[path]
+    """Return the module in a file, read anew with all that it imports from beside it: it may have been edited."""
+    folder = str(path.parent)
+    if folder in _folders or folder not in sys.path:
+        # Behind all others: no file beside it shall take the place of a library's. Before other users' files.
+        _folders[:] = [folder, *(other for other in _folders if other != folder)]
+        sys.path[:] = [*(place for place in sys.path if place not in _folders), *_folders]
+    for name, module in list(sys.modules.items()):
+        if getattr(module, "__file__", None) in _loaded:
+            del sys.modules[name]
+    _loaded.update(map(str, files_of(path)))
+    _files.update(_loaded)
+    module = sys.modules[f"own_{path.stem}"] = ModuleType(f"own_{path.stem}")  # dataclasses look themselves up there
+    module.__file__ = str(path)
+    exec(compile(path.read_bytes(), path, "exec"), vars(module))  # not what Python has compiled before
+    return module
 
 
 def describe(thing: Any) -> str:
     """Return what an object given from Python is called: FILE.py:NAME without a folder, as far as it has one."""
-    kind = thing if isinstance(thing, type) or inspect.isroutine(thing) else type(thing)
+    kind = _definition(thing)
     name = getattr(kind, "__qualname__", type(kind).__name__).rpartition(".")[2].strip("<>")
     file = source_file(thing)
     if file is not None:
@@ -73,9 +81,15 @@ def describe(thing: Any) -> str:
     return f"{file.name}:{name}" if file else f"{(getattr(kind, '__module__', '') or '').partition('.')[0]}:{name}"
 
 
+def _definition(thing: Any) -> Any:
+    """Return the function or class that an object is, calls, or is one of."""
+    thing = thing.func if isinstance(thing, partial) else thing
+    return thing if isinstance(thing, type) or inspect.isroutine(thing) else type(thing)
+
+
 def source_file(thing: Any) -> Path | None:
     """Return the user's file in which an object, or its class, is defined; None if it is a library's or none."""
-    kind = thing if isinstance(thing, type) or inspect.isroutine(thing) else type(thing)
+    kind = _definition(thing)
     try:
         file = Path(inspect.getsourcefile(kind) or "")
     except TypeError:
@@ -169,6 +183,11 @@ def digests_of(things: Iterable[tuple[str, Any]]) -> dict[str, str]:
             name = name if digests.get(name, digest) == digest else f"{name} of --{flag}"
             digests[name] = digest
     return digests
+
+
+def digest_of_text(text: str) -> str:
+    """Return a digest of a text, whatever addresses in memory are in it."""
+    return hashlib.blake2b(re.sub(r"0x[0-9a-f]+", "", text).encode(), digest_size=8).hexdigest()
 
 
 def recorded_sources(config: dict[str, Any]) -> dict[str, str] | None:
