@@ -10,17 +10,13 @@ import pytest
 from tests.made_up_runs import make_run
 from tests.script_runs import NUM_WEIGHTS, ROOT
 from utils.table.collate import collate, make_row
-from utils.table.layers import LayerCounts, as_csv, read_layer_counts
 from utils.table.output import export, without_paths
-from utils.table.plots import (
-    _style,
-    accuracy_figure,
-    bytes_figure,
-    layers_figure,
-    read_panels,
-    save_plots,
-    sweep_figure,
-)
+from utils.table.pictures.curves import accuracy_figure, bytes_figure
+from utils.table.pictures.layers import LayerCounts, as_csv, read_layer_counts
+from utils.table.pictures.plots import save_plots
+from utils.table.pictures.shares import layers_figure, read_panels
+from utils.table.pictures.style import style
+from utils.table.pictures.sweeps import sweep_figure
 from utils.table.program import main
 from utils.table.records import NotUsable, find_run_folders, read_record
 
@@ -63,7 +59,7 @@ def test_bytes_add_up_from_the_first_message_on(two_seeds):
 
 
 def test_curves_differ_without_colour():
-    looks = [(str(_style(i)["linestyle"]), _style(i)["marker"]) for i in range(40)]
+    looks = [(str(style(i)["linestyle"]), style(i)["marker"]) for i in range(40)]
     assert len(set(looks)) == 40
     assert len({look[0] for look in looks[:5]}) == len({look[1] for look in looks[:5]}) == 5
 
@@ -101,7 +97,7 @@ def test_layers_that_cannot_be_read_are_named(tmp_path):
     (record.folder / "layers.csv").write_text(as_csv(LayerCounts(["fc1.weight"], [90], [[1]])))
     with pytest.raises(NotUsable, match="each layer in each of 2 rounds"):
         read_layer_counts(record)
-    panels, problems = read_panels(group_in(tmp_path))
+    panels, _, problems = read_panels(group_in(tmp_path))
     assert not panels and len(problems) == 1
 
 
@@ -111,8 +107,8 @@ def test_heat_map_by_hand(tmp_path):
         (run / "layers.csv").write_text(as_csv(LayerCounts(["fc1.weight"], [90], updated)))
     make_run(tmp_path, "same_init", 1, [0.5, 0.6])
     make_run(tmp_path, "same_init", 2, [0.5, 0.6])
-    panels, problems = read_panels(group_in(tmp_path))
-    figure = layers_figure(group_in(tmp_path), panels)
+    panels, _, problems = read_panels(group_in(tmp_path))
+    figure = layers_figure(group_in(tmp_path), panels, {})
     (image,) = figure.axes[0].images
     assert image.get_array().tolist() == [pytest.approx([20, 10])]
     assert not problems
@@ -165,7 +161,7 @@ def test_a_plot_that_fails_costs_no_other(two_seeds, monkeypatch):
     def fail(_):
         raise RuntimeError("no\nfonts")
 
-    monkeypatch.setattr("utils.table.plots.accuracy_figure", fail)
+    monkeypatch.setattr("utils.table.pictures.plots.accuracy_figure", fail)
     paths, problems = save_plots(group_in(two_seeds), two_seeds)
     assert [path.name for path in paths] == ["bytes.png"]
     assert f"{two_seeds / 'accuracy.png'} cannot be drawn (no fonts)" in problems

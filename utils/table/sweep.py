@@ -10,7 +10,8 @@ from utils.run.results import made_by_other_code
 from utils.system.errors import UsageError
 from utils.system.processes import StopAsked, interrupts_wait
 from utils.system.terminal import printable
-from utils.table.collate import Row, make_row, notes_on
+from utils.table.ablation import Ablation, describe_epochs
+from utils.table.collate import Row, Sweep, make_row, notes_on
 from utils.table.commands import Command
 from utils.table.jobs import Failure, Job, run_all
 from utils.table.records import NotUsable, Record, read_record
@@ -26,8 +27,15 @@ def find_jobs(commands: Sequence[Command]) -> list[Job]:
 
 def missing_among(jobs: Sequence[Job]) -> list[Job]:
     """Return what has to be run, each folder once."""
-    by_folder = {job.folder: job for job in jobs if not job.finished or job.command.settings.overwrite}
-    return list(by_folder.values())
+    return [job for job in _unique(jobs) if not job.finished or job.command.settings.overwrite]
+
+
+def _unique(jobs: Sequence[Job]) -> list[Job]:
+    """Return the first job of each folder: of a swept run and full updating, which may be the same, the swept one."""
+    first: dict[Path, Job] = {}
+    for job in jobs:
+        first.setdefault(job.folder, job)
+    return list(first.values())
 
 
 def list_commands(commands: Sequence[Command]) -> None:
@@ -55,7 +63,7 @@ def _locate(commands: Sequence[Command], download: bool) -> list[Job]:
 
 def run_missing(jobs: Sequence[Job], num_parallel: int, quiet: bool) -> list[Failure]:
     """Run what is missing; on an interrupt, end all runs and exit with the signal's status."""
-    unique = list({job.folder: job for job in jobs}.values())
+    unique = _unique(jobs)
     try:
         return run_all(unique, missing_among(unique), num_parallel, quiet)
     except StopAsked as stop:
@@ -67,7 +75,7 @@ def read_finished(jobs: Sequence[Job], failures: Sequence[Failure]) -> tuple[dic
     """Return the records of the runs that finished, by folder, and what is left out and why."""
     failed = {failure.job.folder: failure for failure in failures}
     records, left_out = {}, []
-    for job in {job.folder: job for job in jobs}.values():
+    for job in _unique(jobs):
         try:
             records[job.folder] = read_record(job.folder)
         except NotUsable as reason:
@@ -79,12 +87,24 @@ def read_finished(jobs: Sequence[Job], failures: Sequence[Failure]) -> tuple[dic
     return records, left_out
 
 
-def sweep_rows(swept: Sequence[Job], full: Sequence[Job], records: dict[Path, Record]) -> tuple[list[Row], list[str]]:
-    """Return a row for each swept value with finished runs, named by value, and notes on seeds that are missing."""
+def collect(ablation: Ablation, jobs: Sequence[Job], records: dict[Path, Record]) -> Sweep:
+    """Return a row for each combination of values with finished runs, and for full updating; `jobs` are all runs."""
+    swept, full = jobs[: len(ablation.swept)], jobs[len(ablation.swept) :]
     fulls = [records[job.folder] for job in full if job.folder in records]
+    rows, already = _rows(swept, records, fulls), {job.folder for job in swept}
+    beside = _rows([job for job in full if job.folder not in already], records, fulls)
+    notes = [*ablation.notes, *notes_on([*rows, *beside])]
+    return Sweep(ablation.flags, rows, beside, notes, describe_epochs(job.command for job in jobs))
+
+
+def _rows(jobs: Sequence[Job], records: dict[Path, Record], fulls: Sequence[Record]) -> list[Row]:
+    by_label: dict[str, list[Job]] = {}
+    for job in jobs:
+        if job.folder in records:
+            by_label.setdefault(job.command.label, []).append(job)
     rows = []
-    for value in dict.fromkeys(job.command.label for job in swept):
-        runs = [records[job.folder] for job in swept if job.command.label == value and job.folder in records]
-        if runs:
-            rows.append(make_row(value, runs, fulls))
-    return rows, notes_on(rows)
+    for label, same in by_label.items():
+        row = make_row(label, [records[job.folder] for job in same], fulls)
+        row.values = same[0].command.values
+        rows.append(row)
+    return rows
