@@ -20,7 +20,7 @@ from utils.run.plan import first_network, make_batches, make_plan, network_maker
 from utils.run.results import round_row
 from utils.run.settings import Settings
 from utils.system.errors import UsageError
-from utils.system.processes import StopRequest, stop_request
+from utils.system.processes import Interrupted, StopRequest, stop_request
 from utils.system.progress import Bars, watched_check
 from utils.training.device import denormals, set_up_device
 from utils.training.distributed import Group, join
@@ -84,6 +84,8 @@ def _run_in(group: Group, device_name: str, settings: Settings, command: list[st
                     for done in run_rounds(plan, trainer, link, edge, bars, on_epoch, interrupted):
                         edge.rows.append(round_row(done, edge))
                         books.round_done(edge, bars)
+            except KeyboardInterrupt:
+                raise Interrupted(books.checkpoint) from None
             finally:
                 bars.close()
             books.finish(edge, flat)

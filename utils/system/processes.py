@@ -54,6 +54,14 @@ def interrupts_wait() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in the middle of a run; `checkpoint` says where it would go on, None: at its beginning."""
+
+    def __init__(self, checkpoint: str | None):
+        super().__init__(checkpoint)
+        self.checkpoint = checkpoint
+
+
 class StopAsked(Exception):  # noqa: N818 - it is no error
     """The process was asked to end by signal `number`, and has saved what it can."""
 

@@ -76,11 +76,11 @@ def sweep_figure(sweep: Sweep, title: str) -> "Figure":
 
 
 def _axis(sweep: Sweep) -> int:
-    """Return which flag is the horizontal axis: one of numbers before one of words, then the one of most values."""
+    """Return which flag is the horizontal axis: of numbers before words, about bytes, then that of most values."""
 
-    def worth(number: int) -> tuple[bool, int]:
+    def worth(number: int) -> tuple[bool, bool, int]:
         places, are_numbers = _places(sweep.flags[number], sweep.rows, number)
-        return are_numbers, len(places)
+        return are_numbers, sweep.flags[number] in _ABOUT_BYTES, len(places)
 
     return max(range(len(sweep.flags)), key=worth)
 
@@ -95,6 +95,8 @@ def _places(flag: str, rows: Sequence[Row], number: int) -> tuple[dict[str, floa
 
 
 def _bars(axes: "Axes", points: Sequence[tuple[float, Stat]], look: dict) -> None:
+    if not points:
+        return
     axes.errorbar(
         [place for place, _ in points],
         [stat.mean for _, stat in points],
