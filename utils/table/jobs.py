@@ -1,12 +1,14 @@
 """Several runs of the scripts at once, each a process with a log file, under one progress bar."""
 
 import csv
+import heapq
 import io
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -60,6 +62,11 @@ class Job:
         epochs = given.total_epochs or steps * (given.num_epochs or epochs)
         return [samples * epochs for samples in self.num_samples]
 
+    @cached_property
+    def kinds(self) -> tuple[str, ...]:
+        """What runs of the same pace have in common, the closest first."""
+        return self.command.label, self.command.settings.mode
+
     def seconds(self) -> list[float]:
         """The duration of every round that is done."""
         try:
@@ -95,6 +102,7 @@ def run_all(jobs: Sequence[Job], missing: Sequence[Job], num_parallel: int, quie
                 while waiting and len(running) < num_parallel:
                     job = waiting.pop(0)
                     running[_start(job)] = job
+                    progress.started(job)
                 time.sleep(_POLL)
                 ended = [process for process in running if process.poll() is not None]
                 progress.look([running[process] for process in ended])
@@ -105,7 +113,7 @@ def run_all(jobs: Sequence[Job], missing: Sequence[Job], num_parallel: int, quie
                         progress.say(str(failures[-1]))
                     elif not quiet:
                         progress.say(f"finished: {job.name}")
-                progress.show(len(running), len(waiting))
+                progress.show(list(running.values()), waiting)
         except KeyboardInterrupt:
             request.number = signal.SIGINT
         finally:
@@ -122,8 +130,8 @@ class Progress:
         self._jobs, self._num_parallel = jobs, num_parallel
         # What is run anew or not at all has no rounds yet, whatever its folder holds from before.
         self._seconds = {job.folder: job.seconds() for job in jobs if job not in missing or not job.finished}
-        self._left, self._since = None, time.monotonic()
-        self._estimate()
+        self._since: dict[Path, float] = {}  # when each running run began its round, or its process
+        self._starting: list[float] = []  # how long processes took before their first round
         self._bar = tqdm(
             total=sum(len(job.num_samples) for job in jobs),
             initial=self.rounds_done,
@@ -136,21 +144,32 @@ class Progress:
     def rounds_done(self) -> int:
         return sum(map(len, self._seconds.values()))
 
+    def started(self, job: Job) -> None:
+        """Note that the process of a run has just begun."""
+        self._since[job.folder] = time.monotonic()
+
     def look(self, ended: Sequence[Job]) -> None:
         """Look how far the runs are; those that have just `ended` once more."""
         if self._bar.disable:
             return
-        before = self.rounds_done
-        self._seconds |= {job.folder: job.seconds() for job in self._jobs if not job.finished or job in ended}
-        if self.rounds_done != before:
-            self._estimate()
+        for job in self._jobs:
+            if job.finished and job not in ended:
+                continue
+            before, now = self._seconds.get(job.folder, []), job.seconds()
+            if len(now) > len(before) and job.folder in self._since:
+                if not before:
+                    self._starting.append(max(0, time.monotonic() - self._since[job.folder] - sum(now)))
+                self._since[job.folder] = time.monotonic()
+            self._seconds[job.folder] = now
 
-    def show(self, num_running: int, num_waiting: int) -> None:
+    def show(self, running: Sequence[Job], waiting: Sequence[Job]) -> None:
         """Draw the bar."""
-        passed = time.monotonic() - self._since
-        left = "?" if self._left is None else tqdm.format_interval(max(0, self._left - passed))
+        if self._bar.disable:
+            return
+        left = self.left(running, waiting)
+        left = "?" if left is None else tqdm.format_interval(left)
         self._bar.n = self.rounds_done
-        self._bar.set_postfix_str(f"{left} left, {num_running} runs going, {num_waiting} waiting")
+        self._bar.set_postfix_str(f"{left} left, {len(running)} running, {len(waiting)} waiting")
 
     def say(self, line: str) -> None:
         tqdm.write(line, file=sys.stderr)
@@ -159,17 +178,41 @@ class Progress:
         self._bar.n = self.rounds_done
         self._bar.close()
 
-    def _estimate(self) -> None:
-        """Set the time left: work, at the pace of the rounds so far, in parallel, but for the longest run."""
-        spent = done = total = longest = 0.0
+    def left(self, running: Sequence[Job], waiting: Sequence[Job]) -> float | None:
+        """Return the seconds until all runs have ended, each at the pace of its kind; None: no round is done yet.
+
+        What waits starts as soon as there is a place. Runs have no round yet while their process starts.
+        """
+        paces = self._paces()
+        if not paces:
+            return None
+        starting = sum(self._starting) / len(self._starting) if self._starting else 0.0
+        places = [0.0] * (self._num_parallel - len(running))
+        for job in running:
+            this, *later = self._rounds_left(job, paces) or [0.0]
+            passed = time.monotonic() - self._since.get(job.folder, time.monotonic())
+            this += 0 if self._seconds.get(job.folder) else starting
+            places.append(max(0, this - passed) + sum(later))
+        heapq.heapify(places)
+        for job in waiting:
+            heapq.heapreplace(places, places[0] + starting + sum(self._rounds_left(job, paces)))
+        return max(places)
+
+    def _rounds_left(self, job: Job, paces: dict[str, float]) -> list[float]:
+        """Return how long each round takes that a run has before it."""
+        pace = next(paces[kind] for kind in (*job.kinds, "") if kind in paces)
+        return [pace * work for work in job.work[len(self._seconds.get(job.folder, [])) :]]
+
+    def _paces(self) -> dict[str, float]:
+        """Return the seconds that a sample takes, by kind of run; those of all runs under the empty name."""
+        spent: dict[str, float] = defaultdict(float)
+        done: dict[str, float] = defaultdict(float)
         for job in self._jobs:
             seconds = self._seconds.get(job.folder, [])
-            spent += sum(seconds)
-            done += sum(job.work[: len(seconds)])
-            left = sum(job.work[len(seconds) :])
-            total, longest = total + left, max(longest, left)
-        self._since = time.monotonic()
-        self._left = max(total / self._num_parallel, longest) * spent / done if done else None
+            for kind in (*job.kinds, "") if seconds else ():
+                spent[kind] += sum(seconds)
+                done[kind] += sum(job.work[: len(seconds)])
+        return {kind: spent[kind] / done[kind] for kind in done}
 
 
 def _start(job: Job) -> subprocess.Popen:
