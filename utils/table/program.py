@@ -127,7 +127,7 @@ def _sweep(parser: argparse.ArgumentParser, argv: list[str]) -> None:
         return
     jobs = find_jobs(commands)
     failures = run_missing(jobs, args.jobs or 1, args.quiet)
-    records, left_out = read_finished(jobs, failures)
+    records, left_out = read_finished(jobs, failures, "all" if args.run else "the swept ones")
     if ablation is None and records:
         present(args, list(records.values()), left_out)
     elif ablation and any(job.folder in records for job in jobs[: len(ablation.swept)]):

@@ -19,9 +19,9 @@ _LEGEND = (
     "served: test accuracy of what the edge serves, average over rounds; to FU: less that of full updating (same_init)",
     "bytes / FU: all bytes sent over those of full updating; formula / FU: the same for 32 bits a weight and the "
     "entropy of the mask",
-    "epochs: steps of a round x epochs of each",
 )
-_SPREAD = "mean ± standard deviation (n - 1) over n seeds"
+_SPREAD = "mean ± standard deviation (n - 1) over n seeds; "
+_EPOCHS = "epochs: steps of a round x epochs of each"
 _SAY_K = {"updating_ratio", "pruning_ratio", "byte_budget"}
 
 
@@ -117,7 +117,7 @@ def _epochs(run: Record) -> str:
 
 
 def _legend(rows: Sequence[Row]) -> list[str]:
-    return [*_LEGEND, _SPREAD] if any(row.n > 1 for row in rows) else list(_LEGEND)
+    return [*_LEGEND, (_SPREAD if any(row.n > 1 for row in rows) else "") + _EPOCHS]
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]], form: str, lead: int = 1) -> str:

@@ -4,6 +4,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 
 from data.errors import DatasetError
 from utils.run.results import made_by_other_code
@@ -71,8 +72,13 @@ def run_missing(jobs: Sequence[Job], num_parallel: int, quiet: bool) -> list[Fai
         sys.exit(128 + stop.number)
 
 
-def read_finished(jobs: Sequence[Job], failures: Sequence[Failure]) -> tuple[dict[Path, Record], list[str]]:
-    """Return the records of the runs that finished, by folder, and what is left out and why."""
+def read_finished(
+    jobs: Sequence[Job], failures: Sequence[Failure], anew: str
+) -> tuple[dict[Path, Record], list[str]]:
+    """Return the records of the runs that finished, by folder, and what is left out and why.
+
+    anew  which runs --overwrite makes anew, for a line on those that other code made
+    """
     failed = {failure.job.folder: failure for failure in failures}
     records, left_out = {}, []
     for job in _unique(jobs):
@@ -83,7 +89,7 @@ def read_finished(jobs: Sequence[Job], failures: Sequence[Failure]) -> tuple[dic
     codes = [made_by_other_code(run.summary.get("code"), run.config.get("sources")) for run in records.values()]
     for other, count in Counter(filter(None, codes)).items():
         runs = f"{count} of {len(codes)} runs {'were' if count > 1 else 'was'} made by {printable(other)}"
-        print(f"{runs}: --overwrite makes all anew", file=sys.stderr)
+        print(fill(f"{runs}: --overwrite makes {anew} anew", 80, subsequent_indent="  "), file=sys.stderr)
     return records, left_out
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _NEAR = 10  # points below the best method of a round that are never cut off
 _FAR = 5  # nor are so many times the usual distance to it
+_WORTH = 1.5  # nor is anything if the picture without it would show less than so many times as much
 
 
 def accuracy_figure(group: Group) -> "Figure":
@@ -61,15 +62,16 @@ def _draw(axes: "Axes", rows: Sequence[Row], places: Sequence[Sequence[float]], 
         start, name = starts[number] if starts else 0, looks.label(row)
         look = looks.style(number)
         if any(cut):
-            values = [m for m, is_far in zip(mean, cut) if is_far]
-            name += f"\n▼ cut off: {min(values):.1f} to {max(values):.1f} %"
+            ends = sorted({f"{m:.1f}" for m, is_far in zip(mean, cut) if is_far}, key=float)
+            name += f"\n▼ cut off: {' to '.join(dict.fromkeys([ends[0], ends[-1]]))} %"
             at = [place for place, is_far in zip(x[start:], cut[start:]) if is_far]
             axes.plot(at, [bottom] * len(at), color=look["color"], linestyle="none", marker=7, markersize=7,
                       clip_on=False)  # fmt: skip
         axes.plot(x[start:], mean[start:], label=name, **look, **looks.markers(len(x)))
         if std is not None:
             edges = ([m + sign * s for m, s in zip(mean, std)][start:] for sign in (-1, 1))
-            axes.fill_between(x[start:], *edges, color=look["color"], alpha=0.15, linewidth=0)
+            shown = [not is_far for is_far in cut[start:]]
+            axes.fill_between(x[start:], *edges, where=shown, color=look["color"], alpha=0.15, linewidth=0)
     if any(map(any, far)):
         axes.set_ylim(bottom, high + 0.04 * (high - bottom))
 
@@ -77,13 +79,17 @@ def _draw(axes: "Axes", rows: Sequence[Row], places: Sequence[Sequence[float]], 
 def collapsed(curves: Sequence[Sequence[float]]) -> list[list[bool]]:
     """Return which points, of each curve, are so far below the best one of their round that they would hide the rest.
 
-    That is more than 10 points, and more than 5 times the median distance of all other points.
+    That is more than 10 points, and more than 5 times the median distance of all other points; and only if without
+    them the others have half as much room again.
     """
     best = [max(values) for values in zip(*curves)]
     below = [[top - value for top, value in zip(best, curve)] for curve in curves]
     usual = statistics.median([distance for curve in below for distance in curve if distance > 0] or [0])
     most = max(_NEAR, _FAR * usual)
-    return [[distance > most for distance in curve] for curve in below]
+    far = [[distance > most for distance in curve] for curve in below]
+    top, least = max(best), min(map(min, curves))
+    low = min(value for curve, cut in zip(curves, far) for value, is_far in zip(curve, cut) if not is_far)
+    return far if top - least >= _WORTH * (top - low) else [[False] * len(curve) for curve in curves]
 
 
 def _new(title: str) -> tuple["Figure", "Axes"]:

@@ -66,7 +66,7 @@ def layers_figure(group: Group, panels: Sequence[Panel], without: dict[str, list
         axes.set_yticks(range(0, len(names), step), [name.removesuffix(".weight") for name in names[::step]])
     axes.set_xlabel("round")
     axes.xaxis.get_major_locator().set_params(integer=True)
-    bar = figure.colorbar(image, ax=list(all_axes), label="% (logarithmic; white: none)")
+    bar = figure.colorbar(image, ax=list(all_axes), label="% (logarithmic,\nwhite: none)")
     bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     if without:
         lines = [f"No panel for {', '.join(rows)}: {reason}." for reason, rows in without.items()]
