@@ -214,8 +214,12 @@ def test_time_left_by_hand_of_methods_of_another_pace_and_at_the_end(monkeypatch
     progress.started(fast)
     assert progress.left([slow, fast], more) == pytest.approx(max(20 + 5.5, 1 + 20))
     now[0] += 15
-    assert progress.left([slow, fast], more) == pytest.approx(0 + 20), "5 and then 5.5 in one place, 0 and 20 in the other"
+    assert progress.left([slow, fast], more) == pytest.approx(max(5 + 5.5, 20)), "the second one, 10 late, is about to end"
     assert progress.left([slow], []) == pytest.approx(5), "at the end of a sweep"
+    late = Made("e", [10, 10], [], kinds=("one",))
+    progress.started(late)
+    now[0] += 30
+    assert progress.left([late], []) == pytest.approx(30), "its first round takes three times as long as others"
 
 
 @pytest.mark.parametrize("script, flags, epochs", [

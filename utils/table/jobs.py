@@ -118,7 +118,7 @@ def run_all(jobs: Sequence[Job], missing: Sequence[Job], num_parallel: int, quie
             request.number = signal.SIGINT
         finally:
             _stop(list(running))
-            progress.close()
+            progress.close(leave=request.number is None)
     request.check()
     return failures
 
@@ -131,6 +131,7 @@ class Progress:
         # What is run anew or not at all has no rounds yet, whatever its folder holds from before.
         self._seconds = {job.folder: job.seconds() for job in jobs if job not in missing or not job.finished}
         self._since: dict[Path, float] = {}  # when each running run began its round, or its process
+        self._found: dict[Path, int] = {}  # how many rounds it had when its process began
         self._starting: list[float] = []  # how long processes took before their first round
         self._bar = tqdm(
             total=sum(len(job.num_samples) for job in jobs),
@@ -147,6 +148,7 @@ class Progress:
     def started(self, job: Job) -> None:
         """Note that the process of a run has just begun."""
         self._since[job.folder] = time.monotonic()
+        self._found[job.folder] = len(self._seconds.get(job.folder, []))
 
     def look(self, ended: Sequence[Job]) -> None:
         """Look how far the runs are; those that have just `ended` once more."""
@@ -157,8 +159,9 @@ class Progress:
                 continue
             before, now = self._seconds.get(job.folder, []), job.seconds()
             if len(now) > len(before) and job.folder in self._since:
-                if not before:
-                    self._starting.append(max(0, time.monotonic() - self._since[job.folder] - sum(now)))
+                if len(before) == self._found[job.folder]:
+                    passed = time.monotonic() - self._since[job.folder]
+                    self._starting.append(max(0, passed - sum(now[len(before) :])))
                 self._since[job.folder] = time.monotonic()
             self._seconds[job.folder] = now
 
@@ -174,8 +177,9 @@ class Progress:
     def say(self, line: str) -> None:
         tqdm.write(line, file=sys.stderr)
 
-    def close(self) -> None:
-        self._bar.n = self.rounds_done
+    def close(self, leave: bool = True) -> None:
+        """End the bar; what it shows stays if the runs have ended."""
+        self._bar.n, self._bar.leave = self.rounds_done, leave
         self._bar.close()
 
     def left(self, running: Sequence[Job], waiting: Sequence[Job]) -> float | None:
@@ -190,9 +194,11 @@ class Progress:
         places = [0.0] * (self._num_parallel - len(running))
         for job in running:
             this, *later = self._rounds_left(job, paces) or [0.0]
-            passed = time.monotonic() - self._since.get(job.folder, time.monotonic())
-            this += 0 if self._seconds.get(job.folder) else starting
-            places.append(max(0, this - passed) + sum(later))
+            passed = time.monotonic() - self._since[job.folder]
+            if len(self._seconds.get(job.folder, [])) == self._found[job.folder]:
+                passed -= starting
+            slower = max(1, passed / this) if this else 1  # a round that takes longer than expected
+            places.append(max(0, this - passed) + slower * sum(later))
         heapq.heapify(places)
         for job in waiting:
             heapq.heapreplace(places, places[0] + starting + sum(self._rounds_left(job, paces)))

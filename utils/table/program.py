@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     folders = "run folders, folders of them, or what --export made of them"
     parser.add_argument("folders", nargs="*", metavar="RUN_FOLDER", help=folders)
     g = parser.add_argument_group("output")
-    g.add_argument("--format", choices=FORMATS, default="text", help="of what is printed (default: text)")
+    g.add_argument("--format", choices=FORMATS, default="text", help="of what is printed")
     g.add_argument("--rounds", action="store_true", help="the accuracy of every round behind the table")
     link = "how long messages are on the air: bits a second, or with the bytes of a frame for the message and beside it"
     g.add_argument("--link", type=link_of, metavar="RATE[/PAYLOAD/OVERHEAD]", help=link)

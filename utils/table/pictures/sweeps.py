@@ -122,7 +122,7 @@ def _finish(axes: "Axes", full: Sequence[Row]) -> None:
             _bars(axes, [(place, served)], {**looks.style(0), "color": "0.5", "marker": "*", "markersize": 9})
             axes.annotate(looks.plain(row.name), (place, served.mean), xytext=(5, -11), textcoords="offset points",
                           fontsize=8)  # fmt: skip
-    axes.margins(x=0.1)
+    axes.margins(x=0.1, y=0.15)
     set_logarithmic(axes)
     axes.set_xlabel("sent in all rounds (kB, logarithmic); beside each point its value")
     axes.set_ylabel("served test accuracy (%)")
