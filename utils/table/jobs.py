@@ -1,7 +1,6 @@
 """Several runs of the scripts at once, each a process with a log file, under one progress bar."""
 
 import csv
-import heapq
 import io
 import os
 import signal
@@ -19,7 +18,7 @@ from tqdm import tqdm
 from utils.modes import MODES
 from utils.rewinding import rewinding_sizes
 from utils.system.files import unlinked
-from utils.system.processes import end_with_parent, stop_request
+from utils.system.processes import end_with_parent, stop_request, time_of_all
 from utils.system.terminal import printable
 from utils.table.commands import Command
 from utils.table.records import read_bytes
@@ -131,7 +130,7 @@ class Progress:
         # What is run anew or not at all has no rounds yet, whatever its folder holds from before.
         self._seconds = {job.folder: job.seconds() for job in jobs if job not in missing or not job.finished}
         self._since: dict[Path, float] = {}  # when each running run began its round, or its process
-        self._found: dict[Path, int] = {}  # how many rounds it had when its process began
+        self._found: dict[Path, int] = {}  # how many rounds it had then
         self._starting: list[float] = []  # how long processes took before their first round
         self._bar = tqdm(
             total=sum(len(job.num_samples) for job in jobs),
@@ -167,10 +166,8 @@ class Progress:
 
     def show(self, running: Sequence[Job], waiting: Sequence[Job]) -> None:
         """Draw the bar."""
-        if self._bar.disable:
-            return
-        left = self.left(running, waiting)
-        left = "?" if left is None else tqdm.format_interval(left)
+        seconds = None if self._bar.disable else self.left(running, waiting)
+        left = "?" if seconds is None else tqdm.format_interval(seconds)
         self._bar.n = self.rounds_done
         self._bar.set_postfix_str(f"{left} left, {len(running)} running, {len(waiting)} waiting")
 
@@ -183,26 +180,21 @@ class Progress:
         self._bar.close()
 
     def left(self, running: Sequence[Job], waiting: Sequence[Job]) -> float | None:
-        """Return the seconds until all runs have ended, each at the pace of its kind; None: no round is done yet.
-
-        What waits starts as soon as there is a place. Runs have no round yet while their process starts.
-        """
+        """Return the seconds until all runs have ended, each at the pace of its kind; None: no round is done yet."""
         paces = self._paces()
         if not paces:
             return None
         starting = sum(self._starting) / len(self._starting) if self._starting else 0.0
-        places = [0.0] * (self._num_parallel - len(running))
+        going = []
         for job in running:
             this, *later = self._rounds_left(job, paces) or [0.0]
             passed = time.monotonic() - self._since[job.folder]
             if len(self._seconds.get(job.folder, [])) == self._found[job.folder]:
                 passed -= starting
             slower = max(1, passed / this) if this else 1  # a round that takes longer than expected
-            places.append(max(0, this - passed) + slower * sum(later))
-        heapq.heapify(places)
-        for job in waiting:
-            heapq.heapreplace(places, places[0] + starting + sum(self._rounds_left(job, paces)))
-        return max(places)
+            going.append(max(0, this - passed) + slower * sum(later))
+        later = [starting + sum(self._rounds_left(job, paces)) for job in waiting]
+        return time_of_all(going, later, self._num_parallel)
 
     def _rounds_left(self, job: Job, paces: dict[str, float]) -> list[float]:
         """Return how long each round takes that a run has before it."""
@@ -211,8 +203,7 @@ class Progress:
 
     def _paces(self) -> dict[str, float]:
         """Return the seconds that a sample takes, by kind of run; those of all runs under the empty name."""
-        spent: dict[str, float] = defaultdict(float)
-        done: dict[str, float] = defaultdict(float)
+        spent, done = defaultdict(float), defaultdict(float)
         for job in self._jobs:
             seconds = self._seconds.get(job.folder, [])
             for kind in (*job.kinds, "") if seconds else ():
