@@ -89,11 +89,11 @@ def test_names_of_partial_updating(script, flags, name, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("script, flags, shown", [
     ("dpu", "", ""),
-    ("dpu", "--lamda 0.5 --num_epochs 30 --hidden_sizes 512 512 --max_rounds 6 --updating_ratio 0.005", "max_rounds6-"),
-    ("dpu", "--lamda 0.25 --num_epochs 3 --hidden_sizes 24 8", "lamda0.25-num_epochs3-hidden_sizes24x8-"),
-    ("dpu", "--without_reinit --batch_norm --augment on", "reinit_strategy_never-batch_norm-augment-"),
-    ("rpu", "--deploy_sparsity 0.5 --lr 1e-3 --hidden_sizes", "deploy_sparsity0.5-lr0.001-hidden_sizes_none-"),
-    ("same_init", "--model vgg --width 0.25 --dataset_size_subseq 100", "width0.25-dataset_size_subseq100-"),
+    ("dpu", "--lamda 0.5 --num_epochs 30 --hidden_sizes 512 512 --max_rounds 6 --updating_ratio 0.005", "rounds6-"),
+    ("dpu", "--lamda 0.25 --num_epochs 3 --hidden_sizes 24 8", "lamda0.25-epochs3-hidden24x8-"),
+    ("dpu", "--without_reinit --batch_norm --augment on", "reinit_never-batch_norm-augment-"),
+    ("rpu", "--deploy_sparsity 0.5 --lr 1e-3 --hidden_sizes", "sparsity0.5-lr0.001-hidden_none-"),
+    ("same_init", "--model vgg --width 0.25 --dataset_size_subseq 100", "width0.25-subseq100-"),
 ])  # fmt: skip
 def test_names_show_what_is_not_as_usual(script, flags, shown, tmp_path, monkeypatch):
     flags = ["--dataset", "digits", "--device", "cpu", "--output_dir", str(tmp_path), "--mode", script, *flags.split()]
@@ -104,9 +104,10 @@ def test_names_show_what_is_not_as_usual(script, flags, shown, tmp_path, monkeyp
 
 def test_the_longest_name_is_one_that_file_systems_take(tmp_path, monkeypatch):
     flags = "--mode gcpu --deploy_sparsity 0.5 --value_bits 6 --lr 0.01 --batch_norm --max_rounds 2 --num_epochs 2 --threads 2"
-    more = "--dataset_size_init 100 --dataset_size_subseq 500 --val_dataset_size 7 --train_batch_size 9 --test_batch_size 9"
+    more = "--dataset_size_init 100 --dataset_size_subseq 500 --val_dataset_size 7 --train_batch_size 9 --test_batch_size 9 "
+    more += "--deploy_epochs 70 --hidden_sizes 1234 5678 9012"
     flags = [*flags.split(), *more.split(), "--dataset", "digits", "--output_dir", str(tmp_path)]
-    assert 120 < len(name_of(RUNS["gcpu"][0], flags, monkeypatch)) < 200
+    assert 100 < len(name_of(RUNS["gcpu"][0], flags, monkeypatch)) < 200
 
 
 @pytest.mark.parametrize("flags, threads", [

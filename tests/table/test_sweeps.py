@@ -160,6 +160,7 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(finished, tmp_path, caps
     with pytest.raises(SystemExit) as stop:
         main(["--run", "mlp", "--seeds", "1", *SMALL, "--output_dir", str(runs)])
     text, err = capsys.readouterr()
+    text = text.replace("\n  ", " ")  # lines that were wrapped in one again
     assert stop.value.code == 1
     (line,) = [line for line in err.splitlines() if "failed" in line]
     log = runs / "logs" / f"{refused.name}.log"

@@ -30,7 +30,12 @@ _SHOWN_ANYWAY = {
     "dataset", "dataset_dir", "stream", "model", "mode", "updating_ratio", "byte_budget", "seed",
     "device", "output_dir", "checkpoint_interval",
 }  # fmt: skip
-_MOST_SHOWN = 120  # characters
+_SHORT = {  # than the flag, as names stand in lines of 80 columns
+    "dataset_size_init": "init", "dataset_size_subseq": "subseq", "max_rounds": "rounds", "num_epochs": "epochs",
+    "hidden_sizes": "hidden", "train_batch_size": "batch", "rewind_fixing_ratio": "fixing", "value_bits": "bits",
+    "deploy_sparsity": "sparsity", "reinit_strategy": "reinit",
+}  # fmt: skip
+_MOST_SHOWN = 100  # characters
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,7 @@ def _shown(settings: Settings, usual: Settings) -> list[str]:
             value = getattr(settings, name, None)
             known = value is None or value == getattr(usual, name) or (name == "deploy" and settings.deploy_sparsity)
             if name not in _SHOWN_ANYWAY and not known:
-                words.append(_in_a_name(name, value))
+                words.append(_in_a_name(_SHORT.get(name, name), value))
     while len("-".join(words)) > _MOST_SHOWN:
         words.pop()
     return words
