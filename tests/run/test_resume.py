@@ -1,6 +1,5 @@
 """Runs that are killed, interrupted or damaged, and what the same command makes of them."""
 
-import json
 import re
 import signal
 import subprocess
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import multiround_dpu
-from tests.script_runs import ROOT, RUNS, SMALL, start_process, weights_of, without_time
+from tests.script_runs import ROOT, RUNS, SMALL, metrics_of, start_process, weights_of, without_time
 
 # The process kills itself with SIGKILL right after (or in the middle of) its n-th checkpoint.
 SUICIDE = """
@@ -72,11 +71,6 @@ def test_killed_run_goes_on_to_the_same_bytes(results, tmp_path, name, moment, n
     assert without_time(folder) == without_time(results[name].folder)
     assert weights_of(folder) == weights_of(results[name].folder)
     assert metrics_of(folder) == metrics_of(results[name].folder), "no line twice, none missing"
-
-
-def metrics_of(folder: Path) -> list[dict]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("seconds", "samples_per_s")} for line in lines]
 
 
 def wait_for_progress(folder: Path, process: subprocess.Popen) -> None:
