@@ -19,6 +19,7 @@ from utils.table.pictures.style import style
 from utils.table.pictures.sweeps import sweep_figure
 from utils.table.program import main
 from utils.table.records import NotUsable, find_run_folders, read_record
+from utils.table.render import render_sweep
 
 
 def group_in(folder):
@@ -85,7 +86,10 @@ def sweep_of(flags, rows, full=()):
     made = [make_row(" ".join(values), *runs) for values, runs in rows.items()]
     for row, values in zip(made, rows, strict=True):
         row.values = values
-    return Sweep(tuple(flags), made, [make_row("FU", list(full), list(full))] if full else [], [])
+    beside = [make_row("FU", list(full), list(full))] if full else []
+    for row in beside:
+        row.values = ("",) * len(flags)
+    return Sweep(tuple(flags), made, beside, [])
 
 
 def bars_of(axes):
@@ -102,6 +106,13 @@ def test_a_grid_has_a_curve_a_value_and_accuracy_against_bytes(tmp_path):
         ("0", "0.001"): (run(0.001, 100, lamda=0.0), full), ("0", "0.1"): (run(0.1, 2000, lamda=0.0), full),
         ("1", "0.001"): (run(0.001, 110), full), ("2", "0.1"): (run(0.1, 2100), full),
     }, full)  # fmt: skip
+    text = render_sweep(sweep, "text").splitlines()
+    assert text[0].startswith("lamda x updating_ratio: DPU, mnist, mlp 512-512, ") and text[3].split()[:2] == list(sweep.flags)
+    assert [line.split()[:2] for line in text[5:10]] == [
+        ["0", "0.001"], ["0", "0.1"], ["1", "0.001"], ["2", "0.1"], ["FU", "60"],
+    ]  # fmt: skip
+    csv = [line.split(",") for line in render_sweep(sweep, "csv").splitlines()]
+    assert [row[-2:] for row in csv] == [["lamda", "updating_ratio"], *(list(row.values) for row in sweep.rows), ["", ""]]
     figure = sweep_figure(sweep, "a title")
     above, below, against = figure.axes
     curves = [container.lines[0].get_xdata().tolist() for container in above.containers]

@@ -42,7 +42,7 @@ def render(groups: Sequence[Group], left_out: Sequence[str], form: str) -> str:
 def render_sweep(sweep: Sweep, form: str) -> str:
     """Return the table of a sweep, a row for each combination of values, then full updating."""
     if form == "csv":
-        return _csv([Group(sweep.all_rows, [])])
+        return _csv([Group(sweep.all_rows, [])], sweep.flags if len(sweep.flags) > 1 else ())
     rows, lead = sweep.all_rows, len(sweep.flags)
     ks = {row.runs[0].ratio for row in sweep.rows}
     first = 2 if len(ks) == 1 or _SAY_K & set(sweep.flags) else 1  # what k is, if neither title nor values say it
@@ -169,13 +169,14 @@ def as_notes(notes: Sequence[str], form: str) -> str:
     return "\n".join(map(wrapped.fill, notes))
 
 
-def _csv(groups: Sequence[Group]) -> str:
+def _csv(groups: Sequence[Group], flags: Sequence[str] = ()) -> str:
+    """Return rows as CSV; those of a sweep of several flags end with the values of these."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
         "data model size_init size_subseq rounds method k epochs n seeds difference_mean difference_std published "
         "served_mean served_std bytes_ratio_mean bytes_ratio_std formula_ratio_mean formula_ratio_std "
-        "message_bytes_mean formula_bytes_mean".split()
+        "message_bytes_mean formula_bytes_mean".split() + list(flags)
     )
     for group in groups:
         for row in group.rows:
@@ -189,6 +190,7 @@ def _csv(groups: Sequence[Group]) -> str:
                 "" if row.published is None else row.published, *_numbers(row.served),
                 *_numbers(row.ratio("message_bytes")), *_numbers(row.ratio("formula_bytes")),
                 *(round(row.sent(kind).mean) for kind in ("message_bytes", "formula_bytes")),
+                *(map(inert, row.values) if flags else ()),
             ])  # fmt: skip
     return text.getvalue().rstrip("\n")
 
