@@ -56,6 +56,12 @@ def without_time(folder: Path) -> list[dict]:
         return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
 
 
+def metrics_of(folder: Path) -> list[dict]:
+    """The lines of metrics.jsonl without what is measured by the clock."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "samples_per_s")} for line in lines]
+
+
 def weights_of(folder: Path) -> tuple:
     """Hashes of the final networks and of every message."""
     summary = json.loads((folder / "summary.json").read_text())

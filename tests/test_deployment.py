@@ -18,8 +18,8 @@ from utils.message import unpack_message
 from utils.message.base import pruned
 from utils.run.checks import choose_deployment, num_deployed
 from utils.run.results import formula_bytes
-from utils.table.layers import read_layer_counts
 from utils.table.names import row_name
+from utils.table.pictures.layers import read_layer_counts
 from utils.table.records import read_record
 from utils.training.loop import Trainer
 

@@ -4,8 +4,8 @@ python -m tests.run.campaign kills --count 100      SIGKILL
 python -m tests.run.campaign signals --count 40     SIGTERM, SIGHUP, SIGUSR1, SIGINT
 python -m tests.run.campaign power_cuts --count 50  and what was not synced is lost; of edge nodes, too
 
-Methods and settings change from run to run. Every run must end with the rounds, messages and networks of one that
-was never stopped; no round that was printed, and no message that was said to be applied, may be lost.
+Methods and settings change from run to run. Every run must end with the rounds, messages, networks and
+metrics of one that was never stopped; no round that was printed, and no message that was said to be applied, may be lost.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from functools import cache
 from pathlib import Path
 
 from tests.run.power_cut import ForgetfulDisk
-from tests.script_runs import RUNS, SMALL, weights_of, without_time
+from tests.script_runs import RUNS, SMALL, metrics_of, weights_of, without_time
 from utils.edge import EdgeNode
 from utils.edge import program as edge
 
@@ -138,6 +138,7 @@ def one_run(kind: str, rng: random.Random, stops: Counter, most: int) -> None:
     (folder,) = (work / "disk" / "runs").iterdir()
     assert without_time(folder) == without_time(whole.folder), where
     assert weights_of(folder) == weights_of(whole.folder), where
+    assert metrics_of(folder) == metrics_of(whole.folder), where
     assert json.loads((folder / "config.json").read_text())["starts"], where
     shutil.rmtree(work)
 

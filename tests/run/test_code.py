@@ -147,5 +147,10 @@ def test_a_sweep_says_which_of_its_runs_are_of_other_code(tmp_path, edit, capsys
     assert "other code" not in capsys.readouterr().err
     edit()
     table_program.main(sweep)
-    words = "2 of 2 runs were made by other code (utils/contribution.py differs): --overwrite makes all anew"
-    assert words in capsys.readouterr().err
+    words = "2 of 2 runs were made by other code (utils/contribution.py differs): --overwrite makes the swept ones anew"
+    assert words in capsys.readouterr().err.replace("\n  ", " ")
+    dpu, full = sorted(tmp_path.glob("digits-*/summary.json"))
+    before = [path.stat().st_mtime_ns for path in (dpu, full)]
+    table_program.main([*sweep, "--overwrite"])
+    assert dpu.stat().st_mtime_ns > before[0], "made anew"
+    assert full.stat().st_mtime_ns == before[1], "other sweeps use it, too"

@@ -1,6 +1,6 @@
 """Run folders keep their names: a command of yesterday finds the run that it began yesterday.
 
-The names below were recorded at commit 19c03a4, before there were other criteria and re-initializations; those of
+Names say which flags are not as usual. Folders from before they did so are found, too: the names below were recorded at commit 19c03a4, before there were other criteria and re-initializations; those of
 RECORDED_PARTIAL again when small networks were given one thread by default, which changes results.
 """
 
@@ -64,15 +64,50 @@ RECORDED_PARTIAL = [
 ]
 
 
+def check_name(script, flags, recorded, tmp_path, monkeypatch):
+    """The folder of that name is found; where it is not there, the name is longer, with the same beginning and hash."""
+    flags = [*flags, "--output_dir", str(tmp_path)]
+    new = name_of(script, flags, monkeypatch)
+    *_, seed, digest = recorded.split("-")
+    assert new.endswith(f"-{seed}-{digest}") and new.startswith(recorded.removesuffix(f"-{seed}-{digest}"))
+    (tmp_path / recorded).mkdir()
+    assert name_of(script, flags, monkeypatch) == recorded
+    (tmp_path / new).mkdir(exist_ok=True)
+    assert name_of(script, flags, monkeypatch) == new
+
+
 @pytest.mark.parametrize("name", RECORDED)
-def test_names_of_the_scripts_runs(name, monkeypatch):
+def test_names_of_the_scripts_runs(name, tmp_path, monkeypatch):
     script, flags = RUNS[name]
-    assert name_of(script, [*flags.split(), *SMALL, "--device", "cpu"], monkeypatch) == RECORDED[name]
+    check_name(script, [*flags.split(), *SMALL, "--device", "cpu"], RECORDED[name], tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(("script", "flags", "name"), RECORDED_PARTIAL, ids=[" ".join(row[:2]) for row in RECORDED_PARTIAL])
-def test_names_of_partial_updating(script, flags, name, monkeypatch):
-    assert name_of(RUNS[script][0], [*TINY.split(), *flags.split()], monkeypatch) == name
+def test_names_of_partial_updating(script, flags, name, tmp_path, monkeypatch):
+    check_name(RUNS[script][0], [*TINY.split(), *flags.split()], name, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("script, flags, shown", [
+    ("dpu", "", ""),
+    ("dpu", "--lamda 0.5 --num_epochs 30 --hidden_sizes 512 512 --max_rounds 6 --updating_ratio 0.005", "rounds6-"),
+    ("dpu", "--lamda 0.25 --num_epochs 3 --hidden_sizes 24 8", "lamda0.25-epochs3-hidden24x8-"),
+    ("dpu", "--without_reinit --batch_norm --augment on", "reinit_never-batch_norm-augment-"),
+    ("rpu", "--deploy_sparsity 0.5 --lr 1e-3 --hidden_sizes", "sparsity0.5-lr0.001-hidden_none-"),
+    ("same_init", "--model vgg --width 0.25 --dataset_size_subseq 100", "width0.25-subseq100-"),
+])  # fmt: skip
+def test_names_show_what_is_not_as_usual(script, flags, shown, tmp_path, monkeypatch):
+    flags = ["--dataset", "digits", "--device", "cpu", "--output_dir", str(tmp_path), "--mode", script, *flags.split()]
+    name = name_of(RUNS[script][0], flags, monkeypatch)
+    method, much = ("same_init", "k1") if script == "same_init" else (script, "k0.005")
+    assert name.startswith(f"digits-{'vgg' if 'vgg' in flags else 'mlp'}-{method}-{much}-{shown}seed0-")
+
+
+def test_the_longest_name_is_one_that_file_systems_take(tmp_path, monkeypatch):
+    flags = "--mode gcpu --deploy_sparsity 0.5 --value_bits 6 --lr 0.01 --batch_norm --max_rounds 2 --num_epochs 2 --threads 2"
+    more = "--dataset_size_init 100 --dataset_size_subseq 500 --val_dataset_size 7 --train_batch_size 9 --test_batch_size 9 "
+    more += "--deploy_epochs 70 --hidden_sizes 1234 5678 9012"
+    flags = [*flags.split(), *more.split(), "--dataset", "digits", "--output_dir", str(tmp_path)]
+    assert 100 < len(name_of(RUNS["gcpu"][0], flags, monkeypatch)) < 200
 
 
 @pytest.mark.parametrize("flags, threads", [

@@ -1,5 +1,6 @@
 """Runs that are killed, interrupted or damaged, and what the same command makes of them."""
 
+import re
 import signal
 import subprocess
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import multiround_dpu
-from tests.script_runs import ROOT, RUNS, SMALL, start_process, weights_of, without_time
+from tests.script_runs import ROOT, RUNS, SMALL, metrics_of, start_process, weights_of, without_time
 
 # The process kills itself with SIGKILL right after (or in the middle of) its n-th checkpoint.
 SUICIDE = """
@@ -69,6 +70,7 @@ def test_killed_run_goes_on_to_the_same_bytes(results, tmp_path, name, moment, n
     assert result.folder == folder
     assert without_time(folder) == without_time(results[name].folder)
     assert weights_of(folder) == weights_of(results[name].folder)
+    assert metrics_of(folder) == metrics_of(results[name].folder), "no line twice, none missing"
 
 
 def wait_for_progress(folder: Path, process: subprocess.Popen) -> None:
@@ -112,6 +114,7 @@ def test_run_killed_again_and_again_at_odd_moments(tmp_path, name, more):
     result = script.main(flags)
     assert without_time(result.folder) == without_time(expected)
     assert weights_of(result.folder) == weights_of(expected)
+    assert metrics_of(result.folder) == metrics_of(expected)
 
 
 def test_damaged_checkpoint_falls_back_to_the_one_before(results, tmp_path, capsys):
@@ -157,7 +160,8 @@ def test_interrupt_says_how_to_go_on(tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.strip() == "interrupted: the same command goes on from the last checkpoint, if there is one yet"
+    place = r"(round 0, epoch \d+ of step 1|its first checkpoint)"
+    assert re.fullmatch(f"interrupted: the same command goes on from {place}", err.strip()), err
 
 
 def test_second_process_in_the_same_folder_is_refused(results, tmp_path):

@@ -1,16 +1,22 @@
 """The calls behind `--run` and `--ablate`, as their own scripts would take them."""
 
 import argparse
+import contextlib
+import io
 import shlex
 
 import pytest
 
-from utils.modes import DPU, FU, RPU, modes_of
+from utils.modes import DPU, FU, MODES, RPU, modes_of
+from utils.run import argument_types as types
 from utils.run.argument_types import link
+from utils.run.flags import FLAGS
+from utils.run.options import parse
 from utils.system.errors import UsageError
-from utils.table.commands import ablation_commands, paper_commands, split_flags
+from utils.table.ablation import _takes, ablation_commands, describe_epochs
+from utils.table.by_round import seconds_on_air
+from utils.table.commands import paper_commands, parser_of, split_flags
 from utils.table.program import main
-from utils.table.render import seconds_on_air
 
 
 def of_paper(model, flags="", seeds=("1",)):
@@ -18,7 +24,8 @@ def of_paper(model, flags="", seeds=("1",)):
 
 
 def of_ablation(flag, values, flags="", mode="dpu", seeds=("1",)):
-    return ablation_commands(flag, values, mode, seeds, split_flags(flags.split()))
+    ablation = ablation_commands([(flag, values)], mode, seeds, split_flags(flags.split()))
+    return ablation.swept, ablation.full
 
 
 def test_the_rows_of_the_paper_word_for_word():
@@ -98,12 +105,66 @@ def test_methods_can_be_swept_and_chosen():
     swept, full = of_ablation("pruning_ratio", ["0.1", "0.2"], "--num_epochs 4", mode="pruning")
     assert [command.settings.updating_ratio for command in swept] == [0.1, 0.2]
     assert full[0].settings.num_epochs == 8
-    assert {c.settings.num_epochs for group in of_ablation("lr", ["0.1"], "--num_epochs 4", mode="rpu") for c in group} == {4}
+    assert {c.settings.num_epochs for group in of_ablation("lr", ["0.1"], "--num_epochs 4", mode="rpu") for c in group} == {8}
+
+
+def of_grid(sweeps, flags="", mode="dpu", seeds=("1",)):
+    sweeps = [(flag, values.split()) for flag, values in sweeps.items()]
+    return ablation_commands(sweeps, mode, seeds, split_flags(flags.split()))
+
+
+def test_several_flags_are_a_grid():
+    grid = of_grid({"lamda": "0 1", "hidden_sizes": "24 32"}, "--overwrite", seeds=["1", "2"])
+    assert [(c.values, c.label, c.settings.seed) for c in grid.swept[:5]] == [
+        (("0", "24"), "lamda 0, hidden_sizes 24", 1), (("0", "32"), "lamda 0, hidden_sizes 32", 1),
+        (("1", "24"), "lamda 1, hidden_sizes 24", 1), (("1", "32"), "lamda 1, hidden_sizes 32", 1),
+        (("0", "24"), "lamda 0, hidden_sizes 24", 2),
+    ]  # fmt: skip
+    assert [(c.settings.lamda, c.settings.hidden_sizes) for c in grid.swept[1:3]] == [(0, (32,)), (1, (24,))]
+    assert len(grid.swept) == 8 and [c.values for c in grid.full[:2]] == [("", "24"), ("", "32")] and len(grid.full) == 4
+    assert all(c.settings.overwrite for c in grid.swept) and not any(c.settings.overwrite for c in grid.full)
+
+
+def test_methods_leave_out_what_is_not_theirs_with_a_word():
+    flags = "--updating_ratio 0.1 --deploy full --num_epochs 4"
+    grid = of_grid({"mode": "dpu rpu same_init pruning", "lamda": "0 1"}, flags)
+    assert [c.values for c in grid.swept] == [("dpu", "0"), ("dpu", "1"), ("rpu", "-"), ("same_init", "-"), ("pruning", "-")]
+    assert [c.label for c in grid.swept] == ["dpu, lamda 0", "dpu, lamda 1", "rpu", "same_init", "pruning"]
+    assert [c.settings.updating_ratio for c in grid.swept] == [0.1, 0.1, 0.1, 1, 0.005]
+    assert [c.settings.deploy for c in grid.swept] == ["full", "full", "full", "partial", "partial"]
+    assert grid.notes == [
+        "lamda: not a flag of rpu, same_init and pruning, left out there",
+        "updating_ratio: not a flag of same_init and pruning, left out there",
+        "deploy: not a flag of same_init and pruning, left out there",
+    ]  # fmt: skip
+    assert describe_epochs(grid.swept) == "epochs a round: dpu and pruning 4 in each step; rpu and same_init 8"
+    assert describe_epochs(of_grid({"mode": "dpu rpu"}).swept) is None
+    auto = of_grid({"mode": "dpu same_init"}, "--byte_budget 16k --value_bits auto")
+    assert [c.settings.value_bits for c in [*auto.swept, *auto.full]] == ["auto", 32, 32]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_which_flags_a_method_takes_is_what_its_script_says(mode):
+    """One value of each flag: `_takes` says no where the script refuses it whatever else is given, and else yes."""
+    values = {"byte_budget": "16k", "reinit_strategy": "every", "deploy": "full", "value_bits": "8"}
+    parser = parser_of(MODES[mode].script)
+    for flag in FLAGS.values():
+        if flag.group in ("data", "model", "machine", "output") or flag.name in ("mode", "reinit_every", "shrink", "perturb"):
+            continue  # the same for all methods, or with another flag beside them
+        share = flag.kind in (types.ratio, types.share, types.below_one, types.learning_rate)
+        value = values.get(flag.name) or ("0.5" if share else "3")
+        words = ["--mode", mode, f"--{flag.name}", *([] if flag.kind is bool else [value])]
+        deploys = flag.name == "deploy_epochs" and MODES[mode].script != FU  # of these methods if they deploy fully
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):
+                parse(parser, [*words, *(["--deploy", "full"] if deploys else [])])
+            taken = True
+        except SystemExit:
+            taken = False
+        assert _takes(mode, flag.name, value) == taken, words
 
 
 def test_every_flag_of_every_script_is_swept_or_refused():
-    from utils.table.commands import parser_of
-
     for script in (DPU, RPU, FU):
         for action in parser_of(script)._actions:
             value = action.choices[0] if action.choices else "on" if action.nargs == 0 else "1"
@@ -153,6 +214,11 @@ def test_split_flags():
     ("--ablate batch_norm yes", "--ablate batch_norm is a switch, but 'yes' is neither on nor off"),
     ("--ablate mode nosuch", "--mode is 'nosuch': give one of dpu, "),
     ("--ablate lamda 0 --mode rpu", "--ablate lamda: multiround_rpu.py has no such flag"),
+    ("--ablate lamda 0 --ablate lamda 1", "--ablate lamda is given more than once"),
+    ("--ablate lamda 0 --ablate", "--ablate: expected at least one argument"),
+    ("--ablate mode dpu rpu --mode dpu", "--mode: it is what --ablate varies"),
+    ("--ablate mode rpu same_init --lamda 1", "unrecognized arguments: --lamda 1"),
+    ("--ablate mode rpu same_init --ablate lamda 1", "--ablate lamda: multiround_rpu.py has no such flag"),
     ("--ablate lr 0.1 --model abacus", "invalid choice: 'abacus'"),
 ])  # fmt: skip
 def test_bad_input_is_one_line_before_anything_starts(tmp_path, monkeypatch, capsys, flags, needed):

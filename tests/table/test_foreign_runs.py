@@ -17,7 +17,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.made_up_runs import make_run
-from utils.table.layers import LayerCounts, as_csv, read_layer_counts
+from utils.table.pictures.layers import LayerCounts, as_csv, read_layer_counts
 from utils.table.program import main
 from utils.table.records import NotUsable, find_run_folders, read_record
 

@@ -9,20 +9,17 @@ import pytest
 
 from tests.made_up_runs import make_run
 from tests.script_runs import NUM_WEIGHTS, ROOT
-from utils.table.collate import collate, make_row
-from utils.table.layers import LayerCounts, as_csv, read_layer_counts
+from utils.table.collate import Sweep, collate, make_row
 from utils.table.output import export, without_paths
-from utils.table.plots import (
-    _style,
-    accuracy_figure,
-    bytes_figure,
-    layers_figure,
-    read_panels,
-    save_plots,
-    sweep_figure,
-)
+from utils.table.pictures.curves import accuracy_figure, bytes_figure, collapsed
+from utils.table.pictures.layers import LayerCounts, as_csv, read_layer_counts
+from utils.table.pictures.plots import save_plots
+from utils.table.pictures.shares import layers_figure, read_panels
+from utils.table.pictures.style import style
+from utils.table.pictures.sweeps import sweep_figure
 from utils.table.program import main
 from utils.table.records import NotUsable, find_run_folders, read_record
+from utils.table.render import render_sweep
 
 
 def group_in(folder):
@@ -63,7 +60,7 @@ def test_bytes_add_up_from_the_first_message_on(two_seeds):
 
 
 def test_curves_differ_without_colour():
-    looks = [(str(_style(i)["linestyle"]), _style(i)["marker"]) for i in range(40)]
+    looks = [(str(style(i)["linestyle"]), style(i)["marker"]) for i in range(40)]
     assert len(set(looks)) == 40
     assert len({look[0] for look in looks[:5]}) == len({look[1] for look in looks[:5]}) == 5
 
@@ -72,14 +69,80 @@ def test_sweep_figure_by_hand(tmp_path):
     runs = {seed: make_run(tmp_path, "dpu", seed, [0.5], [1000 * seed]) for seed in (1, 3)}
     full = {seed: make_run(tmp_path, "same_init", seed, [0.6]) for seed in (1, 3)}
     runs, full = ([read_record(path) for path in folders.values()] for folders in (runs, full))
-    rows = [make_row("0.5", runs, full), make_row("0", runs[:1], full)]
-    above, below = sweep_figure("lamda", rows, "a title").axes
+    sweep = sweep_of(["lamda"], {("0.5",): (runs, full), ("0",): (runs[:1], full)})
+    above, below = sweep_figure(sweep, "a title").axes
     assert above.lines[0].get_xdata().tolist() == [0, 0.5] and above.lines[0].get_ydata() == pytest.approx([-10, -10])
     assert below.lines[0].get_ydata() == pytest.approx([1, 2])
-    assert "n = 1 or 2 seeds" in below.get_xlabel()
-    rows = [make_row("on", runs, full), make_row("off", runs, full)]
-    above, _ = sweep_figure("batch_norm", rows, "a title").axes
+    assert "n = 1 or 2 seeds" in below.get_xlabel() and "logarithmic" not in below.get_xlabel()
+    assert not bars_of(above), "nothing is drawn for one seed, nor where both seeds are the same"
+    assert len(bars_of(below)) == 1, "of 1,000 and 3,000 bytes"
+    sweep = sweep_of(["batch_norm"], {("on",): (runs, full), ("off",): (runs, full)})
+    above, _ = sweep_figure(sweep, "a title").axes
     assert above.lines[0].get_linestyle() == "None", "there is nothing between words"
+
+
+def sweep_of(flags, rows, full=()):
+    """A sweep whose rows are runs and full updating, by values."""
+    made = [make_row(" ".join(values), *runs) for values, runs in rows.items()]
+    for row, values in zip(made, rows, strict=True):
+        row.values = values
+    beside = [make_row("FU", list(full), list(full))] if full else []
+    for row in beside:
+        row.values = ("",) * len(flags)
+    return Sweep(tuple(flags), made, beside, [])
+
+
+def bars_of(axes):
+    bars = [bar for container in axes.containers for bar in container.lines[2][0].get_segments()]
+    return [bar for bar in bars if len(bar) and bar[0][1] == bar[0][1]]  # NaN is not drawn
+
+
+def test_a_grid_has_a_curve_a_value_and_accuracy_against_bytes(tmp_path):
+    def run(ratio, size, **settings):
+        return [read_record(make_run(tmp_path, "dpu", 1, [0.5], [size], updating_ratio=ratio, **settings))]
+
+    full = [read_record(make_run(tmp_path, "same_init", 1, [0.6], [9000]))]
+    sweep = sweep_of(["lamda", "updating_ratio"], {
+        ("0", "0.001"): (run(0.001, 100, lamda=0.0), full), ("0", "0.1"): (run(0.1, 2000, lamda=0.0), full),
+        ("1", "0.001"): (run(0.001, 110), full), ("2", "0.1"): (run(0.1, 2100), full),
+    }, full)  # fmt: skip
+    text = render_sweep(sweep, "text").splitlines()
+    assert text[0].startswith("lamda x updating_ratio: DPU, mnist, mlp 512-512, ") and text[3].split()[:2] == list(sweep.flags)
+    assert [line.split()[:2] for line in text[5:10]] == [
+        ["0", "0.001"], ["0", "0.1"], ["1", "0.001"], ["2", "0.1"], ["FU", "60"],
+    ]  # fmt: skip
+    csv = [line.split(",") for line in render_sweep(sweep, "csv").splitlines()]
+    assert [row[-2:] for row in csv] == [["lamda", "updating_ratio"], *(list(row.values) for row in sweep.rows), ["", ""]]
+    figure = sweep_figure(sweep, "a title")
+    above, below, against = figure.axes
+    curves = [container.lines[0].get_xdata().tolist() for container in above.containers]
+    assert curves == [[0.001, 0.1], [0.001], [0.1]], "a curve for each value of the flag that is not about bytes"
+    assert below.get_xscale() == "log" and "updating_ratio, logarithmic" in below.get_xlabel()
+    assert against.lines[0].get_xdata() == pytest.approx([0.1, 2]) and against.get_xscale() == "log"
+    assert "kB, logarithmic" in against.get_xlabel()
+    assert [text.get_text() for text in against.texts] == ["0.001", "0.1", "0.001", "0.1", "FU"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["0", "1", "2"]
+    sweep = sweep_of(["mode", "lamda"], {("dpu", "0"): (run(0.1, 9), full), ("rpu", "-"): (run(0.1, 7), full)})
+    above, below = sweep_figure(sweep, "a title").axes
+    assert below.lines[-1].get_ydata() == pytest.approx([0.007, 0.007]), "a method without the flag is a line"
+
+
+def test_what_collapses_is_cut_off_with_a_mark(tmp_path):
+    # Distances to the best of each round: 0 of FU; 5, 2, 1; 60, 50, 40 of what collapses. The median is 22.5; or, of
+    # curves that are all near each other, the least that is cut off is 10.
+    assert collapsed([[90, 95, 97], [85, 93, 96], [30, 45, 57]]) == [[False] * 3] * 3
+    near = [[90 - i, 95, 97] for i in range(5)]
+    assert collapsed([*near, [30, 45, 96]]) == [[False] * 3] * 5 + [[True, True, False]]
+    for number, curve in enumerate(near):
+        make_run(tmp_path, "same_init" if not number else "dpu", 1, [a / 100 for a in curve], lr=0.005 + number)
+    make_run(tmp_path, "pruning", 1, [0.3, 0.45, 0.96])
+    for figure in (accuracy_figure(group_in(tmp_path)), bytes_figure(group_in(tmp_path))):
+        (axes,) = figure.axes
+        bottom, top = axes.get_ylim()
+        assert 80 < bottom < 86 and 97 < top < 99
+        (marks,) = [line for line in axes.lines if line.get_marker() == 7]
+        assert set(marks.get_ydata()) == {bottom} and len(marks.get_xdata()) == 2
+        assert any("▼ cut off: 30.0 to 45.0 %" in text.get_text() for text in figure.legends[0].get_texts())
 
 
 def test_layers_are_read_from_messages_and_nothing_is_written(results):
@@ -101,8 +164,8 @@ def test_layers_that_cannot_be_read_are_named(tmp_path):
     (record.folder / "layers.csv").write_text(as_csv(LayerCounts(["fc1.weight"], [90], [[1]])))
     with pytest.raises(NotUsable, match="each layer in each of 2 rounds"):
         read_layer_counts(record)
-    panels, problems = read_panels(group_in(tmp_path))
-    assert not panels and len(problems) == 1
+    panels, without, problems = read_panels(group_in(tmp_path))
+    assert not panels and len(problems) == 1 and without == {"its messages cannot be read, or do not fit": ["DPU"]}
 
 
 def test_heat_map_by_hand(tmp_path):
@@ -111,8 +174,12 @@ def test_heat_map_by_hand(tmp_path):
         (run / "layers.csv").write_text(as_csv(LayerCounts(["fc1.weight"], [90], updated)))
     make_run(tmp_path, "same_init", 1, [0.5, 0.6])
     make_run(tmp_path, "same_init", 2, [0.5, 0.6])
-    panels, problems = read_panels(group_in(tmp_path))
-    figure = layers_figure(group_in(tmp_path), panels)
+    make_run(tmp_path, "rpu", 1, [0.5, 0.6])
+    panels, without, problems = read_panels(group_in(tmp_path))
+    figure = layers_figure(group_in(tmp_path), panels, without)
+    assert figure.get_supxlabel() == (
+        "No panel for RPU: sends the same share of every layer.\nNo panel for FU: sends all weights of every layer."
+    )
     (image,) = figure.axes[0].images
     assert image.get_array().tolist() == [pytest.approx([20, 10])]
     assert not problems
@@ -123,11 +190,9 @@ def test_heat_map_by_hand(tmp_path):
 
 def test_a_sweep_of_one_seed_has_no_bars(tmp_path):
     run, full = (read_record(make_run(tmp_path, mode, 1, [0.5])) for mode in ("dpu", "same_init"))
-    above, below = sweep_figure("lamda", [make_row("0", [run], [full]), make_row("1", [run], [])], "a title").axes
-    assert "(one seed)" in below.get_xlabel()
-    for axes in (above, below):
-        bars = axes.containers[0].lines[2][0].get_segments()
-        assert not any(len(bar) and bar[0][1] == bar[0][1] for bar in bars), "NaN is not drawn"
+    figure = sweep_figure(sweep_of(["lamda"], {("0",): ([run], [full]), ("1",): ([run], [])}), "a title")
+    assert "(one seed)" in figure.axes[1].get_xlabel()
+    assert not any(map(bars_of, figure.axes))
 
 
 SETTINGS = [
@@ -165,7 +230,7 @@ def test_a_plot_that_fails_costs_no_other(two_seeds, monkeypatch):
     def fail(_):
         raise RuntimeError("no\nfonts")
 
-    monkeypatch.setattr("utils.table.plots.accuracy_figure", fail)
+    monkeypatch.setattr("utils.table.pictures.plots.accuracy_figure", fail)
     paths, problems = save_plots(group_in(two_seeds), two_seeds)
     assert [path.name for path in paths] == ["bytes.png"]
     assert f"{two_seeds / 'accuracy.png'} cannot be drawn (no fonts)" in problems

@@ -160,6 +160,7 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(finished, tmp_path, caps
     with pytest.raises(SystemExit) as stop:
         main(["--run", "mlp", "--seeds", "1", *SMALL, "--output_dir", str(runs)])
     text, err = capsys.readouterr()
+    text = text.replace("\n  ", " ")  # lines that were wrapped in one again
     assert stop.value.code == 1
     (line,) = [line for line in err.splitlines() if "failed" in line]
     log = runs / "logs" / f"{refused.name}.log"
@@ -182,8 +183,8 @@ def test_a_killed_run_says_so(tmp_path):
 class Made:
     """A job of known work: what a Progress needs."""
 
-    def __init__(self, folder, work, seconds, finished=False):
-        self.folder, self.work, self.num_samples, self.finished = folder, work, work, finished
+    def __init__(self, folder, work, seconds, finished=False, kinds=()):
+        self.folder, self.work, self.num_samples, self.finished, self.kinds = folder, work, work, finished, kinds
         self._seconds = seconds
 
     def seconds(self):
@@ -193,14 +194,33 @@ class Made:
 def test_time_left_by_hand():
     # 2 + 4 seconds for 10 + 20 samples: 0.2 seconds a sample. Left are 30 in one run and 60 in another.
     jobs = [Made("a", [10, 20, 30], [2.0, 4.0]), Made("b", [10, 20, 30], [])]
-    assert Progress(jobs, jobs, 1, quiet=True)._left == pytest.approx(0.2 * 90)
-    assert Progress(jobs, jobs, 2, quiet=True)._left == pytest.approx(0.2 * 60), "the longest run sets it"
+    assert Progress(jobs, jobs, 1, quiet=True).left([], jobs) == pytest.approx(0.2 * 90)
+    assert Progress(jobs, jobs, 2, quiet=True).left([], jobs) == pytest.approx(0.2 * 60), "the longest run sets it"
     assert Progress(jobs, jobs, 1, quiet=True).rounds_done == 2
-    assert Progress(jobs[1:], jobs[1:], 1, quiet=True)._left is None
+    assert Progress(jobs[1:], jobs[1:], 1, quiet=True).left([], jobs) is None
     # What is run anew has no rounds yet.
     again = [Made("a", [10], [2.0], finished=True)]
     assert Progress(again, again, 1, quiet=True).rounds_done == 0
     assert Progress(again, [], 1, quiet=True).rounds_done == 1
+
+
+def test_time_left_by_hand_of_methods_of_another_pace_and_at_the_end(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("utils.table.jobs.time.monotonic", lambda: now[0])
+    slow, fast = Made("a", [10, 20], [10.0], kinds=("one",)), Made("b", [10, 10], [1.0], kinds=("other",))
+    more = [Made("c", [10, 10], [], kinds=("one",)), Made("d", [10], [], kinds=("third",))]
+    progress = Progress([slow, fast, *more], [slow, fast, *more], 2, quiet=True)
+    # 1 second a sample, 0.1, and for what is not known 11 seconds for 20 samples.
+    progress.started(slow)
+    progress.started(fast)
+    assert progress.left([slow, fast], more) == pytest.approx(max(20 + 5.5, 1 + 20))
+    now[0] += 15
+    assert progress.left([slow, fast], more) == pytest.approx(max(5 + 5.5, 20)), "the second one, 10 late, is about to end"
+    assert progress.left([slow], []) == pytest.approx(5), "at the end of a sweep"
+    late = Made("e", [10, 10], [], kinds=("one",))
+    progress.started(late)
+    now[0] += 30
+    assert progress.left([late], []) == pytest.approx(30), "its first round takes three times as long as others"
 
 
 @pytest.mark.parametrize("script, flags, epochs", [
@@ -219,12 +239,14 @@ def test_ablation_runs_and_tabulates_with_a_plot(tmp_path):
                             "--max_rounds", "1", "--output_dir", tmp_path, "--jobs", "2")  # fmt: skip
     text, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
-    assert [line.split()[0] for line in text.splitlines()[4:6]] == ["0", "1"]
+    lines = text.splitlines()
+    assert lines[1] == "epochs a round: dpu 2 in each step; same_init 4"
+    assert [line.split()[0] for line in lines[5:8]] == ["0", "1", "FU"]
     out = tmp_path / "ablate-lamda"
     assert {path.name for path in out.iterdir()} == {"table.txt", "table.md", "table.csv", "ablation.png"}
     with open(out / "table.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [(row["method"], row["n"]) for row in rows] == [("0", "1"), ("1", "1")]
+    assert [(row["method"], row["n"]) for row in rows] == [("0", "1"), ("1", "1"), ("FU", "1")]
     assert all(row["difference_mean"] for row in rows)
 
 
@@ -261,7 +283,7 @@ def test_the_bar_shows_rounds_and_time_left_on_a_terminal(finished, tmp_path):
         pass
     assert process.wait() == 0
     text = said.decode()
-    assert "8/10 rounds" in text and "10/10 rounds" in text and "left, 1 runs going" in text
+    assert "8/10 rounds" in text and "10/10 rounds" in text and "left, 1 running, 0 waiting" in text
 
 
 def test_made_up_runs_are_no_jobs(tmp_path):

@@ -2,6 +2,8 @@
 
 import time
 import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from utils.run.folder import ResultsError, RunFolder, RunResult, config_digest, 
 from utils.run.results import describe_round, describe_run, made_by_other_code, summarize
 from utils.schema import Schema
 from utils.system.errors import UsageError
+from utils.system.lines import JsonLines
 from utils.system.own_code import recorded_sources
 from utils.system.processes import StopRequest
 from utils.system.progress import Bars
@@ -39,7 +42,9 @@ class Books:
         self._resume_changed = resume_changed
         self._checkpoints = Checkpoints(folder.path)
         self._last_saved = time.monotonic()
+        self._metrics = JsonLines(folder.metrics, partial(warnings.warn, stacklevel=2))
         self._result: RunResult | None = None
+        self._place: str | None = None  # where the latest checkpoint stands, in words
 
     def where_to_begin(self, device: torch.device) -> dict[str, Any] | None:
         """Return the state of the last checkpoint, empty if there is none; None: the run is finished.
@@ -85,12 +90,18 @@ class Books:
             fingerprints, recorded_sources(self.folder.read_config() or {}), self.config.get("own_sources")
         )
 
+    @property
+    def checkpoint(self) -> str | None:
+        """Where the latest checkpoint stands, in words; None: there is none."""
+        newest = "its first checkpoint" if self._checkpoints.latest.exists() else None  # Ctrl-C as it was written
+        return self._place or newest
+
     def begin(self, headline: str, edge: EdgeCopy, interrupted: dict[str, Any] | None, link: Link) -> None:
         """Say what is run, and bring the folder to where the rounds go on."""
         print(headline, flush=True)
         if edge.next_round or interrupted:
-            epoch = f", epoch {interrupted['epoch']}" if interrupted else ""
-            print(f"resuming at round {edge.next_round}{epoch}", flush=True)
+            self._place = _place(edge, interrupted)
+            print(f"resuming at {self._place}", flush=True)
         earlier = self.folder.read_config() if edge.next_round or interrupted else None
         earlier = {name: value for name, value in (earlier or {}).items() if name in self._start or name == "starts"}
         starts = [*earlier.get("starts", []), {"round": edge.next_round, **self._start}]
@@ -98,10 +109,13 @@ class Books:
         self.folder.write_config(self.config)
         link.open([row["round"] for row in edge.rows if row["sent"]], edge.applied)
         self.folder.write_rounds(edge.rows)
+        self._metrics.open_after(_until(edge, interrupted))
         self._last_saved = time.monotonic()
 
     def epoch_done(self, edge: EdgeCopy, training: RoundTraining) -> None:
-        """Save a checkpoint if the last one is old enough, or if the run is asked to stop."""
+        """Note the epoch, and save a checkpoint if the last one is old enough, or if the run is asked to stop."""
+        facts = {name: _short(value) for name, value in vars(training.last_epoch).items()}
+        self._metrics.add({"round": training.number, **facts})
         if self._stop.number is not None or time.monotonic() - self._last_saved >= self._interval:
             self._save(edge, training)
         self._stop.check()
@@ -117,11 +131,14 @@ class Books:
     def _save(self, edge: EdgeCopy, training: RoundTraining | None) -> None:
         about = {"run": self.folder.path.name, "rows": digest_of(edge.rows), "code": self._start["code"]}
         state = {**about, **pack(edge, training)}
+        self._metrics.sync()  # so that no line is missing before the place from which a resumed run goes on
         self._checkpoints.save(state)
+        self._place = _place(edge, state["training"])
         self._last_saved = time.monotonic()
 
     def finish(self, edge: EdgeCopy, flat: FlatParameters) -> None:
         """Write the served network and the summary, after which the run is finished."""
+        self._metrics.close()
         flat.load(edge.served)
         self.folder.write_model(flat.model.state_dict())
         self.folder.write_summary(
@@ -157,8 +174,35 @@ class Books:
         return self._result
 
 
+def _place(edge: EdgeCopy, interrupted: dict[str, Any] | None) -> str:
+    """Return in words where a checkpoint stands."""
+    within = f", epoch {interrupted['epoch']} of step {interrupted['step']}" if interrupted else ""
+    return f"round {edge.next_round}{within}"
+
+
+def _until(edge: EdgeCopy, interrupted: dict[str, Any] | None) -> Callable[[dict[str, Any]], bool]:
+    """Return what tells whether a line of metrics.jsonl follows on the one before, and the checkpoint knows it."""
+    names = ("round", "step", "epoch")
+    last = (-1, 0, 0)
+    end = (edge.next_round, interrupted["step"], interrupted["epoch"]) if interrupted else (edge.next_round, 0, 0)
+
+    def belongs(line: dict[str, Any]) -> bool:
+        nonlocal last
+        before, last = last, tuple(line[name] for name in names)
+        return before < last <= end
+
+    return belongs
+
+
+def _short(value: Any) -> Any:
+    """Return a number with as many digits as anybody draws."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
 class NoBooks:
     """What the other processes of a run have instead."""
+
+    checkpoint = None
 
     def begin(self, *_) -> None: ...
 

@@ -24,7 +24,7 @@ from utils.run.results import round_row
 from utils.run.settings import Settings
 from utils.system.errors import UsageError
 from utils.system.own_code import LAYOUT, STRUCTURE, digest_of_text, digests_of
-from utils.system.processes import StopRequest, stop_request
+from utils.system.processes import Interrupted, StopRequest, stop_request
 from utils.system.progress import Bars, watched_check
 from utils.training.device import denormals, set_up_device
 from utils.training.distributed import Group, join
@@ -97,6 +97,8 @@ def _run_in(
                     for done in run_rounds(plan, trainer, link, edge, bars, on_epoch, interrupted):
                         edge.rows.append(round_row(done, edge))
                         books.round_done(edge, bars)
+            except KeyboardInterrupt:
+                raise Interrupted(books.checkpoint) from None
             finally:
                 bars.close()
             books.finish(edge, flat)

@@ -23,7 +23,7 @@ from utils.system.locks import BusyError, locked
 LOCK = ".lock"
 _WRITTEN = {  # what a run reads and writes; it looks at nothing else in its folder
     "config.json", "rounds.csv", "summary.json", "accuracy.png", "model.pt", "initial.safetensors", "updates",
-    "checkpoint", "checkpoint_new", "checkpoint_previous",
+    "checkpoint", "checkpoint_new", "checkpoint_previous", "metrics.jsonl",
 }  # fmt: skip
 
 
@@ -50,6 +50,7 @@ class RunFolder:
         self.summary = path / "summary.json"
         self.plot = path / "accuracy.png"
         self.model = path / "model.pt"
+        self.metrics = path / "metrics.jsonl"
 
     @property
     def finished(self) -> bool:

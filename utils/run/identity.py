@@ -4,16 +4,19 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from data.arrival import Arrival
 from data.datasets import Dataset, EvaluationSplit, Streaming, default_validation_size, load_dataset, split_validation
 from utils.message.container import key_fingerprint, read_sign_key
-from utils.run.checks import check_sizes
+from utils.modes import MODES
+from utils.run.checks import check_sizes, settle
 from utils.run.flags import FLAGS, changes_results
 from utils.run.plan import count_rounds, recipe_of
 from utils.run.settings import Settings
@@ -24,6 +27,17 @@ from utils.training.device import find_device
 # Fully connected networks of fewer weights train on one thread: a second gains a fifth or less, and is lost as soon
 # as another process wants its core (`docs/performance.md`).
 _ONE_THREAD_BELOW = 4_000_000
+# Settings that a folder's name has anyway, and those that say where data lies or which run of a sweep this is.
+_SHOWN_ANYWAY = {
+    "dataset", "dataset_dir", "stream", "model", "mode", "criterion", "updating_ratio", "byte_budget", "seed",
+    "device", "output_dir", "checkpoint_interval",
+}  # fmt: skip
+_SHORT = {  # than the flag, as names stand in lines of 80 columns
+    "dataset_size_init": "init", "dataset_size_subseq": "subseq", "max_rounds": "rounds", "num_epochs": "epochs",
+    "hidden_sizes": "hidden", "train_batch_size": "batch", "rewind_fixing_ratio": "fixing", "value_bits": "bits",
+    "deploy_sparsity": "sparsity", "reinit_strategy": "reinit",
+}  # fmt: skip
+_MOST_SHOWN = 100  # characters
 
 
 @dataclass(frozen=True)
@@ -53,7 +67,10 @@ def identify(
         "validation_split": split.fingerprint,
         **(further or {}),
     }
-    folder = settings.output_dir / folder_name(settings, dataset.name, fingerprints)
+    shown = _shown(settings, _usual(settings, dataset, device))
+    folder = settings.output_dir / folder_name(settings, dataset.name, fingerprints, shown)
+    older = settings.output_dir / folder_name(settings, dataset.name, fingerprints)  # before names showed so much
+    folder = older if older.exists() and not folder.exists() else folder
     return Identity(settings, arrival, split, fingerprints, folder)
 
 
@@ -78,8 +95,8 @@ def find_runs(runs: Sequence[Settings], download: bool) -> list[tuple[Path, list
     return found
 
 
-def folder_name(settings: Settings, dataset: str, fingerprints: dict[str, str]) -> str:
-    """Return `DATASET-MODEL-MODE-kK-seedS-HASH`; the hash is over all that can change a result."""
+def folder_name(settings: Settings, dataset: str, fingerprints: dict[str, str], shown: Sequence[str] = ()) -> str:
+    """Return `DATASET-MODEL-MODE-kK-SHOWN-seedS-HASH`; the hash is over all that can change a result."""
     relevant = {
         name: value
         for name, value in vars(settings).items()
@@ -94,8 +111,43 @@ def folder_name(settings: Settings, dataset: str, fingerprints: dict[str, str]) 
     digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
     much = f"k{settings.updating_ratio:g}" if settings.byte_budget is None else f"{settings.byte_budget}bytes"
     names = name_in(settings.model), name_in(settings.criterion or settings.mode)
-    parts = (dataset, *names, much, f"seed{settings.seed}", digest)
+    parts = (dataset, *names, much, *shown, f"seed{settings.seed}", digest)
     return "-".join(parts)
+
+
+def _usual(settings: Settings, dataset: Dataset, device: torch.device) -> Settings:
+    """Return the settings of a run of the same method, network and data that is given no further flags."""
+    script = MODES[settings.mode].script
+    known = [flag for flag in FLAGS.values() if script in flag.scripts]
+    flags = {flag.name: False if flag.kind is bool else flag.default for flag in known}
+    flags |= {name: getattr(settings, name) for name in _SHOWN_ANYWAY if name in flags and name != "updating_ratio"}
+    return _with_data_defaults(settle({**flags, "model_given": True}), dataset, device)  # it is known to be there
+
+
+def _shown(settings: Settings, usual: Settings) -> list[str]:
+    """Return in words what a run's folder shows: the flags that are not as usual, a method's first."""
+    words: list[str] = []
+    for group in ("method", "messages", "training", "model", "data", "machine"):
+        for name in (flag.name for flag in FLAGS.values() if flag.group == group and flag.changes_results):
+            value = getattr(settings, name, None)
+            known = value is None or value == getattr(usual, name) or (name == "deploy" and settings.deploy_sparsity)
+            if name not in _SHOWN_ANYWAY and not known:
+                words.append(_in_a_name(_SHORT.get(name, name), value))
+    while len("-".join(words)) > _MOST_SHOWN:
+        words.pop()
+    return words
+
+
+def _in_a_name(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return name if value else f"{name}_off"
+    if isinstance(value, float):
+        return f"{name}{value:g}"
+    if isinstance(value, tuple):
+        return name + ("x".join(map(str, value)) or "_none")
+    if isinstance(value, int):
+        return f"{name}{value}"
+    return f"{name}_" + re.sub(r"[^\w.]+", "_", Path(value).name)
 
 
 def read_dataset(settings: Settings, download: bool = True, **watch: Callable) -> Dataset:

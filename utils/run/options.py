@@ -40,15 +40,19 @@ class _HelpFormatter(argparse.HelpFormatter):
         return action.help if plain else f"{action.help} (default: %(default)s)"
 
 
+def help_formatter(prog: str) -> argparse.HelpFormatter:
+    """Return what writes a parser's help, as wide as the terminal, and no wider than can be read."""
+    return _HelpFormatter(prog, max_help_position=28, width=min(110, shutil.get_terminal_size().columns))
+
+
 def build_parser(script: str, description: str = "") -> argparse.ArgumentParser:
     """Return the parser of `script`, one of those in `utils.modes`."""
-    width = min(110, shutil.get_terminal_size().columns)
     parser = Parser(
         prog=script,
         description=description,
         allow_abbrev=False,
         usage="%(prog)s [flags]",
-        formatter_class=lambda prog: _HelpFormatter(prog, max_help_position=28, width=width),
+        formatter_class=help_formatter,
     )
     groups = {title: parser.add_argument_group(title) for title in GROUPS}
     for flag in FLAGS.values():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.system import own_code
 from utils.system.errors import UserError, packages_needed
-from utils.system.processes import StopAsked, interrupts_wait, is_rank0
+from utils.system.processes import Interrupted, StopAsked, interrupts_wait, is_rank0
 from utils.system.streams import forgiving_streams
 
 if TYPE_CHECKING:
@@ -52,14 +52,23 @@ def run(
         except StopAsked as asked:
             name = signal.Signals(asked.number).name
             parser.exit(128 + asked.number, f"\nstopped by {name}: a checkpoint is saved, the same command goes on\n")
-        except KeyboardInterrupt:
-            how = "the same command without --overwrite" if settings.overwrite else "the same command"
-            parser.exit(130, f"\ninterrupted: {how} goes on from the last checkpoint, if there is one yet\n")
+        except KeyboardInterrupt as interrupt:
+            parser.exit(130, f"\ninterrupted: {_way_on(interrupt, settings.overwrite)}\n")
         except Exception as error:
             fault = own_code.fault_in(error)
             if fault is None:  # it is ours
                 raise
             parser.error(fault)
+
+
+def _way_on(interrupt: KeyboardInterrupt, overwrite: bool) -> str:
+    """Return what becomes of an interrupted run."""
+    how = "the same command" + (" without --overwrite" if overwrite else "")
+    if not isinstance(interrupt, Interrupted):
+        return f"{how} goes on from the last checkpoint, if there is one yet"
+    if interrupt.checkpoint is None:
+        return "there is no checkpoint yet, so the same command begins anew"
+    return f"{how} goes on from {interrupt.checkpoint}"
 
 
 def _show_warning(message, category, *_) -> None:

@@ -1,11 +1,12 @@
 """Processes that end with the one that started them, belong together, or are asked to stop."""
 
 import ctypes
+import heapq
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 _ASKS_TO_STOP = ("SIGTERM", "SIGHUP", "SIGUSR1")  # what batch systems send before they kill
@@ -18,6 +19,15 @@ def end_with_parent(number: int) -> None:
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, number)  # PR_SET_PDEATHSIG
+
+
+def time_of_all(running: Sequence[float], waiting: Sequence[float], num_parallel: int) -> float:
+    """Return when all processes have ended, of which each takes so long, and those that wait begin in their order."""
+    places = [*running, *[0.0] * (num_parallel - len(running))]
+    heapq.heapify(places)
+    for seconds in waiting:
+        heapq.heapreplace(places, places[0] + seconds)
+    return max(places)
 
 
 def launched_as() -> tuple[int, int]:
@@ -52,6 +62,14 @@ def interrupts_wait() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
     if noted:
         raise KeyboardInterrupt
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in the middle of a run; `checkpoint` says where it would go on, None: at its beginning."""
+
+    def __init__(self, checkpoint: str | None):
+        super().__init__(checkpoint)
+        self.checkpoint = checkpoint
 
 
 class StopAsked(Exception):  # noqa: N818 - it is no error

@@ -11,31 +11,46 @@ _STEP_NAMES = {1: "full updating", 2: "fine-tuning"}
 
 
 class Bars:
-    """A bar over the rounds and one over the epochs of the current step, if `shown`; no line either if `silent`."""
+    """A bar over the rounds and one over the epochs of the current step, if `shown`; no line either if `silent`.
+
+    Both fit 80 columns.
+    """
 
     def __init__(self, num_rounds: int, first_round: int, shown: bool, silent: bool = False):
         self.hidden, self.silent = not shown, silent
+        self._num_rounds = num_rounds
         self._refreshed = 0.0
+        self._name = "rounds"
         self._rounds = tqdm(
             total=num_rounds,
             initial=first_round,
-            desc="rounds",
-            unit="round",
+            desc=self._name,
             disable=self.hidden,
             dynamic_ncols=True,
-            bar_format="{desc:<32}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}",
+            bar_format="{desc:<32}{percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]{postfix}",
         )
 
-    def step(self, number: int, step: int, num_epochs: int, first_epoch: int, num_batches: int) -> "StepBar":
+    def step(
+        self, number: int, step: int, num_epochs: int, first_epoch: int, num_batches: int, num_samples: int
+    ) -> "StepBar":
         """Return the bar of one step of round `number`; use it in a `with`."""
-        name = f"round {number} {_STEP_NAMES[min(step, 2)]}"  # iterative rewinding fine-tunes several times
-        return StepBar(name, num_epochs, first_epoch, num_batches, self.hidden)
+        self._name = f"round {number} of 0-{self._num_rounds - 1}"
+        self._say(self._name)
+        name = _STEP_NAMES.get(step, f"step {step}")  # iterative rewinding fine-tunes several times
+        return StepBar(name, num_epochs, first_epoch, num_batches, num_samples, self.hidden)
 
     @contextmanager
     def busy(self, activity: str) -> Iterator[Callable[[], None]]:
-        """Show an activity other than training; gives a function to call now and then while it lasts."""
-        yield lambda: self._say(f"rounds, {activity}", patience=0.2)
-        self._say("rounds")
+        """Show an activity other than training; gives a function to call after each of its batches."""
+        batches = 0
+
+        def tick() -> None:
+            nonlocal batches
+            batches += 1
+            self._say(f"{self._name}, {activity}, batch {batches}", patience=0.2)
+
+        yield tick
+        self._say(self._name)
 
     def _say(self, text: str, patience: float = 0.0) -> None:
         if not self.hidden and time.monotonic() - self._refreshed >= patience:
@@ -66,25 +81,42 @@ def watched_check(done: Iterable[int], total: int, shown: bool) -> Iterator[int]
             yield number
 
 
-class StepBar:
-    """The bar of one step: it advances by batch and shows epoch, loss and accuracy."""
+class _SampleBar(tqdm):
+    """A bar over batches that knows how many images a batch has."""
 
-    def __init__(self, name: str, num_epochs: int, first_epoch: int, num_batches: int, hidden: bool):
+    images = 0.0  # a batch
+
+    @property
+    def format_dict(self) -> dict:
+        facts = super().format_dict
+        done = facts["n"] - facts["initial"]
+        rate = facts["rate"] or (done / facts["elapsed"] if facts["elapsed"] else 0)
+        return {**facts, "speed": f"{rate * self.images:,.0f} images/s"}
+
+
+class StepBar:
+    """The bar of one step: it advances by batch and shows epoch, images a second, loss and accuracy."""
+
+    def __init__(
+        self, name: str, num_epochs: int, first_epoch: int, num_batches: int, num_samples: int, hidden: bool
+    ):
         self._name, self._num_epochs = name, num_epochs
-        self._bar = tqdm(
+        self._bar = _SampleBar(
             desc=self._text(first_epoch),
             total=num_epochs * num_batches,
             initial=first_epoch * num_batches,
             leave=False,
             disable=hidden,
             dynamic_ncols=True,
-            bar_format="{desc:<32}{percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]{postfix}",
+            bar_format="{desc:<20}{percentage:3.0f}%|{bar}| {remaining}, {speed}{postfix}",
         )
+        self._bar.images = num_samples / num_batches
         self.advance = self._bar.update
 
-    def show(self, epochs_done: int, loss: float, best_val_acc: float) -> None:
-        """Show the mean loss of the last epoch and the best validation accuracy of the round so far."""
-        self._bar.set_postfix_str(f"loss {loss:.4f}, best val {100 * best_val_acc:.2f} %", refresh=False)
+    def show(self, epochs_done: int, loss: float, val_acc: float | None) -> None:
+        """Show the mean loss of the last epoch and, where it was measured, its validation accuracy."""
+        accuracy = "" if val_acc is None else f", val {100 * val_acc:.2f} %"
+        self._bar.set_postfix_str(f"loss {loss:.4f}{accuracy}", refresh=False)
         self._bar.set_description_str(self._text(epochs_done), refresh=False)
 
     def _text(self, epochs_done: int) -> str:

@@ -39,6 +39,7 @@ class Row:
     pairs: list[Pair] = field(default_factory=list)
     unpaired: dict[int, str] = field(default_factory=dict)  # seed -> why
     published: float | None = None
+    values: tuple[str, ...] = ()  # of a sweep: of each swept flag
 
     @property
     def counted(self) -> list[Record]:
@@ -80,6 +81,25 @@ class Group:
     @property
     def example(self) -> Record:
         return self.rows[0].runs[0]
+
+
+@dataclass
+class Sweep:
+    """A row for each combination of the values of `flags`, and those of full updating beside them."""
+
+    flags: tuple[str, ...]
+    rows: list[Row]
+    full: list[Row]
+    notes: list[str]
+    epochs: str | None = None  # what --num_epochs comes to for each method, where it is given
+
+    @property
+    def name(self) -> str:
+        return " x ".join(self.flags)
+
+    @property
+    def all_rows(self) -> list[Row]:
+        return [*self.rows, *self.full]
 
 
 def collate(records: Sequence[Record]) -> tuple[list[Group], list[str]]:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -17,7 +18,7 @@ from tqdm import tqdm
 from utils.modes import MODES
 from utils.rewinding import rewinding_sizes
 from utils.system.files import unlinked
-from utils.system.processes import end_with_parent, stop_request
+from utils.system.processes import end_with_parent, stop_request, time_of_all
 from utils.system.terminal import printable
 from utils.table.commands import Command
 from utils.table.records import read_bytes
@@ -60,6 +61,11 @@ class Job:
         epochs = given.total_epochs or steps * (given.num_epochs or epochs)
         return [samples * epochs for samples in self.num_samples]
 
+    @cached_property
+    def kinds(self) -> tuple[str, ...]:
+        """What runs of the same pace have in common, the closest first."""
+        return self.command.label, self.command.settings.mode
+
     def seconds(self) -> list[float]:
         """The duration of every round that is done."""
         try:
@@ -95,6 +101,7 @@ def run_all(jobs: Sequence[Job], missing: Sequence[Job], num_parallel: int, quie
                 while waiting and len(running) < num_parallel:
                     job = waiting.pop(0)
                     running[_start(job)] = job
+                    progress.started(job)
                 time.sleep(_POLL)
                 ended = [process for process in running if process.poll() is not None]
                 progress.look([running[process] for process in ended])
@@ -105,12 +112,12 @@ def run_all(jobs: Sequence[Job], missing: Sequence[Job], num_parallel: int, quie
                         progress.say(str(failures[-1]))
                     elif not quiet:
                         progress.say(f"finished: {job.name}")
-                progress.show(len(running), len(waiting))
+                progress.show(list(running.values()), waiting)
         except KeyboardInterrupt:
             request.number = signal.SIGINT
         finally:
             _stop(list(running))
-            progress.close()
+            progress.close(leave=request.number is None)
     request.check()
     return failures
 
@@ -122,8 +129,9 @@ class Progress:
         self._jobs, self._num_parallel = jobs, num_parallel
         # What is run anew or not at all has no rounds yet, whatever its folder holds from before.
         self._seconds = {job.folder: job.seconds() for job in jobs if job not in missing or not job.finished}
-        self._left, self._since = None, time.monotonic()
-        self._estimate()
+        self._since: dict[Path, float] = {}  # when each running run began its round, or its process
+        self._found: dict[Path, int] = {}  # how many rounds it had then
+        self._starting: list[float] = []  # how long processes took before their first round
         self._bar = tqdm(
             total=sum(len(job.num_samples) for job in jobs),
             initial=self.rounds_done,
@@ -136,40 +144,72 @@ class Progress:
     def rounds_done(self) -> int:
         return sum(map(len, self._seconds.values()))
 
+    def started(self, job: Job) -> None:
+        """Note that the process of a run has just begun."""
+        self._since[job.folder] = time.monotonic()
+        self._found[job.folder] = len(self._seconds.get(job.folder, []))
+
     def look(self, ended: Sequence[Job]) -> None:
         """Look how far the runs are; those that have just `ended` once more."""
         if self._bar.disable:
             return
-        before = self.rounds_done
-        self._seconds |= {job.folder: job.seconds() for job in self._jobs if not job.finished or job in ended}
-        if self.rounds_done != before:
-            self._estimate()
+        for job in self._jobs:
+            if job.finished and job not in ended:
+                continue
+            before, now = self._seconds.get(job.folder, []), job.seconds()
+            if len(now) > len(before) and job.folder in self._since:
+                if len(before) == self._found[job.folder]:
+                    passed = time.monotonic() - self._since[job.folder]
+                    self._starting.append(max(0, passed - sum(now[len(before) :])))
+                self._since[job.folder] = time.monotonic()
+            self._seconds[job.folder] = now
 
-    def show(self, num_running: int, num_waiting: int) -> None:
+    def show(self, running: Sequence[Job], waiting: Sequence[Job]) -> None:
         """Draw the bar."""
-        passed = time.monotonic() - self._since
-        left = "?" if self._left is None else tqdm.format_interval(max(0, self._left - passed))
+        seconds = None if self._bar.disable else self.left(running, waiting)
+        left = "?" if seconds is None else tqdm.format_interval(seconds)
         self._bar.n = self.rounds_done
-        self._bar.set_postfix_str(f"{left} left, {num_running} runs going, {num_waiting} waiting")
+        self._bar.set_postfix_str(f"{left} left, {len(running)} running, {len(waiting)} waiting")
 
     def say(self, line: str) -> None:
         tqdm.write(line, file=sys.stderr)
 
-    def close(self) -> None:
-        self._bar.n = self.rounds_done
+    def close(self, leave: bool = True) -> None:
+        """End the bar; what it shows stays if the runs have ended."""
+        self._bar.n, self._bar.leave = self.rounds_done, leave
         self._bar.close()
 
-    def _estimate(self) -> None:
-        """Set the time left: work, at the pace of the rounds so far, in parallel, but for the longest run."""
-        spent = done = total = longest = 0.0
+    def left(self, running: Sequence[Job], waiting: Sequence[Job]) -> float | None:
+        """Return the seconds until all runs have ended, each at the pace of its kind; None: no round is done yet."""
+        paces = self._paces()
+        if not paces:
+            return None
+        starting = sum(self._starting) / len(self._starting) if self._starting else 0.0
+        going = []
+        for job in running:
+            this, *later = self._rounds_left(job, paces) or [0.0]
+            passed = time.monotonic() - self._since[job.folder]
+            if len(self._seconds.get(job.folder, [])) == self._found[job.folder]:
+                passed -= starting
+            slower = max(1, passed / this) if this else 1  # a round that takes longer than expected
+            going.append(max(0, this - passed) + slower * sum(later))
+        later = [starting + sum(self._rounds_left(job, paces)) for job in waiting]
+        return time_of_all(going, later, self._num_parallel)
+
+    def _rounds_left(self, job: Job, paces: dict[str, float]) -> list[float]:
+        """Return how long each round takes that a run has before it."""
+        pace = next(paces[kind] for kind in (*job.kinds, "") if kind in paces)
+        return [pace * work for work in job.work[len(self._seconds.get(job.folder, [])) :]]
+
+    def _paces(self) -> dict[str, float]:
+        """Return the seconds that a sample takes, by kind of run; those of all runs under the empty name."""
+        spent, done = defaultdict(float), defaultdict(float)
         for job in self._jobs:
             seconds = self._seconds.get(job.folder, [])
-            spent += sum(seconds)
-            done += sum(job.work[: len(seconds)])
-            left = sum(job.work[len(seconds) :])
-            total, longest = total + left, max(longest, left)
-        self._since = time.monotonic()
-        self._left = max(total / self._num_parallel, longest) * spent / done if done else None
+            for kind in (*job.kinds, "") if seconds else ():
+                spent[kind] += sum(seconds)
+                done[kind] += sum(job.work[: len(seconds)])
+        return {kind: spent[kind] / done[kind] for kind in done}
 
 
 def _start(job: Job) -> subprocess.Popen:

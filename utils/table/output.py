@@ -13,12 +13,14 @@ from utils.system.errors import UsageError
 from utils.system.figures import save_figure
 from utils.system.files import write_atomic
 from utils.system.references import label_of
-from utils.table.collate import Group, Row, collate
+from utils.table.by_round import render_link, render_rounds
+from utils.table.collate import Sweep, collate
 from utils.table.commands import flag_of, split_flags, value_of
-from utils.table.layers import FILE, as_csv, read_layer_counts
-from utils.table.plots import save_plots, sweep_figure
+from utils.table.pictures.layers import FILE, as_csv, read_layer_counts
+from utils.table.pictures.plots import save_plots
+from utils.table.pictures.sweeps import sweep_figure
 from utils.table.records import NotUsable, Record, read_bytes
-from utils.table.render import render, render_link, render_rounds, render_sweep, sweep_title
+from utils.table.render import describe_group, render, render_sweep, sweep_title
 
 FORMATS = {"text": "table.txt", "markdown": "table.md", "csv": "table.csv"}  # and the files that hold them
 _PLACES = {name for flag in FLAGS.values() if flag.place for name in (flag.name, *ALIASES.get(flag.name, ()))}
@@ -35,9 +37,9 @@ def present(args: Namespace, records: Sequence[Record], left_out: Sequence[str])
     print(rendered(args.format))
     if args.rounds:
         for group in groups:
-            print(f"\n{render_rounds(group)}")
+            print(f"\n{render_rounds(describe_group(group), group.rows)}")
     for group in groups if args.link else ():
-        print(f"\n{render_link(group, args.link)}")
+        print(f"\n{render_link(describe_group(group), group.rows, args.link)}")
     if args.export:
         _export_all(records, args.export)
     if args.out:
@@ -47,18 +49,22 @@ def present(args: Namespace, records: Sequence[Record], left_out: Sequence[str])
             _note([*(f"written: {path}" for path in paths), *problems])
 
 
-def present_sweep(args: Namespace, flag: str, rows: Sequence[Row], notes: Sequence[str]) -> None:
+def present_sweep(args: Namespace, sweep: Sweep, left_out: Sequence[str]) -> None:
     """Print the table of a sweep, and write it with its plot into --out."""
-    rendered = partial(render_sweep, flag, rows, notes)
+    sweep.notes += [f"left out: {line}" for line in left_out]
+    rendered = partial(render_sweep, sweep)
     print(rendered(args.format))
-    if args.link and rows:
-        print(f"\n{render_link(Group(list(rows), []), args.link)}")
+    if args.rounds:
+        print(f"\n{render_rounds(sweep_title(sweep), sweep.all_rows)}")
+    if args.link:
+        print(f"\n{render_link(sweep_title(sweep), sweep.all_rows, args.link)}")
     _write_tables(args.out, rendered)
     path = args.out / "ablation.png"
-    problem = save_figure(path, lambda: sweep_figure(flag, rows, sweep_title(flag, rows)))
+    problem = save_figure(path, lambda: sweep_figure(sweep, sweep_title(sweep)))
     _note([problem or f"written: {path}"])
     if args.export:
-        _export_all([run for row in rows for run in [*row.runs, *(pair.full for pair in row.pairs)]], args.export)
+        runs = [run for row in sweep.all_rows for run in [*row.runs, *(pair.full for pair in row.pairs)]]
+        _export_all(runs, args.export)
 
 
 def export(record: Record, to: Path) -> Path:

@@ -1,7 +1,7 @@
-"""The paper's table from finished runs: `python -m utils.table RUN_FOLDER ...`.
+"""The paper's table from finished runs, in run folders or folders of them.
 
---run MODEL makes the runs that are missing first, --ablate FLAG VALUE ... sweeps a flag of the scripts instead.
-All other flags of the scripts are passed on to each run.
+--run MODEL makes the runs that are missing first; --ablate FLAG VALUE ... sweeps a flag of the scripts instead. All
+other flags of the scripts are passed on to each run.
 """
 
 import argparse
@@ -12,15 +12,16 @@ from pathlib import Path
 from utils.run.argument_types import link as link_of
 from utils.run.argument_types import whole
 from utils.run.checks import check_folder
-from utils.run.options import Parser
+from utils.run.options import Parser, help_formatter
 from utils.system.errors import UsageError
 from utils.system.streams import forgiving_streams
 from utils.system.terminal import printable
 from utils.table import paper
-from utils.table.commands import ablation_commands, flag_of, paper_commands, split_flags
+from utils.table.ablation import ablation_commands, describe_epochs
+from utils.table.commands import flag_of, paper_commands, split_flags
 from utils.table.output import FORMATS, present, present_sweep
 from utils.table.records import NotUsable, find_run_folders, folder_label, read_record
-from utils.table.sweep import find_jobs, list_commands, read_finished, run_missing, sweep_rows
+from utils.table.sweep import collect, find_jobs, list_commands, read_finished, run_missing
 
 _SWEEP_FLAGS = ("mode", "seeds", "jobs", "dry_run", "quiet")
 
@@ -30,13 +31,13 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m utils.table",
         description=__doc__,
         allow_abbrev=False,
-        usage="%(prog)s [RUN_FOLDER ... | --run MODEL | --ablate FLAG VALUE ...] [flags] [flags of the scripts]",
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28, width=110),
+        usage="%(prog)s [RUN_FOLDER ...] [flags]",
+        formatter_class=help_formatter,
     )
     folders = "run folders, folders of them, or what --export made of them"
     parser.add_argument("folders", nargs="*", metavar="RUN_FOLDER", help=folders)
     g = parser.add_argument_group("output")
-    g.add_argument("--format", choices=FORMATS, default="text", help="of what is printed (default: text)")
+    g.add_argument("--format", choices=FORMATS, default="text", help="of what is printed")
     g.add_argument("--rounds", action="store_true", help="the accuracy of every round behind the table")
     link = "how long messages are on the air: bits a second, or with the bytes of a frame for the message and beside it"
     g.add_argument("--link", type=link_of, metavar="RATE[/PAYLOAD/OVERHEAD]", help=link)
@@ -46,8 +47,8 @@ def build_parser() -> argparse.ArgumentParser:
     g = parser.add_argument_group("runs to make")
     what = "run what is missing of the paper's table: DPU, GCPU, RPU, pruning and full updating, each seed"
     g.add_argument("--run", choices=paper.DATASETS, help=what)
-    what = "sweep a flag of the scripts, without its dashes; switches take on and off"
-    g.add_argument("--ablate", nargs="+", metavar=("FLAG", "VALUE"), help=what)
+    what = "sweep a flag of the scripts, without its dashes; given again, all combinations; switches take on and off"
+    g.add_argument("--ablate", nargs="+", action="append", metavar=("FLAG", "VALUE"), help=what)
     g.add_argument("--mode", help="--ablate: the method (default: dpu)")
     g.add_argument("--seeds", nargs="+", metavar="N", help="(default: 1 2 3)")
     jobs = (
@@ -111,29 +112,41 @@ def _sweep(parser: argparse.ArgumentParser, argv: list[str]) -> None:
         parser.error("give one of run folders, --run and --ablate")
     if args.run and args.mode:
         parser.error("--mode goes with --ablate; --run has all rows of the paper's table")
-    if args.ablate and len(args.ablate) < 2:
-        parser.error(f"--ablate {args.ablate[0]}: give one or more values behind it")
     _check_places(args)
     seeds = list(dict.fromkeys(args.seeds or ("1", "2", "3")))
     if args.run:
-        swept, full = paper_commands(args.run, seeds, rest), []
+        ablation, commands = None, paper_commands(args.run, seeds, rest)
     else:
-        flag, values = args.ablate[0].removeprefix("--"), list(dict.fromkeys(args.ablate[1:]))
-        swept, full = ablation_commands(flag, values, args.mode or "dpu", seeds, rest)
+        ablation = ablation_commands(_sweeps(parser, args), args.mode or "dpu", seeds, rest)
+        commands = [*ablation.swept, *ablation.full]
+    if not args.quiet:
+        about = [*(ablation.notes if ablation else ()), describe_epochs(commands)]
+        print(*filter(None, about), sep="\n", end="\n" if any(about) else "", file=sys.stderr)
     if args.dry_run:
-        list_commands([*swept, *full])
+        list_commands(commands)
         return
-    jobs = find_jobs([*swept, *full])
+    jobs = find_jobs(commands)
     failures = run_missing(jobs, args.jobs or 1, args.quiet)
-    records, left_out = read_finished(jobs, failures)
-    if args.run and records:
+    records, left_out = read_finished(jobs, failures, "all" if args.run else "the swept ones")
+    if ablation is None and records:
         present(args, list(records.values()), left_out)
-    elif records:
-        rows, notes = sweep_rows(jobs[: len(swept)], jobs[len(swept) :], records)
-        args.out = args.out or jobs[0].folder.parent / f"ablate-{flag}"
-        present_sweep(args, flag, rows, [*notes, *(f"left out: {line}" for line in left_out)])
+    elif ablation and any(job.folder in records for job in jobs[: len(ablation.swept)]):
+        args.out = args.out or jobs[0].folder.parent / f"ablate-{'-'.join(ablation.flags)}"
+        present_sweep(args, collect(ablation, jobs, records), left_out)
     if failures:
         sys.exit(1)
+
+
+def _sweeps(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[tuple[str, list[str]]]:
+    """Return each flag of --ablate with its values; exits for one without."""
+    sweeps = []
+    for flag, *values in args.ablate:
+        if not values:
+            parser.error(f"--ablate {flag}: give one or more values behind it")
+        sweeps.append((flag.removeprefix("--"), list(dict.fromkeys(values))))
+    if args.mode and "mode" in dict(sweeps):
+        parser.error("--mode: it is what --ablate varies")
+    return sweeps
 
 
 def _check_places(args: argparse.Namespace) -> None:

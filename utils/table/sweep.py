@@ -4,6 +4,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 
 from data.errors import DatasetError
 from utils.run.results import made_by_other_code
@@ -11,7 +12,8 @@ from utils.system.errors import UsageError
 from utils.system.own_code import own_sources, recorded_sources
 from utils.system.processes import StopAsked, interrupts_wait
 from utils.system.terminal import printable
-from utils.table.collate import Row, make_row, notes_on
+from utils.table.ablation import Ablation, describe_epochs
+from utils.table.collate import Row, Sweep, make_row, notes_on
 from utils.table.commands import Command
 from utils.table.jobs import Failure, Job, run_all
 from utils.table.records import NotUsable, Record, read_record
@@ -27,8 +29,15 @@ def find_jobs(commands: Sequence[Command]) -> list[Job]:
 
 def missing_among(jobs: Sequence[Job]) -> list[Job]:
     """Return what has to be run, each folder once."""
-    by_folder = {job.folder: job for job in jobs if not job.finished or job.command.settings.overwrite}
-    return list(by_folder.values())
+    return [job for job in _unique(jobs) if not job.finished or job.command.settings.overwrite]
+
+
+def _unique(jobs: Sequence[Job]) -> list[Job]:
+    """Return the first job of each folder: of a swept run and full updating, which may be the same, the swept one."""
+    first: dict[Path, Job] = {}
+    for job in jobs:
+        first.setdefault(job.folder, job)
+    return list(first.values())
 
 
 def list_commands(commands: Sequence[Command]) -> None:
@@ -56,7 +65,7 @@ def _locate(commands: Sequence[Command], download: bool) -> list[Job]:
 
 def run_missing(jobs: Sequence[Job], num_parallel: int, quiet: bool) -> list[Failure]:
     """Run what is missing; on an interrupt, end all runs and exit with the signal's status."""
-    unique = list({job.folder: job for job in jobs}.values())
+    unique = _unique(jobs)
     try:
         return run_all(unique, missing_among(unique), num_parallel, quiet)
     except StopAsked as stop:
@@ -64,11 +73,16 @@ def run_missing(jobs: Sequence[Job], num_parallel: int, quiet: bool) -> list[Fai
         sys.exit(128 + stop.number)
 
 
-def read_finished(jobs: Sequence[Job], failures: Sequence[Failure]) -> tuple[dict[Path, Record], list[str]]:
-    """Return the records of the runs that finished, by folder, and what is left out and why."""
+def read_finished(
+    jobs: Sequence[Job], failures: Sequence[Failure], anew: str
+) -> tuple[dict[Path, Record], list[str]]:
+    """Return the records of the runs that finished, by folder, and what is left out and why.
+
+    anew  which runs --overwrite makes anew, for a line on those that other code made
+    """
     failed = {failure.job.folder: failure for failure in failures}
     records, left_out = {}, []
-    for job in {job.folder: job for job in jobs}.values():
+    for job in _unique(jobs):
         try:
             records[job.folder] = read_record(job.folder)
         except NotUsable as reason:
@@ -79,16 +93,28 @@ def read_finished(jobs: Sequence[Job], failures: Sequence[Failure]) -> tuple[dic
     ]
     for other, count in Counter(filter(None, codes)).items():
         runs = f"{count} of {len(codes)} runs {'were' if count > 1 else 'was'} made by {printable(other)}"
-        print(f"{runs}: --overwrite makes all anew", file=sys.stderr)
+        print(fill(f"{runs}: --overwrite makes {anew} anew", 80, subsequent_indent="  "), file=sys.stderr)
     return records, left_out
 
 
-def sweep_rows(swept: Sequence[Job], full: Sequence[Job], records: dict[Path, Record]) -> tuple[list[Row], list[str]]:
-    """Return a row for each swept value with finished runs, named by value, and notes on seeds that are missing."""
+def collect(ablation: Ablation, jobs: Sequence[Job], records: dict[Path, Record]) -> Sweep:
+    """Return a row for each combination of values with finished runs, and for full updating; `jobs` are all runs."""
+    swept, full = jobs[: len(ablation.swept)], jobs[len(ablation.swept) :]
     fulls = [records[job.folder] for job in full if job.folder in records]
+    rows, already = _rows(swept, records, fulls), {job.folder for job in swept}
+    beside = _rows([job for job in full if job.folder not in already], records, fulls)
+    notes = [*ablation.notes, *notes_on([*rows, *beside])]
+    return Sweep(ablation.flags, rows, beside, notes, describe_epochs(job.command for job in jobs))
+
+
+def _rows(jobs: Sequence[Job], records: dict[Path, Record], fulls: Sequence[Record]) -> list[Row]:
+    by_label: dict[str, list[Job]] = {}
+    for job in jobs:
+        if job.folder in records:
+            by_label.setdefault(job.command.label, []).append(job)
     rows = []
-    for value in dict.fromkeys(job.command.label for job in swept):
-        runs = [records[job.folder] for job in swept if job.command.label == value and job.folder in records]
-        if runs:
-            rows.append(make_row(value, runs, fulls))
-    return rows, notes_on(rows)
+    for label, same in by_label.items():
+        row = make_row(label, [records[job.folder] for job in same], fulls)
+        row.values = same[0].command.values
+        rows.append(row)
+    return rows

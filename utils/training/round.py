@@ -39,6 +39,19 @@ class StartPoint:
     candidates: Tensor | None = None  # (D,) the weights of a sparse network, which alone may be selected; None: all
 
 
+@dataclass(frozen=True)
+class Epoch:
+    """What came of one epoch; numbers count from 1."""
+
+    step: int
+    epoch: int
+    loss: float  # mean over the samples
+    val_acc: float | None  # None: not measured
+    lr: float
+    samples_per_s: float  # of training alone
+    seconds: float  # with validation
+
+
 class RoundTraining:
     """Trains the network from its start point on the samples of one round and keeps the best candidate.
 
@@ -51,6 +64,7 @@ class RoundTraining:
     .mask_seed       the seed of a random selection, else None
     .best, .best_val_acc, .improved   the best candidate so far, and whether it beats the start point
     .start_val_acc, .full_val_acc, .rewound_val_acc   validation accuracies, None where a method has none
+    .last_epoch      what came of the last epoch; None before the first one
     """
 
     def __init__(
@@ -67,6 +81,7 @@ class RoundTraining:
         self.ranking: Tensor | None = None
         self.full_val_acc: float | None = None
         self.rewound_val_acc: float | None = None
+        self.last_epoch: Epoch | None = None
         self._step, self._epoch = 0, 0  # epochs done in the step
         self._optimizer: FlatOptimizer | None = None
         self._local: Accumulator | None = None
@@ -118,17 +133,23 @@ class RoundTraining:
             self._step, self._epoch = step, 0
         self._saved = None
         last = recipe.num_epochs
-        batches = self.trainer.train.num_batches(self.samples.numel())
-        with self.bars.step(self.number, step, last, self._epoch, batches) as bar:
+        num_samples = self.samples.numel()
+        batches = self.trainer.train.num_batches(num_samples)
+        with self.bars.step(self.number, step, last, self._epoch, batches, num_samples) as bar:
             for epoch in range(self._epoch, last):
-                place = (self.number, step, epoch)
+                place, began = (self.number, step, epoch), time.perf_counter()
                 loss = self.trainer.epoch(self._optimizer, self.samples, place, local, bar.advance)
+                rate, val_acc = num_samples / (time.perf_counter() - began), None
                 self._epoch = epoch + 1
                 if not math.isfinite(loss):
                     warnings.warn(f"round {self.number}: the loss is {loss}: try a smaller --lr", stacklevel=2)
                 if choose:
-                    self.offer(self.validate_as_received())
-                bar.show(epoch + 1, loss, self.best_val_acc)
+                    val_acc = self.validate_as_received()
+                    self.offer(val_acc)
+                seconds = time.perf_counter() - began
+                lr = recipe.learning_rate(epoch)
+                self.last_epoch = Epoch(step, epoch + 1, loss, val_acc, lr, rate, seconds)
+                bar.show(epoch + 1, loss, val_acc)
                 self.on_epoch(self)
         if changed := self.flat.changed_constants():
             reason = "training changed it, but not in the pass that tried the network"

@@ -1,0 +1,74 @@
+"""How figures look: every curve has a line style and a marker of its own, so all can be told apart without colour."""
+
+import statistics
+import textwrap
+from typing import TYPE_CHECKING
+
+from utils.table.collate import Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# The three lists have lengths without a common factor, so hundreds of curves would differ.
+_COLORS = ("#000000", "#7b3294", "#1b7837", "#d95f02", "#2166ac", "#8c510a", "#e7298a")
+_LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*")
+_MOST_MARKERS = 30  # of a curve
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """Return an empty figure of so many inches."""
+    from matplotlib.figure import Figure  # takes a second, so only once something is drawn
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def add_grid(axes: "Axes") -> None:
+    """Draw horizontal lines behind the curves."""
+    axes.grid(axis="y", color="0.92")
+    axes.set_axisbelow(True)
+
+
+def add_legend(figure: "Figure", title: str | None, *curves: list) -> None:
+    """Name the curves (all, or those given) beside the axes: between them there is no place that is always free."""
+    looks = {"frameon": False, "fontsize": 9, "title_fontsize": 9, "handlelength": 4, "alignment": "left"}
+    figure.legend(*curves, loc="outside right upper", title=title, **looks)
+
+
+def style(number: int) -> dict:
+    """Return how curve `number` looks."""
+    looks = {"color": _COLORS, "linestyle": _LINES, "marker": _MARKERS}
+    return {"markersize": 5, "linewidth": 1.4, **{name: ways[number % len(ways)] for name, ways in looks.items()}}
+
+
+def markers(num_points: int) -> dict:
+    """Return which points of a curve have a marker: all, unless there are very many."""
+    return {"markevery": -(-num_points // _MOST_MARKERS)}
+
+
+def wrapped(text: str, width: int) -> str:
+    return "\n".join(textwrap.wrap(text, width))
+
+
+def with_commas(value: float, _: int) -> str:
+    return f"{value:,g}"
+
+
+def label(row: Row) -> str:
+    """Return what a legend calls a row."""
+    ratio = row.runs[0].settings["updating_ratio"]
+    words = f"{row.name}{'' if ratio == 1 else f', k_=_{ratio:g}'} (n_=_{row.n})"
+    return plain("\n".join(line.replace("_=_", " = ") for line in textwrap.wrap(words, 34)))
+
+
+def plain(text: str) -> str:
+    """Return a name as it is written, where matplotlib would take what is between dollars for a formula."""
+    return text.replace("$", r"\$")
+
+
+def by_round(row: Row, column: str, factor: float) -> tuple[list[float], list[float] | None]:
+    """Return mean and standard deviation of a column of rounds.csv over a row's seeds, round by round."""
+    rounds = [[factor * value for value in values] for values in zip(*(run.column(column) for run in row.counted))]
+    std = None if row.n < 2 else [statistics.stdev(values) for values in rounds]
+    return [statistics.fmean(values) for values in rounds], std
