@@ -147,13 +147,17 @@ def test_methods_leave_out_what_is_not_theirs_with_a_word():
 def test_which_flags_a_method_takes_is_what_its_script_says(mode):
     """One value of each flag: `_takes` says no where the script refuses it whatever else is given, and else yes."""
     values = {"byte_budget": "16k", "reinit_strategy": "every", "deploy": "full", "value_bits": "8"}
+    values |= {"optimizer": "sgd", "schedule": "cosine", "criterion": "examples/own_criterion.py:total_effect"}
     parser = parser_of(MODES[mode].script)
     for flag in FLAGS.values():
         if flag.group in ("data", "model", "machine", "output") or flag.name in ("mode", "reinit_every", "shrink", "perturb"):
             continue  # the same for all methods, or with another flag beside them
+        if (mode, flag.name) == ("dpu", "criterion"):
+            continue  # which then is the mode criterion
         share = flag.kind in (types.ratio, types.share, types.below_one, types.learning_rate)
         value = values.get(flag.name) or ("0.5" if share else "3")
         words = ["--mode", mode, f"--{flag.name}", *([] if flag.kind is bool else [value])]
+        words += ["--criterion", values["criterion"]] if mode == "criterion" and flag.name != "criterion" else []
         deploys = flag.name == "deploy_epochs" and MODES[mode].script != FU  # of these methods if they deploy fully
         try:
             with contextlib.redirect_stderr(io.StringIO()):

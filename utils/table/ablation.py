@@ -19,6 +19,7 @@ NOT_ITS_OWN = "-"  # in the place of a value: the method has no such flag
 # Flags that a method's script has, and it ignores or refuses: which modes they are for (`utils.run.checks`).
 _FOR = {
     "lamda": lambda mode: mode == "dpu",
+    "criterion": lambda mode: mode == "criterion",  # dpu with a criterion is that
     "pruning_ratio": lambda mode: mode == "pruning",
     "byte_budget": lambda mode: MODES[mode].kind != "dense",
     "rewind_fixing_ratio": lambda mode: MODES[mode].two_steps,
