@@ -70,7 +70,7 @@ def identify(
     shown = _shown(settings, _usual(settings, dataset, device))
     folder = settings.output_dir / folder_name(settings, dataset.name, fingerprints, shown)
     older = settings.output_dir / folder_name(settings, dataset.name, fingerprints)  # before names showed so much
-    folder = older if older.exists() and not folder.exists() else folder
+    folder = older if os.path.isdir(older) and not os.path.isdir(folder) else folder
     return Identity(settings, arrival, split, fingerprints, folder)
 
 
