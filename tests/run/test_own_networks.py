@@ -74,7 +74,7 @@ def test_rounds_kill_resume_and_replay(network, more, tmp_path, monkeypatch, cap
     flags = ["--model", f"{NETWORKS}:{network}", "--updating_ratio", "0.1", *SMALL, *more.split()]
     whole = multiround_dpu.main([*flags, "--output_dir", str(tmp_path / "whole")])
     again = killed_and_resumed(multiround_dpu, [*flags, "--output_dir", str(tmp_path / "killed")], monkeypatch)
-    assert whole.summary["rounds_sent"] > 0 and whole.folder.name.startswith(f"digits-{network}-dpu-k0.1-seed3-")
+    assert whole.summary["rounds_sent"] > 0 and whole.folder.name.startswith(f"digits-{network}-dpu-k0.1-")
     assert without_time(whole.folder) == without_time(again.folder)
     assert weights_of(whole.folder) == weights_of(again.folder)
     assert replayed(whole.folder)
