@@ -68,7 +68,7 @@ def replayed(folder: Path) -> bool:
 
 
 @pytest.mark.parametrize(("network", "more"), [
-    ("GroupNormNet", ""), ("PatchTransformer", "--value_bits 6"), ("Zoo", ""), ("Zoo", "--value_bits 8"),
+    ("GroupNormNet", ""), ("PatchTransformer", "--value_bits 6"), ("Zoo", "--value_bits 8"),
 ])  # fmt: skip
 def test_rounds_kill_resume_and_replay(network, more, tmp_path, monkeypatch, capsys):
     flags = ["--model", f"{NETWORKS}:{network}", "--updating_ratio", "0.1", *SMALL, *more.split()]
