@@ -28,7 +28,7 @@ def try_out(make: Callable[[], nn.Module], images: Tensor, num_classes: int, nam
     _check_tensors(network, what)
     ones, others = _tensors(network), _tensors(again)
     if ones.keys() != others.keys() or not all(_same(ones[name], others[name]) for name in ones):
-        way = "draw them with torch, numpy or random, which the run seeds"
+        way = "draw them with torch, random or np.random (not default_rng), which the run seeds"
         raise UsageError(f"{what}: two calls with the same seed gave different initial weights: {way}")
     return _try_passes(network, images, num_classes, what)
 

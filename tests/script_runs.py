@@ -51,6 +51,11 @@ RUNS = {
 NUM_WEIGHTS = 64 * 24 + 24 * 10
 
 
+def one_line(capsys) -> str:
+    """What was printed, its lines joined: where they break depends on the words."""
+    return " ".join(capsys.readouterr().out.split())
+
+
 def without_time(folder: Path) -> list[dict]:
     with open(folder / "rounds.csv", newline="") as file:
         return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]

@@ -9,7 +9,7 @@ import torch
 import multiround_dpu
 import multiround_fu
 from tests.run.test_own_networks import SMALL, killed_and_resumed, replayed
-from tests.script_runs import weights_of, without_time
+from tests.script_runs import one_line, weights_of, without_time
 from utils.contribution import Evidence
 from utils.criterion import OFFERED, criterion, load_criterion
 from utils.flat import FlatParameters
@@ -111,7 +111,11 @@ def test_a_changed_formula_is_other_code(tmp_path, capsys):
     run(f"{own}:f", *more)
     own.write_text(own.read_text().replace("abs()", "square()"))
     run(f"{own}:f", *more)
-    assert "this run is finished, by other code (own.py differs); --overwrite" in capsys.readouterr().out
+    assert "this run is finished, by other code (own.py differs); --overwrite" in one_line(capsys)
+    own.write_text(own.read_text() + "@criterion\ndef g(start): return start.abs()\n")
+    run(f"{own}:g", *more)
+    table_program.main([str(tmp_path / "runs")])
+    assert "own.py:f against own.py:g: made by different versions of own.py" in one_line(capsys)
 
 
 IMPORT = "import torch\nfrom utils.criterion import criterion\n"
@@ -122,8 +126,8 @@ REFUSED = {
         "@criterion\ndef f(weight): return weight\n",
         f"own.py, line 3, in <module>: TypeError: criterion f asks for weight: it can have {', '.join(OFFERED)}",
     ),
-    "shape": ("@criterion\ndef f(weights): return weights[1:]\n", "returned torch.float32 of shape (1183,) for 1184 weights"),
-    "number": ("@criterion\ndef f(weights): return 3.0\n", "returned a float for 1184 weights: it must return a number for"),
+    "shape": ("@criterion\ndef f(weights): return weights[1:]\n", "returned torch.float32 of shape (1183,) for 1,184 weights"),
+    "number": ("@criterion\ndef f(weights): return 3.0\n", "returned a value of type float for 1,184 weights: it must return a number for"),
     "not finite": (
         "@criterion\ndef f(weights): return torch.where(weights > 9, weights, torch.nan)\n",
         "own.py:f gave 1,184 of 1,184 weights a score that is no finite number",
@@ -131,7 +135,7 @@ REFUSED = {
     "error": ("@criterion\ndef f(weights): return weights / undefined\n", "own.py, line 4, in f: NameError: name 'undefined'"),
     "step shape": (
         "def s(gradient, before, after): return 1\n@criterion(step=s)\ndef f(accumulated): return accumulated\n",
-        "--criterion: step returned a int for 1184 weights",
+        "step, called as s(gradient, before, after) returned a value of type int for 1,184 weights",
     ),
     "step in place": (
         "def s(gradient, before, after): return before.sub_(after)\n@criterion(step=s)\ndef f(accumulated): return accumulated\n",

@@ -234,9 +234,9 @@ def test_script_as_a_process(script, tmp_path):
     assert err == "", "no progress bar where stderr is no terminal"
     lines = out.splitlines()
     assert lines[0] == "digits: 1,198 training, 179 validation and 420 test images of 1x8x8, 10 classes"
-    assert lines[1] == "mlp: 1,776 weights, 34 others"
+    assert lines[1] == "mlp: 1,776 weights, 34 values of the rest"
     assert lines[3].startswith("run folder: ")
-    assert lines[4].startswith("round 0 of 0-1, n=") and lines[5].startswith("round 1 of 0-1, n=")
+    assert lines[4].startswith("round 0 of 2, n=") and lines[5].startswith("round 1 of 2, n=")
     assert any(line.split()[:3] == ["round", "samples", "init"] for line in lines)
     assert os.listdir(tmp_path) == ["out"]
 

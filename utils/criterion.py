@@ -73,9 +73,11 @@ class _StepSum(Accumulator):
         self._step = step
 
     def update(self, grad: Tensor, before: Tensor, after: Tensor) -> None:
-        added = self._step(grad, before, after)
+        what = f"--criterion: step, called as {self._step.__name__}(gradient, before, after)"
+        with own_code.faults_named(what):
+            added = self._step(grad, before, after)
         if not isinstance(added, Tensor) or added.shape != self.value.shape:
-            raise UsageError(f"--criterion: step returned {_kind(added)} for {len(grad)} weights: {_wanted(grad)}")
+            raise UsageError(f"{what} returned {_kind(added)} for {len(grad):,} weights: {_wanted(grad)}")
         self.value.add_(added)
 
 
@@ -98,7 +100,7 @@ def _checked_score(plain: Criterion, what: str, e: Evidence) -> Tensor:
     with global_stream(e.seed, "scores", device=e.weights.device):
         score = plain.score(e)
     if not isinstance(score, Tensor) or score.shape != e.weights.shape or score.is_complex():
-        raise UsageError(f"{what} returned {_kind(score)} for {len(e.weights)} weights: {_wanted(e.weights)}")
+        raise UsageError(f"{what} returned {_kind(score)} for {len(e.weights):,} weights: {_wanted(e.weights)}")
     score = score.detach().to(e.weights.device, torch.promote_types(score.dtype, torch.float32))
     wrong = int((~score.isfinite()).sum())
     if wrong:
@@ -131,7 +133,9 @@ def _try_out(checked: Criterion, flat: FlatParameters, what: str) -> None:
 
 
 def _kind(value: object) -> str:
-    return f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+    if isinstance(value, Tensor):
+        return f"{value.dtype} of shape {tuple(value.shape)}"
+    return f"a value of type {type(value).__name__}"
 
 
 def _wanted(vector: Tensor) -> str:

@@ -54,13 +54,13 @@ def predict(node: EdgeNode, run: Path, images: Path | None, model: str | None = 
     device = set_up_device(device.type, precision, settings.threads)
     changing = [entry.name for entry in node.schema.of_role("buffer")]
     flat = network_maker(settings, inputs, device, changing=changing)(0)
+    if flat.schema.fingerprint != node.schema.fingerprint:
+        raise UserError(f"{run}: its network is not the node's: give the run that the node's messages are from")
     recorded, now = config.get("own_sources"), {LAYOUT: flat.layout, **digests_of([("model", settings.model)])}
     for name, digest in now.items() if isinstance(recorded, dict) else ():
         if recorded.get(name, digest) != digest:
             reason = "is not what it was when the run was made, so the network may compute otherwise"
             raise UserError(f"{run}: {name} {reason}: take the file of then")
-    if flat.schema.fingerprint != node.schema.fingerprint:
-        raise UserError(f"{run}: its network is not the node's: give the run that the node's messages are from")
     flat.load(torch.from_numpy(np.array(node.serving)).to(device))
     queries = _test_images(settings, config, run) if images is None else read_queries(images, inputs)
     labels = queries.labels if queries.labels is not None else torch.zeros(len(queries.images), dtype=torch.int64)

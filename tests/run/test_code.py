@@ -9,7 +9,7 @@ import multiround_dpu
 import utils.run.books
 import utils.run.results
 import utils.system.sources
-from tests.script_runs import SMALL
+from tests.script_runs import SMALL, one_line
 from utils.run.results import code_digests, code_fingerprint, made_by_other_code
 from utils.system.sources import differing, digest_of_source
 from utils.table import program as table_program
@@ -104,14 +104,14 @@ def test_a_finished_run_of_other_code_is_read_back_with_a_word(tmp_path, edit, c
     assert summary["code"] == [code_fingerprint()] and len(summary["git_commits"]) == 1
     assert json.loads((next(tmp_path.iterdir()) / "config.json").read_text())["sources"] == code_digests()
     multiround_dpu.main(flags)
-    assert "this run is finished; --overwrite starts it anew" in capsys.readouterr().out
+    assert "this run is finished; --overwrite starts it anew" in one_line(capsys)
     edit()
     multiround_dpu.main(flags)
     words = "this run is finished, by other code (utils/contribution.py differs); --overwrite starts it anew"
-    assert words in capsys.readouterr().out
+    assert words in one_line(capsys)
     assert multiround_dpu.main([*flags, "--overwrite"]).summary["code"] == [code_fingerprint()]
     multiround_dpu.main(flags)
-    assert "this run is finished; --overwrite" in capsys.readouterr().out
+    assert "this run is finished; --overwrite" in one_line(capsys)
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["", "config.json lost"])
@@ -137,7 +137,7 @@ def test_an_unfinished_run_of_other_code_goes_on_only_if_told_to(tmp_path, edit,
     assert summary["code"] == ([] if lost else [before]) + [code_fingerprint()]
     capsys.readouterr()
     multiround_dpu.main(flags)
-    assert ("this run is finished, by other code;" in capsys.readouterr().out) is not lost
+    assert ("this run is finished, by other code;" in one_line(capsys)) is not lost
 
 
 def test_a_sweep_says_which_of_its_runs_are_of_other_code(tmp_path, edit, capsys):

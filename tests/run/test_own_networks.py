@@ -23,7 +23,7 @@ from data.errors import DatasetError
 from data.seeding import global_stream, torch_generator
 from tests.own_networks import Zoo
 from tests.run.test_resume import SUICIDE
-from tests.script_runs import start_process, weights_of, without_time
+from tests.script_runs import one_line, start_process, weights_of, without_time
 from utils.contribution import LocalContribution
 from utils.edge import program as edge
 from utils.flat import FlatParameters
@@ -254,20 +254,21 @@ def test_a_changed_file_is_other_code(tmp_path, capsys, file, words):
     (tmp_path / "parts.py").write_text("WIDTH = 16\n")
     run_file(tmp_path, text=NET)
     run_file(tmp_path)
-    assert "this run is finished; --overwrite" in capsys.readouterr().out
+    assert "this run is finished; --overwrite" in one_line(capsys)
     path = tmp_path / file
     edited = path.read_text().replace("ReLU", "Tanh").replace("16", "24")
     path.write_text(edited)
     shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)  # of a file that was edited within the same second
     run_file(tmp_path)
-    assert f"this run is finished, by other code ({words}); --overwrite" in capsys.readouterr().out
+    assert f"this run is finished, by other code ({words}); --overwrite" in one_line(capsys)
     (summary,) = (tmp_path / "runs").glob("*/summary.json")
     summary.unlink()
-    with pytest.raises(SystemExit):
-        run_file(tmp_path)
-    err = capsys.readouterr().err
-    # A checkpoint of a network of another size is refused for that first.
-    assert "begun by other code (net.py differs)" in err if file == "net.py" else "lacks what this run needs" in err
+    for more in ([], ["--resume_changed"]) if file == "parts.py" else ([],):  # a network of another size cannot go on
+        with pytest.raises(SystemExit):
+            run_file(tmp_path, *more)
+        err = capsys.readouterr().err
+        assert f"begun by other code ({words})" in err
+        assert ("put the files back" if file == "parts.py" else "go on with --resume_changed") in err
 
 
 def test_a_changed_constant_is_another_layout(tmp_path, capsys):
@@ -423,7 +424,9 @@ def test_names_that_are_not_there(tmp_path, capsys):
         ("torchvision:resnet17", "torchvision has no network resnet17: did you mean resnet"),
         (f"{tmp_path}/netwrok.py:Net", f"there is no file {tmp_path}/netwrok.py; did you mean {tmp_path}/network.py?"),
         ("net.py", "invalid choice: 'net.py' (choose from mlp, vgg, resnet56, mobilenetv1, torchvision:NAME, FILE.py:NAME)"),
-        ("resnet", "; did you mean resnet56?"),
+        ("resnet", "; did you mean resnet56, or torchvision:resnet?"),
+        ("/tmp/net.py", "; a network in a file of yours is /tmp/net.py:NAME, with the name of its function or class"),
+        ("net:make", "; a network in a file of yours is net.py:NAME, with the name of its function or class"),
         ("torchvision:resnet18", "expected input[2, 1, 8, 8] to have 3 channels, but got 1 channels instead"),
     ):
         with pytest.raises(SystemExit) as stop:

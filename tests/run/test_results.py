@@ -76,8 +76,8 @@ def test_rounds_come_back_as_written(tmp_path):
 
 
 def test_lines_that_are_printed(tmp_path):
-    assert describe_round(ROWS[0], 12) == "round  0 of 0-11, n=1,000: 40.00 % served, 0.1 kB, 1.2 s"
-    own = "round 1 of 0-1, n=3,000: 40.00 % served, 20.00 % own, nothing sent, re-init, 2.0 s"
+    assert describe_round(ROWS[0], 12) == "round  0 of 12, n=1,000: 40.00 % served, 0.1 kB, 1.2 s"
+    own = "round 1 of 2, n=3,000: 40.00 % served, 20.00 % own, nothing sent, re-init, 2.0 s"
     assert describe_round(ROWS[1], 2) == own
     folder = RunFolder(tmp_path)
     folder.write_rounds(ROWS)

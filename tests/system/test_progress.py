@@ -27,7 +27,7 @@ def test_a_step_shows_images_a_second_and_what_was_measured_and_fits(capsys, clo
         line = str(bar._bar)
     accuracy = "" if val_acc is None else f", val {100 * val_acc:.2f} %"
     assert line.startswith(f"{name} 2/100") and line.endswith(f", 12,500 images/s, loss 0.2500{accuracy}"), line
-    assert len(line) <= 80 and "round 59 of 0-59" in capsys.readouterr().err
+    assert len(line) <= 80 and "round 59 of 60" in capsys.readouterr().err
     bars.close()
 
 
@@ -38,7 +38,7 @@ def test_an_evaluation_moves(capsys, clock):
             clock[0] = number
             tick()
     err = capsys.readouterr().err
-    assert all(f"round 2 of 0-3, validating, batch {number}" in err for number in range(2, 6)), err
+    assert all(f"round 2 of 4, validating, batch {number}" in err for number in range(2, 6)), err
     bars.close()
 
 

@@ -51,6 +51,20 @@ def test_accuracy_curves_and_bands_by_hand(two_seeds):
     assert "(%)" in axes.get_ylabel() and axes.get_xlabel()
 
 
+def test_runs_of_other_epochs_are_told_apart(tmp_path):
+    for epochs in (30, 60):
+        make_run(tmp_path, "rpu", 1, [0.5], num_epochs=epochs)
+        make_run(tmp_path, "same_init", 1, [0.75], num_epochs=epochs)
+    group = group_in(tmp_path)
+    labels = [line.get_label() for line in accuracy_figure(group).axes[0].lines]
+    assert labels == ["RPU, k = 0.005, 30 epochs (n = 1)", "RPU, k = 0.005, 60 epochs (n = 1)",
+                      "FU, 30 epochs (n = 1)", "FU, 60 epochs (n = 1)"]  # fmt: skip
+    assert read_panels(group)[1] == {
+        "sends the same share of every layer": ["RPU, k 0.005, 30 epochs", "RPU, k 0.005, 60 epochs"],
+        "sends all weights of every layer": ["FU, k 1, 30 epochs", "FU, k 1, 60 epochs"],
+    }
+
+
 def test_bytes_add_up_from_the_first_message_on(two_seeds):
     (axes,) = bytes_figure(group_in(two_seeds)).axes
     dpu, full = axes.lines

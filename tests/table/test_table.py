@@ -114,7 +114,7 @@ DIFFERENT = [
     ({"batch_norm": True}, "other model (mlp 512-512 against mlp 512-512 with BatchNorm)"),
     ({"hidden_sizes": [24]}, "other model (mlp 512-512 against mlp 24)"),
     ({"model": "vgg"}, "other model (mlp 512-512 against vgg)"),
-    ({"num_epochs": 30}, "other epochs a round (60 against 30)"),
+    ({"num_epochs": 30}, "other epochs a round (60 against 30); run same_init with --num_epochs 60"),
     ({"augment": True}, "other augmentation (False against True)"),
     ({"train_batch_size": 64}, "other batch size (128 against 64)"),
     ({"lr": 0.01}, "other learning rate (0.005 against 0.01)"),

@@ -31,7 +31,10 @@ def network(names: Sequence[str]) -> Callable[[str], str]:
         if text in names or re.fullmatch(r"torchvision:\w+", text) or split_reference(text):
             return text
         near = difflib.get_close_matches(text, names, 1, 0.5)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = f"; did you mean {near[0]}, or torchvision:{text}?" if near else ""
+        if re.search(r"\.py$|:\w*$|[/\\]", text):
+            path = text.partition(".py")[0].rpartition(":")[0] or text.removesuffix(".py")
+            hint = f"; a network in a file of yours is {path}.py:NAME, with the name of its function or class"
         choices = ", ".join([*names, "torchvision:NAME", "FILE.py:NAME"])
         raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {choices}){hint}")
 

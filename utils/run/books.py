@@ -4,6 +4,7 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
+from textwrap import fill
 from typing import Any
 
 import torch
@@ -64,10 +65,14 @@ class Books:
         whose = state.pop("run", None)
         digest = state.pop("rows", None)
         code = state.pop("code", None)
-        if whose != self.folder.path.name or not fits(state, Schema(self.config["layers"])):
-            problem = f"is of another run ({whose})" if whose != self.folder.path.name else "lacks what this run needs"
+        if whose != self.folder.path.name:
+            problem = f"is of another run ({whose})"
             raise CheckpointError(f"{self._checkpoints.latest} {problem}: start anew with --overwrite")
-        self._check_code(code)
+        suits = fits(state, Schema(self.config["layers"]))
+        self._check_code(code, suits)
+        if not suits:
+            problem = "lacks what this run needs"
+            raise CheckpointError(f"{self._checkpoints.latest} {problem}: start anew with --overwrite")
         # The rows of the rounds that the checkpoint knows; what rounds.csv has beyond them was never saved.
         count = state["edge"]["next_round"]
         rows = self.folder.read_rounds()[:count] if count else []
@@ -77,12 +82,15 @@ class Books:
         state["edge"]["rows"] = rows
         return state
 
-    def _check_code(self, fingerprint: str | None) -> None:
-        """Raise UsageError if the checkpoint is of other code, unless the command line says to go on."""
+    def _check_code(self, fingerprint: str | None, suits: bool) -> None:
+        """Raise UsageError if the checkpoint is of other code, unless the command line says to go on.
+
+        suits  whether it holds what this run needs: a network of another size cannot go on
+        """
         other = self._other_code([fingerprint] if fingerprint else None)
-        if other and not self._resume_changed:
-            ways = "start anew with --overwrite, or go on with --resume_changed"
-            raise UsageError(f"{self.folder.path} was begun by {other}: {ways}")
+        if other and not (suits and self._resume_changed):
+            way = "go on with --resume_changed" if suits else "put the files back: what it holds is of another size"
+            raise UsageError(f"{self.folder.path} was begun by {other}: start anew with --overwrite, or {way}")
 
     def _other_code(self, fingerprints: list[str] | None) -> str | None:
         """Return in words that other code than this made the run in the folder; None if it did not."""
@@ -163,8 +171,9 @@ class Books:
         """Print the results, of a run that was finished before too, draw them, and return them."""
         if not ran:
             other = self._other_code(self._result.summary.get("code"))
-            by = f", by {other}" if other else ""
-            print(f"{headline}\nthis run is finished{by}; --overwrite starts it anew", flush=True)
+            by, above = (f", by {other}", ". The lines above tell of today's code.") if other else ("", "")
+            finished = f"this run is finished{by}; --overwrite starts it anew{above}"
+            print(headline, fill(finished, 80, subsequent_indent="  ", break_on_hyphens=False), sep="\n", flush=True)
         if self.folder.read_config() is None:  # lost; what it says of the settings follows from the command
             self.folder.write_config(self.config)
         problem = self.folder.draw(self._result.rows, self.config["title"])

@@ -84,7 +84,8 @@ def headline(
         [
             f"{dataset.name}: {train} training, {val} validation and {test} test images of {shape}, "
             f"{dataset.num_classes} classes",
-            f"{label_of(settings.model)}: {flat.num_weights:,} weights, {flat.num_rest + flat.num_buffers:,} others",
+            f"{label_of(settings.model)}: {flat.num_weights:,} weights, "
+            f"{flat.num_rest + flat.num_buffers:,} values of the rest",
             *_how_it_trains(settings, plan),
             f"{label_of(settings.criterion or settings.mode)}: {rounds},{ratio} seed {settings.seed}, on {device}",
             f"run folder: {folder}",

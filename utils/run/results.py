@@ -152,7 +152,7 @@ def describe_round(row: dict[str, Any], num_rounds: int) -> str:
         facts.append(f"{100 * row['test_acc']:.2f} % own")
     facts.append(f"{_kilo(row['message_bytes'])} kB" if row["sent"] else "nothing sent")
     facts += ["re-init"] if row["reinitialized"] else []
-    number = f"{row['round']:>{len(str(num_rounds - 1))}} of 0-{num_rounds - 1}"
+    number = f"{row['round']:>{len(str(num_rounds - 1))}} of {num_rounds}"
     return f"round {number}, n={row['num_samples']:,}: {', '.join(facts)}, {row['seconds']:.{row['seconds'] < 10:d}f} s"
 
 
@@ -196,7 +196,8 @@ def describe_run(result: "RunResult") -> str:
             f"by the usual formula    {s['formula_bytes']:,}: "
             f"{s['formula_ratio_to_full_updating']:.4f} (weights and their mask only)",
             f"run folder              {result.folder}",
-            "  rounds.csv, summary.json, config.json, accuracy.png, model.pt, updates/",
+            "  rounds.csv, summary.json, config.json, metrics.jsonl, accuracy.png, model.pt,",
+            "  updates/",
         ]
     )
 

@@ -34,7 +34,7 @@ class Bars:
         self, number: int, step: int, num_epochs: int, first_epoch: int, num_batches: int, num_samples: int
     ) -> "StepBar":
         """Return the bar of one step of round `number`; use it in a `with`."""
-        self._name = f"round {number} of 0-{self._num_rounds - 1}"
+        self._name = f"round {number} of {self._num_rounds}"
         self._say(self._name)
         name = _STEP_NAMES.get(step, f"step {step}")  # iterative rewinding fine-tunes several times
         return StepBar(name, num_epochs, first_epoch, num_batches, num_samples, self.hidden)

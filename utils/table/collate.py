@@ -169,6 +169,15 @@ def notes_on(rows: Sequence[Row]) -> list[str]:
         if len(own) > 1:
             some = {name for sources in own for name, digest in sources if any((name, digest) not in o for o in own)}
             mixing[printable(f"made by several versions of {', '.join(sorted(some))}")].append(label)
+    versions = defaultdict(lambda: defaultdict(list))  # of a user's file: which rows are of which
+    for row, label in zip(rows, row_labels(rows)):
+        for name, digest in sorted({source for run in row.counted for source in run.own_sources}):
+            if name.endswith(".py"):
+                versions[name][digest].append(label)
+    for name, by_digest in versions.items():
+        if len(by_digest) > 1:
+            apart = " against ".join(map(" / ".join, by_digest.values()))
+            mixing[printable(f"made by different versions of {name}")].append(apart)
     return [
         f"{'all rows' if 1 < len(rows) == len(labels) else ' / '.join(labels)}: {note}"
         for note, labels in [*lacking.items(), *mixing.items()]

@@ -59,7 +59,9 @@ def find_pair(run: Record, fulls: Sequence[Record]) -> tuple[Record | None, str]
     if fitting:
         return max(fitting, key=lambda full: _likeness(run, full)), ""
     nearest = min(same_seed, key=lambda full: len(mismatches(run, full)))
-    return None, f"not paired with {nearest.name}: {', '.join(mismatches(run, nearest))}"
+    reasons = mismatches(run, nearest)
+    way = f"; run {REFERENCE} with --num_epochs {run.epochs}" if reasons == [_other_epochs(run, nearest)] else ""
+    return None, f"not paired with {nearest.name}: {', '.join(reasons)}{way}"
 
 
 def mismatches(run: Record, full: Record) -> list[str]:
@@ -83,11 +85,15 @@ def mismatches(run: Record, full: Record) -> list[str]:
     if describe_model(run) == describe_model(full):  # of that name, but before and after its code was changed
         compare("size of the network", lambda r: r.num_values)
     # By the recipe of residual networks, each of two steps has as many epochs as the only step of other methods.
-    if run.share_of_recipe != full.share_of_recipe:
-        compare("epochs a round", lambda r: r.epochs)
+    if run.share_of_recipe != full.share_of_recipe and run.epochs != full.epochs:
+        found.append(_other_epochs(run, full))
     for name, (fact, before) in SHARED.items():
         compare(fact, lambda r, name=name, before=before: r.settings.get(name, before))
     return found
+
+
+def _other_epochs(run: Record, full: Record) -> str:
+    return f"other epochs a round ({run.epochs} against {full.epochs})"
 
 
 def describe_model(record: Record) -> str:

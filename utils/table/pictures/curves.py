@@ -59,7 +59,7 @@ def _draw(axes: "Axes", rows: Sequence[Row], places: Sequence[Sequence[float]], 
     high = max(m for mean, _ in curves for m in mean)
     bottom = low - 0.06 * max(high - low, 1)
     for number, (row, (mean, std), cut, x) in enumerate(zip(rows, curves, far, places, strict=True)):
-        start, name = starts[number] if starts else 0, looks.label(row)
+        start, name = starts[number] if starts else 0, looks.label(row, rows)
         look = looks.style(number)
         if any(cut):
             ends = sorted({f"{m:.1f}" for m, is_far in zip(mean, cut) if is_far}, key=float)

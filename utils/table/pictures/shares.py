@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from utils.modes import MODES
-from utils.table.collate import Group, Row
+from utils.table.collate import Group, Row, row_labels
 from utils.table.pictures import style as looks
 from utils.table.pictures.layers import LayerCounts, read_layer_counts
 from utils.table.records import NotUsable
@@ -23,12 +23,12 @@ def read_panels(group: Group) -> tuple[list[Panel], dict[str, list[str]], list[s
     panels: list[Panel] = []
     without: dict[str, list[str]] = {}
     problems = []
-    for row in group.rows:
+    for row, name in zip(group.rows, row_labels(group.rows)):
         if row.runs[0].ratio == "1":
-            without.setdefault("sends all weights of every layer", []).append(row.name)
+            without.setdefault("sends all weights of every layer", []).append(name)
             continue
         if MODES[row.runs[0].mode].kind == "random":
-            without.setdefault("sends the same share of every layer", []).append(row.name)
+            without.setdefault("sends the same share of every layer", []).append(name)
             continue
         try:
             counts = [read_layer_counts(run) for run in row.counted]
@@ -37,7 +37,7 @@ def read_panels(group: Group) -> tuple[list[Panel], dict[str, list[str]], list[s
                 raise NotUsable("its layers are not those of the other runs")
         except NotUsable as reason:
             problems.append(f"{row.name}: no shares by layer: {reason}")
-            without.setdefault("its messages cannot be read, or do not fit", []).append(row.name)
+            without.setdefault("its messages cannot be read, or do not fit", []).append(name)
         else:
             panels.append((row, counts))
     return panels, without, problems
@@ -61,7 +61,7 @@ def layers_figure(group: Group, panels: Sequence[Panel], without: dict[str, list
     for axes, (row, _), panel in zip(all_axes, panels, shares, strict=True):
         sent = [[share or math.nan for share in layer] for layer in panel]
         image = axes.imshow(sent, aspect="auto", cmap="Greys", norm=norm, interpolation="nearest")
-        axes.set_title(looks.label(row).replace("\n", " "), fontsize=9)
+        axes.set_title(looks.label(row, group.rows).replace("\n", " "), fontsize=9)
         step = -(-len(names) // 16)
         axes.set_yticks(range(0, len(names), step), [name.removesuffix(".weight") for name in names[::step]])
     axes.set_xlabel("round")

@@ -2,6 +2,7 @@
 
 import statistics
 import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from utils.table.collate import Row
@@ -55,11 +56,14 @@ def with_commas(value: float, _: int) -> str:
     return f"{value:,g}"
 
 
-def label(row: Row) -> str:
-    """Return what a legend calls a row."""
+def label(row: Row, rows: Sequence[Row]) -> str:
+    """Return what a legend calls a row, one of `rows`: with its epochs where another has the same name and k."""
     ratio = row.runs[0].settings["updating_ratio"]
-    words = f"{row.name}{'' if ratio == 1 else f', k_=_{ratio:g}'} (n_=_{row.n})"
-    return plain("\n".join(line.replace("_=_", " = ") for line in textwrap.wrap(words, 34)))
+    alike = [other for other in rows if (other.name, other.runs[0].ratio) == (row.name, row.runs[0].ratio)]
+    epochs = f", {row.runs[0].epochs}_epochs" if len(alike) > 1 else ""
+    words = f"{row.name}{'' if ratio == 1 else f', k_=_{ratio:g}'}{epochs} (n_=_{row.n})"
+    lines = textwrap.wrap(words, 34)
+    return plain("\n".join(line.replace("_=_", " = ").replace("_epochs", " epochs") for line in lines))
 
 
 def plain(text: str) -> str:

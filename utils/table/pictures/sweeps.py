@@ -31,19 +31,20 @@ def sweep_figure(sweep: Sweep, title: str) -> "Figure":
         curves.setdefault((*row.values[:number], *row.values[number + 1 :]), []).append(row)
     about_bytes = bool(_ABOUT_BYTES & set(sweep.flags))
     figure = looks.new_figure(9 if others else 7.2, 8.2 if about_bytes else 5.6)
-    figure.suptitle(looks.wrapped(title, 90), fontsize=10, parse_math=False)
     above, below, *more = figure.subplots(3 if about_bytes else 2, 1)
     above.sharex(below)
+    # So that the title ends before a legend.
+    above.set_title(looks.wrapped(title, 72), fontsize=10, parse_math=False)
     above.tick_params(labelbottom=False)
     for i, (values, rows) in enumerate(curves.items()):
         rows = sorted(rows, key=lambda row: places.get(row.values[number], 0))
-        look = {"label": looks.plain(", ".join(v for v in values if v != NOT_ITS_OWN)), **looks.style(i)}
+        look = {"label": looks.plain(", ".join(v for v in values if v != NOT_ITS_OWN) or "none"), **looks.style(i)}
         for axes, stats in (
             (above, [row.difference for row in rows]),
             (below, [_times(row.sent("message_bytes"), 1e-3) for row in rows]),
         ):
             known = [(row.values[number], stat) for row, stat in zip(rows, stats) if stat is not None]
-            between = {} if are_numbers or others else {"linestyle": "none"}  # between words there is nothing
+            between = {} if are_numbers else {"linestyle": "none"}  # between words there is nothing
             _bars(axes, [(places[v], stat) for v, stat in known if v in places], {**look, **between})
             for _, stat in (pair for pair in known if pair[0] not in places):  # a method without this flag
                 plain = {name: look[name] for name in ("color", "linestyle", "linewidth", "label")}
