@@ -95,10 +95,7 @@ def show(args: argparse.Namespace) -> None:
 
 def replay(args: argparse.Namespace) -> None:
     """Rebuild the node from a run's initial network and all its messages; check fingerprints and the run's records."""
-    messages, promises = message_files(args.run), Promises.of(args.run)
-    promises.check_kinds(messages)
-    node = EdgeNode.shipped(args.run / "initial.safetensors", key=_key(args))
-    promises.check_files(messages, node.most_bytes)
+    messages, promises, node = _open_run(args)
     rows = [REPLAY_HEADER, *(replay_row(path.name, _receive(node, path)) for path in messages)]
     promises.check_served(node.serving)
     print(columns(rows, "<>>><<"))
@@ -116,10 +113,7 @@ def catch_up(args: argparse.Namespace) -> int:
 
     Exit status: 0 made, 3 there is nothing that the node missed.
     """
-    messages, promises = message_files(args.run), Promises.of(args.run)
-    promises.check_kinds(messages)
-    node = EdgeNode.shipped(args.run / "initial.safetensors", key=_key(args))
-    promises.check_files(messages, node.most_bytes)
+    messages, _, node = _open_run(args)
     missed = []
     for path in messages:
         if round_of(path) <= args.since:
@@ -152,6 +146,15 @@ def bundle(args: argparse.Namespace) -> None:
     size = sum((args.to / file).stat().st_size for file in files)
     print(*files, sep="\n")
     print(f"{args.to}: {len(files)} files, {size:,} bytes; pip install -r requirements.txt there, Python 3.10 or newer")
+
+
+def _open_run(args: argparse.Namespace) -> tuple[list[Path], Promises, EdgeNode]:
+    """Return a run's messages, checked against its records, and a node as the run ships it."""
+    messages, promises = message_files(args.run), Promises.of(args.run)
+    promises.check_kinds(messages)
+    node = EdgeNode.shipped(args.run / "initial.safetensors", key=_key(args))
+    promises.check_files(messages, node.most_bytes)
+    return messages, promises, node
 
 
 def _named(number: int) -> str:

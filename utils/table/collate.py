@@ -150,6 +150,7 @@ def notes_on(rows: Sequence[Row]) -> list[str]:
     """Return which rows lack seeds that others have, or pairs, and why; and which mix commits."""
     expected = {run.seed for row in rows for run in row.runs}
     lacking, mixing = defaultdict(list), defaultdict(list)
+    versions = defaultdict(lambda: defaultdict(list))  # of a user's file: which rows are of which
     for row, label in zip(rows, row_labels(rows)):
         missing = sorted(expected - {run.seed for run in row.runs})
         reasons = [f"{_seeds(missing)} missing"] if missing else []
@@ -169,13 +170,11 @@ def notes_on(rows: Sequence[Row]) -> list[str]:
         if len(own) > 1:
             some = {name for sources in own for name, digest in sources if any((name, digest) not in o for o in own)}
             mixing[printable(f"made by several versions of {', '.join(sorted(some))}")].append(label)
-    versions = defaultdict(lambda: defaultdict(list))  # of a user's file: which rows are of which
-    for row, label in zip(rows, row_labels(rows)):
         for name, digest in sorted({source for run in row.counted for source in run.own_sources}):
             if name.endswith(".py"):
                 versions[name][digest].append(label)
     for name, by_digest in versions.items():
-        if len(by_digest) > 1:
+        if len({tuple(labels) for labels in by_digest.values()}) > 1:  # else one row has them all, and says so
             apart = " against ".join(map(" / ".join, by_digest.values()))
             mixing[printable(f"made by different versions of {name}")].append(apart)
     return [
