@@ -227,6 +227,18 @@ def test_rows_are_named_by_what_is_not_the_default(tmp_path, capsys):
     ]  # fmt: skip
 
 
+def test_rows_are_in_the_order_of_their_numbers(tmp_path, capsys):
+    for budget in (16000, 2000, 4000, 32000, 8000):
+        make_run(tmp_path, "dpu", 1, [0.5], byte_budget=budget, updating_ratio=1.0)
+    for ratio, lr in ((0.5, 0.002), (0.5, 0.01), (0.05, 0.01), (0.1, 0.002)):
+        make_run(tmp_path, "rpu", 1, [0.5], updating_ratio=ratio, lr=lr)
+    rows = [(row["method"], row["k"]) for row in rows_of(capsys, tmp_path)]
+    assert rows == [
+        *((f"DPU, byte_budget {budget}", "") for budget in (2000, 4000, 8000, 16000, 32000)),
+        ("RPU, lr 0.002", "0.1"), ("RPU, lr 0.002", "0.5"), ("RPU, lr 0.01", "0.05"), ("RPU, lr 0.01", "0.5"),
+    ]  # fmt: skip
+
+
 def test_published_figures_stand_only_beside_their_setting(tmp_path, capsys):
     make_run(tmp_path, "dpu", 1, [0.5], dataset_size_subseq=5000)
     make_run(tmp_path, "dpu", 1, [0.5], dataset_size_subseq=5000, updating_ratio=0.01)

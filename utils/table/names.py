@@ -1,5 +1,6 @@
 """What a row of the table is called: its method, and every setting that is not that of the paper's row."""
 
+import re
 from functools import cache
 from typing import Any
 
@@ -48,10 +49,13 @@ def row_key(record: Record) -> tuple:
 
 
 def rank(key: tuple) -> tuple:
-    """Sort key for `row_key`s: rows as the paper's table has them, then others."""
-    method = key[0].split(",")[0]
+    """Sort key for `row_key`s: rows as the paper's table has them, then others; numbers in names by their size."""
+    name, *others = key
+    method = name.split(",")[0]
     methods = list(paper.ROWS)
-    return methods.index(method) if method in methods else len(methods), method, key[0] != method, key
+    place = methods.index(method) if method in methods else len(methods)
+    words = [float(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+(?:\.\d+)?)", name))]
+    return place, method, name != method, words, name, others
 
 
 def published(record: Record) -> float | None:
