@@ -51,6 +51,22 @@ def test_accuracy_curves_and_bands_by_hand(two_seeds):
     assert "(%)" in axes.get_ylabel() and axes.get_xlabel()
 
 
+@pytest.mark.parametrize("curves", [1, 4, 40])
+@pytest.mark.parametrize("figure_of", [accuracy_figure, bytes_figure])
+def test_a_legend_has_room_for_all_its_names(tmp_path, curves, figure_of):
+    for number in range(curves):
+        settings = {"byte_budget": 1000 * (number + 1), "updating_ratio": 1.0, "value_bits": "auto"}
+        make_run(tmp_path, "dpu", 1, [0.50, 0.75], **settings)
+    make_run(tmp_path, "same_init", 1, [0.75, 0.80])
+    figure = figure_of(group_in(tmp_path))
+    figure.canvas.draw()
+    (legend,), whole = figure.legends, figure.bbox
+    box = legend.get_window_extent()
+    assert whole.x0 <= box.x0 < box.x1 <= whole.x1 and whole.y0 <= box.y0 < box.y1 <= whole.y1
+    assert len(legend.get_texts()) == curves + 1
+    assert figure.get_figheight() < 1.2 * max(4.8, box.height / figure.dpi), "no higher than it must be"
+
+
 def test_runs_of_other_epochs_are_told_apart(tmp_path):
     for epochs in (30, 60):
         make_run(tmp_path, "rpu", 1, [0.5], num_epochs=epochs)

@@ -16,6 +16,7 @@ _COLORS = ("#000000", "#7b3294", "#1b7837", "#d95f02", "#2166ac", "#8c510a", "#e
 _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*")
 _MOST_MARKERS = 30  # of a curve
+_POINTS, _LINE, _BETWEEN = 9, 1.3, 0.5  # of a legend: the size of its letters, and in these a line and a space
 
 
 def new_figure(width: float, height: float) -> "Figure":
@@ -32,9 +33,16 @@ def add_grid(axes: "Axes") -> None:
 
 
 def add_legend(figure: "Figure", title: str | None, *curves: list) -> None:
-    """Name the curves (all, or those given) beside the axes: between them there is no place that is always free."""
-    looks = {"frameon": False, "fontsize": 9, "title_fontsize": 9, "handlelength": 4, "alignment": "left"}
-    figure.legend(*curves, loc="outside right upper", title=title, **looks)
+    """Name the curves (all, or those given) beside the axes: between them there is no place that is always free.
+
+    The figure becomes as high as the names need.
+    """
+    looks = {"frameon": False, "fontsize": _POINTS, "title_fontsize": _POINTS, "handlelength": 4, "alignment": "left"}
+    legend = figure.legend(*curves, loc="outside right upper", title=title, labelspacing=_BETWEEN, **looks)
+    names = [text.get_text() for text in (legend.get_title(), *legend.get_texts())]
+    lines = sum(name.count("\n") + 1 for name in names)
+    inches = _POINTS / 72 * (_LINE * lines + _BETWEEN * len(names) + 2)
+    figure.set_figheight(max(figure.get_figheight(), inches))
 
 
 def style(number: int) -> dict:
