@@ -65,13 +65,12 @@ class Books:
         whose = state.pop("run", None)
         digest = state.pop("rows", None)
         code = state.pop("code", None)
-        if whose != self.folder.path.name:
-            problem = f"is of another run ({whose})"
-            raise CheckpointError(f"{self._checkpoints.latest} {problem}: start anew with --overwrite")
-        suits = fits(state, Schema(self.config["layers"]))
-        self._check_code(code, suits)
+        same = whose == self.folder.path.name
+        suits = same and fits(state, Schema(self.config["layers"]))
+        if same:
+            self._check_code(code, suits)
         if not suits:
-            problem = "lacks what this run needs"
+            problem = "lacks what this run needs" if same else f"is of another run ({whose})"
             raise CheckpointError(f"{self._checkpoints.latest} {problem}: start anew with --overwrite")
         # The rows of the rounds that the checkpoint knows; what rounds.csv has beyond them was never saved.
         count = state["edge"]["next_round"]
