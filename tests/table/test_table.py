@@ -191,6 +191,22 @@ def test_precision_is_in_the_title_and_messages_may_differ(tmp_path, capsys):
     assert rows_of(capsys, tmp_path)[0]["difference_mean"] == "-25"
 
 
+def test_what_all_rows_share_is_in_the_title(tmp_path, capsys):
+    shared = {"lr": 0.02, "hidden_sizes": [8, 8], "train_batch_size": 32}
+    make_run(tmp_path, "dpu", 1, [0.5], **shared, value_bits=4)
+    make_run(tmp_path, "rpu", 1, [0.5], **shared)
+    assert "RPU, lr 0.02, train_batch_size 32  " in table_of(capsys, tmp_path), "with nothing to compare"
+    make_run(tmp_path, "same_init", 1, [0.75], **shared)
+    lines = table_of(capsys, tmp_path).splitlines()
+    assert " ".join(lines[:2]).startswith("mnist, mlp 8-8, lr 0.02, train_batch_size 32: 1,000 samples")
+    assert [line.split("  ")[0] for line in lines[5:8]] == ["DPU, value_bits 4", "RPU", "FU"]
+    assert [row["method"] for row in rows_of(capsys, tmp_path)] == [  # which has no titles
+        f"{row}, lr 0.02, train_batch_size 32" for row in ("DPU, value_bits 4", "RPU", "FU")
+    ]
+    make_run(tmp_path, "same_init", 1, [0.75], hidden_sizes=[8, 8])
+    assert "\nFU, lr 0.02" in table_of(capsys, tmp_path) and "\nFU  " in table_of(capsys, tmp_path)
+
+
 def test_rows_say_which_commits_made_them(tmp_path, capsys):
     make_run(tmp_path, "dpu", 1, [0.5], commits=("a" * 40, "b" * 40 + "+changes"))
     make_run(tmp_path, "same_init", 1, [0.5], commits=("a" * 40,))
@@ -413,6 +429,7 @@ def test_committed_runs_name_no_place_on_a_machine():
     ("runs --nosuch", "unrecognized arguments: --nosuch"),
     ("runs --format pdf", "argument --format: invalid choice: 'pdf'"),
     ("runs --seeds 1 2", "--seeds goes with --run or --ablate"),
+    ("--ablate lamda 0 1 --side_by_side", "--side_by_side goes with run folders"),
     ("runs --jobs 2", "--jobs goes with --run or --ablate"),
     ("runs --out file", "--out is file, but file is a file: name a folder"),
     ("runs --export file/x", "--export is file/x, but file is a file: name a folder"),

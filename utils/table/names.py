@@ -18,6 +18,11 @@ _NOT_AS_FLAGS = {"reinitialize", "signed", "rewind_fixing_ratio"}  # they have w
 
 def row_name(record: Record) -> str:
     """Return what the row is called that `record` belongs in: its method, and every setting that is not the paper's."""
+    return ", ".join(name_parts(record))
+
+
+def name_parts(record: Record) -> list[str]:
+    """Return the method of `record`, then every setting that is not that of the paper's row."""
     mode, settings = record.mode, record.settings
     criterion = settings.get("criterion")
     parts, usual = [printable(label_of(criterion)) if criterion else MODES[mode].row or mode], _usual(mode)
@@ -40,7 +45,7 @@ def row_name(record: Record) -> str:
             continue  # which is always full
         if settings[name] != usual.get(name) and settings[name] not in (flag.before if flag else ()):
             parts.append(printable(f"{name} {_as_written(settings[name])}"))
-    return ", ".join(parts)
+    return parts
 
 
 def row_key(record: Record) -> tuple:
@@ -60,16 +65,21 @@ def rank(key: tuple) -> tuple:
 
 def published(record: Record) -> float | None:
     """Return the paper's figure beside `record` if all that is known of the paper's setting is as there, else None."""
+    as_there = record.dataset == paper.DATASETS.get(record.settings["model"])
+    return published_of(row_name(record), record) if as_there else None
+
+
+def published_of(name: str, record: Record) -> float | None:
+    """Return the paper's figure for row `name`, whatever the data, if model, k and epochs are the paper's, else None."""
     settings, model = record.settings, record.settings["model"]
     known = (
         model in paper.PUBLISHED
-        and record.dataset == paper.DATASETS[model]
         and settings.get("width", 1) == 1
         and not settings.get("image_size")
         and settings["updating_ratio"] == paper.updating_ratio(model)
         and record.share_of_recipe == 1
     )
-    return paper.PUBLISHED[model].get(row_name(record)) if known else None
+    return paper.PUBLISHED[model].get(name) if known else None
 
 
 def _as_written(value: Any) -> Any:

@@ -21,6 +21,7 @@ from utils.table.pictures.plots import save_plots
 from utils.table.pictures.sweeps import sweep_figure
 from utils.table.records import NotUsable, Record, read_bytes
 from utils.table.render import describe_group, render, render_sweep, sweep_title
+from utils.table.side_by_side import render_side_by_side
 
 FORMATS = {"text": "table.txt", "markdown": "table.md", "csv": "table.csv"}  # and the files that hold them
 _PLACES = {name for flag in FLAGS.values() if flag.place for name in (flag.name, *ALIASES.get(flag.name, ()))}
@@ -33,7 +34,7 @@ def present(args: Namespace, records: Sequence[Record], left_out: Sequence[str])
     left_out = [*left_out, *doubles]
     if args.format == "csv":  # which has no place for them
         _note(f"left out: {line}" for line in left_out)
-    rendered = partial(render, groups, left_out)
+    rendered = partial(render_side_by_side if args.side_by_side else render, groups, left_out)
     print(rendered(args.format))
     if args.rounds:
         for group in groups:

@@ -17,7 +17,7 @@ PUBLISHED = {
     "vgg": {"DPU": 0.33, "GCPU": -1.51, "RPU": -11.35, "Pruning": -4.35},
     "resnet56": {"DPU": -0.42, "GCPU": -3.87, "RPU": -7.78, "Pruning": -2.35},
 }
-_UNKNOWN = {"mlp": ", layers of the MLP", "vgg": " (1,000 and 1,000 are an example in its authors' README)"}
+_UNKNOWN = {"vgg": " (1,000 and 1,000 are an example for VGG in its authors' README)", "mlp": ", layers of the MLP"}
 
 
 def updating_ratio(model: str) -> float:
@@ -25,9 +25,10 @@ def updating_ratio(model: str) -> float:
     return DEFAULTS[model][3]
 
 
-def what_is_known(model: str) -> str:
-    """Return which facts of the setting behind the published figures are known, and which are not."""
+def what_is_known(*models: str) -> str:
+    """Return which facts of the setting behind the published figures of `models` are known, and which are not."""
+    unknown = "".join(more for model, more in _UNKNOWN.items() if model in models)
     return (
         "paper: the difference to FU that it publishes; known of its setting: data, model, k, optimizer, epochs, "
-        f"lambda 0.5; not known: sample sizes, rounds, seeds{_UNKNOWN.get(model, '')}"
+        f"lambda 0.5; not known: sample sizes, rounds, seeds{unknown}"
     )

@@ -38,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("folders", nargs="*", metavar="RUN_FOLDER", help=folders)
     g = parser.add_argument_group("output")
     g.add_argument("--format", choices=FORMATS, default="text", help="of what is printed")
+    g.add_argument("--side_by_side", action="store_true", help="a column for each table: difference to full updating")
     g.add_argument("--rounds", action="store_true", help="the accuracy of every round behind the table")
     link = "how long messages are on the air: bits a second, or with the bytes of a frame for the message and beside it"
     g.add_argument("--link", type=link_of, metavar="RATE[/PAYLOAD/OVERHEAD]", help=link)
@@ -110,6 +111,8 @@ def _sweep(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     rest = [piece for piece in pieces if flag_of(piece) not in tables]
     if args.folders or (args.run and args.ablate):
         parser.error("give one of run folders, --run and --ablate")
+    if args.side_by_side:
+        parser.error("--side_by_side goes with run folders")
     if args.run and args.mode:
         parser.error("--mode goes with --ablate; --run has all rows of the paper's table")
     _check_places(args)

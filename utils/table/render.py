@@ -72,8 +72,8 @@ def _values(row: Row, is_full: bool) -> list[str]:
 
 
 def describe_group(group: Group) -> str:
-    """Return data, model, sizes and rounds in words."""
-    return f"{_joined(_describe_data(group.example))}: {_describe_rounds(group.example)}"
+    """Return data, model, what else all rows share, sizes and rounds in words."""
+    return f"{_joined([*_describe_data(group.example), *group.shared])}: {_describe_rounds(group.example)}"
 
 
 def _describe_rounds(run: Record) -> str:
@@ -96,7 +96,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     """Return the table's cells of a row, in the order of _HEADER."""
     difference = "" if row.is_full else "-"
     if row.difference and not row.is_full:
-        difference = _with_std(row.difference, "+.2f")
+        difference = with_std(row.difference, "+.2f")
     return (
         row.name,
         row.runs[0].ratio,
@@ -104,7 +104,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         str(row.n),
         difference,
         "" if row.published is None else f"{row.published:+.2f}",
-        _with_std(row.served, ".2f"),
+        with_std(row.served, ".2f"),
         *(_ratio(row, kind) for kind in ("message_bytes", "formula_bytes")),
     )
 
@@ -125,9 +125,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]], form: str, lead
     columns = [column for column in zip(header, *rows) if any(column[1:])]
     header, *rows = zip(*columns)
     if form == "markdown":
-        rule = ["---", *["---:"] * (len(header) - 1)]
-        lines = [header, rule, *([_escaped(cell) for cell in row] for row in rows)]
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        return markdown_table(header, rows)
     cut = header.index("bytes / FU")  # where the table is divided if it is too wide
     sizes = [max(map(len, column)) + 2 for column in columns]
     lines = []
@@ -143,6 +141,12 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]], form: str, lead
     )
 
 
+def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    body = [[_escaped(cell.replace("\n", " ")) for cell in line] for line in (header, *lines)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (body[0], rule, *body[1:]))
+
+
 def left_aligned(header: Sequence[str], lines: Sequence[Sequence[str]], lead: int = 1) -> str:
     """Return a table whose first `lead` columns go to the left."""
     return aligned(header, lines, align="<" * lead + ">" * (len(header) - lead), width=WIDTH)
@@ -154,11 +158,15 @@ def _escaped(cell: str) -> str:
 
 def _part(title: str, table: str, notes: Sequence[str], form: str, more: str | None = None) -> str:
     """Return a table between its title, with `more` below it, and its notes."""
+    return "\n\n".join([heading(title, form, more), table, *([as_notes(notes, form)] if notes else [])])
+
+
+def heading(title: str, form: str, more: str | None = None) -> str:
+    """Return a table's title, with `more` below it."""
     more = [more] if more else []
-    heading = as_notes([title, *more], form)
     if form == "markdown":
-        heading = "\n\n".join([f"### {_escaped(title)}", *([as_notes(more, form)] if more else [])])
-    return "\n\n".join([heading, table, *([as_notes(notes, form)] if notes else [])])
+        return "\n\n".join([f"### {_escaped(title)}", *([as_notes(more, form)] if more else [])])
+    return as_notes([title, *more], form)
 
 
 def as_notes(notes: Sequence[str], form: str) -> str:
@@ -184,7 +192,7 @@ def _csv(groups: Sequence[Group], flags: Sequence[str] = ()) -> str:
             sizes = (run.settings["dataset_size_init"], run.settings["dataset_size_subseq"], len(run.rows))
             seeds = " ".join(str(counted.seed) for counted in row.counted)
             writer.writerow([
-                inert(run.dataset), describe_model(run), *sizes, inert(row.name),
+                inert(run.dataset), describe_model(run), *sizes, inert(", ".join([row.name, *group.shared])),
                 "" if run.ratio == "-" else run.settings["updating_ratio"],
                 run.epochs, row.n, seeds, *_numbers(row.difference),
                 "" if row.published is None else row.published, *_numbers(row.served),
@@ -201,7 +209,7 @@ def _numbers(stat: Stat | None) -> list[str]:
     return ["" if value is None else f"{value:.6g}" for value in (stat.mean, stat.std)]
 
 
-def _with_std(stat: Stat, form: str) -> str:
+def with_std(stat: Stat, form: str) -> str:
     """Return mean and deviation; one that rounds to zero is 0, without decimals that it does not have."""
     if stat.std is None:
         return f"{stat.mean:{form}}"
@@ -217,4 +225,4 @@ def _ratio(row: Row, kind: str) -> str:
     if stat is None or not math.isfinite(stat.mean):
         return "-"
     decimals = 2 - math.floor(math.log10(stat.mean)) if stat.mean > 0 else 0
-    return _with_std(stat, f".{min(max(decimals, 0), 6)}f")
+    return with_std(stat, f".{min(max(decimals, 0), 6)}f")

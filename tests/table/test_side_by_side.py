@@ -1,0 +1,75 @@
+"""Several tables as the columns of one, worked out by hand."""
+
+import pytest
+
+from tests.made_up_runs import make_run
+from tests.table.test_table import rows_of, table_of
+
+
+@pytest.fixture
+def three_tables(tmp_path):
+    """MNIST with two seeds, VGG with one, ResNet56 on data that are not the paper's, at another learning rate."""
+    mnist, vgg, resnet = tmp_path / "1", tmp_path / "2", tmp_path / "3"
+    for seed, served in ((1, 0.5), (2, 0.625)):
+        make_run(mnist, "dpu", seed, [served])  # 25 and 15 points below
+        make_run(mnist, "dpu", seed, [served + 0.125], value_bits=4, updating_ratio=0.032)
+        make_run(mnist, "same_init", seed, [0.75 + (seed - 1) / 40])
+    make_run(mnist, "rpu", 2, [0.75])
+    common = {"dataset": "cifar10", "model": "vgg", "augment": True, "precision": "bf16"}
+    make_run(vgg, "dpu", 1, [0.625], updating_ratio=0.01, **common)
+    make_run(vgg, "pruning", 1, [0.5], updating_ratio=0.01, **common)
+    make_run(vgg, "same_init", 1, [0.5], **common)
+    common |= {"model": "resnet56", "lr": 0.02, "num_epochs": 100}
+    make_run(resnet, "dpu", 1, [0.5], updating_ratio=0.1, **common)
+    make_run(resnet, "gcpu", 1, [0.25], updating_ratio=0.1, **{**common, "num_epochs": 30})
+    make_run(resnet, "same_init", 1, [0.5], **common)
+    return mnist, vgg, resnet
+
+
+def test_columns_by_hand(three_tables, capsys):
+    # -25 and -15: mean -20, deviation 10 / sqrt(2) = 7.07. GCPU of ResNet56 has fewer epochs: no pair.
+    title, *tables, notes = table_of(capsys, *three_tables, "--side_by_side").split("\n\n")
+    assert title == "served test accuracy less that of full updating, points, average over rounds"
+    assert tables[0].splitlines() == [
+        "                                    mnist         cifar10",
+        "method                                mlp  paper      vgg  paper",
+        "--------------------------  -------------  -----  -------  -----",
+        "DPU                         -20.00 ± 7.07  -0.17   +12.50  +0.33",
+        "DPU, value_bits 4, k 0.032   -7.50 ± 7.07",
+        "GCPU",
+        "RPU                                 -2.50  -4.04",
+        "Pruning                                             +0.00  -4.35",
+        "FU serves, %                 76.25 ± 1.77           50.00",
+    ]
+    assert [" ".join(line.split()) for line in tables[1].splitlines()] == [  # which would be wider than 80
+        "cifar10 paper,", "method resnet56 cifar100", "-------------------------- -------- --------",
+        "DPU +0.00 -0.42", "DPU, value_bits 4, k 0.032", "GCPU -", "RPU", "Pruning", "FU serves, % 50.00",
+    ]  # fmt: skip
+    lines = notes.replace("\n  ", " ").splitlines()
+    assert lines[0] == "mnist, mlp 512-512: 1,000 samples, 1,000 more each round, 1 round, k 0.005, 1 to 2 seeds"
+    assert lines[1] == "mnist mlp: RPU: n = 1: seed 1 missing"
+    assert lines[3].startswith("cifar10, resnet56, bf16, lr 0.02: ") and lines[3].endswith(", k 0.1, 1 seed")
+    assert "for VGG in its authors' README), layers of the MLP" in lines[5]
+    markdown = table_of(capsys, *three_tables, "--side_by_side", "--format", "markdown").splitlines()
+    assert "| RPU | -2.50 | -4.04 |  |  |  |  |" in markdown
+    assert rows_of(capsys, *three_tables, "--side_by_side") == rows_of(capsys, *three_tables)
+
+
+def test_tables_of_the_same_data_and_model_are_numbered(tmp_path, capsys):
+    for sizes in (1000, 5000):
+        for epochs in (30, 10):
+            make_run(tmp_path, "dpu", 1, [0.5], dataset_size_subseq=sizes, num_epochs=epochs)
+        make_run(tmp_path, "same_init", 1, [0.6], dataset_size_subseq=sizes)
+    lines = table_of(capsys, tmp_path, "--side_by_side").splitlines()
+    assert lines[2].split() == ["(1)", "mnist", "(2)", "mnist"]
+    assert [line.split("  ")[0] for line in lines[5:8]] == ["DPU, 20 epochs", "DPU, 60 epochs", "FU serves, %"]
+    assert [line[:4] for line in lines if "more each round" in line] == ["(1) ", "(2) "]
+
+
+def test_many_tables_fit_80_columns(three_tables, capsys, tmp_path):
+    for width in (0.25, 0.5, 0.75):
+        for seed in (1, 2):
+            make_run(tmp_path / "4", "dpu", seed, [0.5 + seed / 70], dataset="cifar10", model="vgg", width=width)
+            make_run(tmp_path / "4", "same_init", seed, [0.6], dataset="cifar10", model="vgg", width=width)
+    text = table_of(capsys, *three_tables, tmp_path / "4", "--side_by_side")
+    assert max(map(len, text.splitlines())) <= 80 and text.count("\nmethod  ") > 1
