@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from utils.modes import REFERENCE
@@ -148,15 +148,18 @@ def make_row(name: str, runs: list[Record], fulls: Sequence[Record]) -> Row:
     return row
 
 
-def row_labels(rows: Sequence[Row]) -> list[str]:
-    """Return the rows' names, with k and epochs where others have the same."""
-    names = [row.name for row in rows]
-    for describe in (lambda run: f"k {run.ratio}", lambda run: f"{run.epochs} epochs"):
-        count = Counter(names)
-        names = [
-            f"{name}, {describe(row.runs[0])}" if count[name] > 1 else name for name, row in zip(names, rows)
-        ]
-    return names
+def row_labels(rows: Sequence[Row], says_k: Callable[[Row], bool] | None = None, as_k: str = "k {}") -> list[str]:
+    """Return names of `rows` that differ: with k where `says_k`, else where others have the same name; with epochs where
+    others have the same k, too.
+    """
+    count = Counter(row.name for row in rows)
+    says_k = says_k or (lambda row: count[row.name] > 1)
+    names = [f"{row.name}, {as_k.format(row.runs[0].ratio)}" if says_k(row) else row.name for row in rows]
+    alike = Counter((row.name, row.runs[0].ratio) for row in rows)
+    return [
+        f"{name}, {row.runs[0].epochs} epochs" if alike[row.name, row.runs[0].ratio] > 1 else name
+        for name, row in zip(names, rows)
+    ]
 
 
 def notes_on(rows: Sequence[Row]) -> list[str]:

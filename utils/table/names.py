@@ -70,7 +70,7 @@ def published(record: Record) -> float | None:
 
 
 def published_of(name: str, record: Record) -> float | None:
-    """Return the paper's figure for row `name`, whatever the data, if model, k and epochs are the paper's, else None."""
+    """Return the paper's figure for row `name`, whatever the data, if model, k and epochs are the paper's."""
     settings, model = record.settings, record.settings["model"]
     known = (
         model in paper.PUBLISHED

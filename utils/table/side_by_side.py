@@ -6,7 +6,7 @@ from itertools import chain
 
 from utils.system.terminal import aligned
 from utils.table import paper
-from utils.table.collate import Group, Row
+from utils.table.collate import Group, Row, row_labels
 from utils.table.names import published_of, rank
 from utils.table.render import WIDTH, as_notes, describe_group, heading, left_aligned, markdown_table, render, with_std
 
@@ -61,14 +61,8 @@ def _heads(groups: Sequence[Group]) -> list[str]:
 
 def _by_label(group: Group) -> dict[str, Row]:
     """Return a table's rows by name, with k where most rows have another, with epochs where names are the same."""
-    usual, names = {"-", _usual_k(group)}, []
-    for row in group.rows:
-        ratio = row.runs[0].ratio
-        names.append(row.name if row.is_full or ratio in usual else f"{row.name}, k {ratio}")
-    count = Counter(names)
-    labels = [
-        f"{name}, {row.runs[0].epochs} epochs" if count[name] > 1 else name for name, row in zip(names, group.rows)
-    ]
+    usual = {"-", _usual_k(group)}
+    labels = row_labels(group.rows, lambda row: not row.is_full and row.runs[0].ratio not in usual)
     return {_FULL if label == "FU" else label: row for label, row in zip(labels, group.rows)}
 
 

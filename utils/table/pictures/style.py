@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from utils.table.collate import Row
+from utils.table.collate import Row, row_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,12 +66,9 @@ def with_commas(value: float, _: int) -> str:
 
 def label(row: Row, rows: Sequence[Row]) -> str:
     """Return what a legend calls a row, one of `rows`: with its epochs where another has the same name and k."""
-    ratio = row.runs[0].settings["updating_ratio"]
-    alike = [other for other in rows if (other.name, other.runs[0].ratio) == (row.name, row.runs[0].ratio)]
-    epochs = f", {row.runs[0].epochs}_epochs" if len(alike) > 1 else ""
-    words = f"{row.name}{'' if ratio == 1 else f', k_=_{ratio:g}'}{epochs} (n_=_{row.n})"
-    lines = textwrap.wrap(words, 34)
-    return plain("\n".join(line.replace("_=_", " = ").replace("_epochs", " epochs") for line in lines))
+    labels = row_labels(rows, lambda other: other.runs[0].ratio not in ("-", "1"), as_k="k_=_{}")
+    lines = textwrap.wrap(f"{labels[rows.index(row)]} (n_=_{row.n})", 34)
+    return plain("\n".join(line.replace("_=_", " = ") for line in lines))
 
 
 def plain(text: str) -> str:
