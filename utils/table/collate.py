@@ -149,8 +149,8 @@ def make_row(name: str, runs: list[Record], fulls: Sequence[Record]) -> Row:
 
 
 def row_labels(rows: Sequence[Row], says_k: Callable[[Row], bool] | None = None, as_k: str = "k {}") -> list[str]:
-    """Return names of `rows` that differ: with k where `says_k`, else where others have the same name; with epochs where
-    others have the same k, too.
+    """Return names of `rows` that differ: with k where `says_k`, else where others have the same name, and with epochs
+    where others have the same k, too.
     """
     count = Counter(row.name for row in rows)
     says_k = says_k or (lambda row: count[row.name] > 1)
