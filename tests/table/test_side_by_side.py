@@ -31,8 +31,9 @@ def test_columns_by_hand(three_tables, capsys):
     title, *tables, notes = table_of(capsys, *three_tables, "--side_by_side").split("\n\n")
     assert title == "served test accuracy less that of full updating, points, average over rounds"
     assert tables[0].splitlines() == [
-        "                                    mnist         cifar10",
-        "method                                mlp  paper      vgg  paper",
+        "                                    mnist",
+        "                                      mlp         cifar10",
+        "method                            512-512  paper      vgg  paper",
         "--------------------------  -------------  -----  -------  -----",
         "DPU                         -20.00 ± 7.07  -0.17   +12.50  +0.33",
         "DPU, value_bits 4, k 0.032   -7.50 ± 7.07",
@@ -47,7 +48,7 @@ def test_columns_by_hand(three_tables, capsys):
     ]  # fmt: skip
     lines = notes.replace("\n  ", " ").splitlines()
     assert lines[0] == "mnist, mlp 512-512: 1,000 samples, 1,000 more each round, 1 round, k 0.005, 1 to 2 seeds"
-    assert lines[1] == "mnist mlp: RPU: n = 1: seed 1 missing"
+    assert lines[1] == "mnist mlp 512-512: RPU: n = 1: seed 1 missing"
     assert lines[3].startswith("cifar10, resnet56, bf16, lr 0.02: ") and lines[3].endswith(", k 0.1, 1 seed")
     assert "for VGG in its authors' README), layers of the MLP" in lines[5]
     markdown = table_of(capsys, *three_tables, "--side_by_side", "--format", "markdown").splitlines()
@@ -62,8 +63,50 @@ def test_tables_of_the_same_data_and_model_are_numbered(tmp_path, capsys):
         make_run(tmp_path, "same_init", 1, [0.6], dataset_size_subseq=sizes)
     lines = table_of(capsys, tmp_path, "--side_by_side").splitlines()
     assert lines[2].split() == ["(1)", "mnist", "(2)", "mnist"]
-    assert [line.split("  ")[0] for line in lines[5:8]] == ["DPU, 20 epochs", "DPU, 60 epochs", "FU serves, %"]
+    assert [line.split("  ")[0] for line in lines[6:9]] == ["DPU, 20 epochs", "DPU, 60 epochs", "FU serves, %"]
     assert [line[:4] for line in lines if "more each round" in line] == ["(1) ", "(2) "]
+
+
+def test_rows_of_full_updating_are_accuracies_and_come_last(tmp_path, capsys):
+    make_run(tmp_path, "dpu", 1, [0.5], value_bits=4)
+    make_run(tmp_path, "last_round", 1, [0.7])  # k = 1, as full updating, but of these there is one
+    make_run(tmp_path, "lcpu", 1, [0.5], reinitialize=True)
+    make_run(tmp_path, "same_init", 1, [0.6], value_bits=4)
+    make_run(tmp_path, "same_init", 1, [0.625])
+    lines = table_of(capsys, tmp_path, "--side_by_side").splitlines()
+    assert [line.split("  ")[0] for line in lines[6:11]] == [
+        "DPU, value_bits 4", "FU last_round", "LCPU", "FU serves, %", "FU, value_bits 4 serves, %",
+    ]  # fmt: skip
+    assert [line.split()[-1] for line in lines[6:11]] == ["-10.00", "+7.50", "-12.50", "62.50", "60.00"]
+    assert "1 round, k 0.005, 1 seed" in " ".join(map(str.strip, lines))
+
+
+def test_the_paper_s_k_is_the_usual_one(tmp_path, capsys):
+    for ratio in (0.01, 0.02, 0.01, 0.005):
+        make_run(tmp_path, "dpu", 1, [0.5], updating_ratio=ratio)
+    make_run(tmp_path, "rpu", 1, [0.5], updating_ratio=0.01)
+    make_run(tmp_path, "same_init", 1, [0.5])
+    names = [line.split("  ")[0] for line in table_of(capsys, tmp_path, "--side_by_side").splitlines()]
+    assert names[6:11] == ["DPU", "DPU, k 0.01", "DPU, k 0.02", "RPU, k 0.01", "FU serves, %"]
+
+
+@pytest.mark.parametrize("other, shown", [
+    ({}, True), ({"lr": 0.02}, True), ({"value_bits": 4}, False), ({"train_batch_size": 32}, False),
+    ({"num_epochs": 7}, False), ({"width": 0.5}, False),
+])  # fmt: skip
+def test_on_other_data_the_paper_s_figures_stand_beside_its_method_and_model(tmp_path, capsys, other, shown):
+    common = {"dataset": "cifar10", "model": "resnet56", "augment": True, "num_epochs": 100, **other}
+    make_run(tmp_path, "dpu", 1, [0.5], updating_ratio=0.1, **common)
+    make_run(tmp_path, "same_init", 1, [0.5], **common)
+    text = table_of(capsys, tmp_path, "--side_by_side")
+    assert ("cifar100" in text, "-0.42" in text) == (shown, shown)
+
+
+def test_heads_of_odd_names_do_nothing(tmp_path, capsys):
+    for epochs in (1, 2):  # of one length, told apart by their rounds
+        make_run(tmp_path, "dpu", 1, [0.5] * epochs, dataset="my (small) set.npz", model="/some/where/a\x1b[31m|.py:Net")
+    text = table_of(capsys, tmp_path, "--side_by_side")
+    assert "\x1b" not in text and "/some" not in text and "(1) my (small) set, a" in text
 
 
 def test_many_tables_fit_80_columns(three_tables, capsys, tmp_path):

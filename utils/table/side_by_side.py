@@ -1,5 +1,6 @@
 """Several tables as the columns of one: a row for each method, and the paper's figures beside ours."""
 
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
@@ -7,11 +8,12 @@ from itertools import chain
 from utils.system.terminal import aligned
 from utils.table import paper
 from utils.table.collate import Group, Row, row_labels
-from utils.table.names import published_of, rank
+from utils.table.names import name_parts, published_of, rank
+from utils.table.pairing import describe_model
 from utils.table.render import WIDTH, as_notes, describe_group, heading, left_aligned, markdown_table, render, with_std
 
 _TITLE = "served test accuracy less that of full updating, points, average over rounds"
-_FULL = "FU serves, %"
+_SERVES = " serves, %"  # what the row of full updating shows
 
 
 def render_side_by_side(groups: Sequence[Group], left_out: Sequence[str], form: str) -> str:
@@ -19,20 +21,20 @@ def render_side_by_side(groups: Sequence[Group], left_out: Sequence[str], form: 
     if form == "csv":
         return render(groups, left_out, form)
     columns = [_by_label(group) for group in groups]
-    labels = sorted({label for column in columns for label in column} - {_FULL}, key=lambda label: rank((label,)))
-    labels += [_FULL] if any(_FULL in column for column in columns) else []
+    full = {label: row.is_full for column in columns for label, row in column.items()}
+    labels = sorted(full, key=lambda label: (full[label], rank((label.removesuffix(_SERVES),))))
     blocks, notes, models = [], [], set()
-    for group, head, column in zip(groups, _heads(groups), columns):
-        block = [[head, *(_ours(column[label]) if label in column else "" for label in labels)]]
+    for group, (number, head), column in zip(groups, _heads(groups), columns):
+        block = [[number + head, *(_ours(column[label]) if label in column else "" for label in labels)]]
         figures = [_papers(column[label]) if label in column else "" for label in labels]
-        model, number = group.example.settings["model"], head[: head.find(")") + 1]
         if any(figures):
+            model = group.example.settings["model"]
             data = paper.DATASETS[model]
             block.append(["paper" if group.example.dataset == data else f"paper,\n{data}", *figures])
             models.add(model)
         blocks.append(block)
-        notes.append(f"{number} {_setting(group)}".lstrip())
-        notes += [f"{number or head}: {note}".replace("\n", " ") for note in group.notes]
+        notes.append(f"{number}{_setting(group)}")
+        notes += [f"{number.strip() or head}: {note}".replace("\n", " ") for note in group.notes]
     notes += [paper.what_is_known(*models)] if models else []
     notes += [f"left out: {line}" for line in left_out]
     return "\n\n".join([heading(_TITLE, form), *_tables(["method", *labels], blocks, form), as_notes(notes, form)])
@@ -46,30 +48,34 @@ def _tables(first: Sequence[str], blocks: Sequence[list[Sequence[str]]], form: s
     parts = [[]]
     for block in blocks:
         header, *lines = zip(first, *chain(*parts[-1]), *block)
-        if parts[-1] and len(aligned(header, lines).partition("\n")[0]) > WIDTH:
+        if parts[-1] and max(map(len, aligned(header, lines).split("\n"))) > WIDTH:
             parts.append([])
         parts[-1].append(block)
     return [left_aligned(header, lines) for header, *lines in (zip(first, *chain(*part)) for part in parts)]
 
 
-def _heads(groups: Sequence[Group]) -> list[str]:
-    """Return data and model of each table, after a number where others have the same."""
-    heads = [f"{group.example.dataset}\n{group.example.settings['model']}" for group in groups]
-    count = Counter(heads)
-    return [f"({number}) {head}" if count[head] > 1 else head for number, head in enumerate(heads, start=1)]
+def _heads(groups: Sequence[Group]) -> list[tuple[str, str]]:
+    """Return of each table a number, if two have the same data and model, and data and model."""
+    heads = ["\n".join([g.example.dataset, *textwrap.wrap(describe_model(g.example), 10)]) for g in groups]
+    alike = len(set(heads)) < len(heads)
+    return [(f"({number}) " if alike else "", head) for number, head in enumerate(heads, start=1)]
 
 
 def _by_label(group: Group) -> dict[str, Row]:
-    """Return a table's rows by name, with k where most rows have another, with epochs where names are the same."""
-    usual = {"-", _usual_k(group)}
-    labels = row_labels(group.rows, lambda row: not row.is_full and row.runs[0].ratio not in usual)
-    return {_FULL if label == "FU" else label: row for label, row in zip(labels, group.rows)}
+    """Return a table's rows by name, with k where it is not the usual one, with epochs where names are the same."""
+    usual, rows = {"-", "1", _usual_k(group)}, {}
+    for row, label in zip(group.rows, row_labels(group.rows, lambda row: row.runs[0].ratio not in usual)):
+        label += _SERVES if row.is_full else ""
+        rows[f"{label} ({len(rows)})" if label in rows else label] = row  # two k may be written alike
+    return rows
 
 
 def _usual_k(group: Group) -> str | None:
-    """Return the k that most rows of a table have."""
-    count = Counter(row.runs[0].ratio for row in group.rows if row.runs[0].ratio != "-" and not row.is_full)
-    return count.most_common(1)[0][0] if count else None
+    """Return the paper's k if a row of the table has it, else that of most rows; of methods that update a share."""
+    count = Counter(row.runs[0].ratio for row in group.rows if row.runs[0].ratio not in ("-", "1"))
+    model = group.example.settings["model"]
+    papers = f"{paper.updating_ratio(model):g}" if model in paper.PUBLISHED else None
+    return papers if papers in count else max(count, key=count.get, default=None)
 
 
 def _ours(row: Row) -> str:
@@ -79,9 +85,10 @@ def _ours(row: Row) -> str:
 
 
 def _papers(row: Row) -> str:
-    run = row.runs[0]
-    on_its_data = run.dataset == paper.DATASETS.get(run.settings["model"])
-    figure = row.published if on_its_data else published_of(row.name, run)
+    """Return the paper's figure for a row; on other data than the paper's the learning rate may differ, too."""
+    run, figure = row.runs[0], row.published
+    if run.dataset != paper.DATASETS.get(run.settings["model"]):
+        figure = published_of(", ".join(part for part in name_parts(run) if not part.startswith("lr ")), run)
     return "" if figure is None else f"{figure:+.2f}"
 
 
