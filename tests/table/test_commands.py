@@ -14,9 +14,9 @@ from utils.run.flags import FLAGS
 from utils.run.options import parse
 from utils.system.errors import UsageError
 from utils.table.ablation import _takes, ablation_commands, describe_epochs
-from utils.table.by_round import seconds_on_air
 from utils.table.commands import paper_commands, parser_of, split_flags
 from utils.table.program import main
+from utils.table.views import seconds_on_air
 
 
 def of_paper(model, flags="", seeds=("1",)):

@@ -13,7 +13,6 @@ from utils.system.errors import UsageError
 from utils.system.figures import save_figure
 from utils.system.files import write_atomic
 from utils.system.references import label_of
-from utils.table.by_round import render_link, render_rounds
 from utils.table.collate import Sweep, collate
 from utils.table.commands import flag_of, split_flags, value_of
 from utils.table.pictures.layers import FILE, as_csv, read_layer_counts
@@ -21,7 +20,7 @@ from utils.table.pictures.plots import save_plots
 from utils.table.pictures.sweeps import sweep_figure
 from utils.table.records import NotUsable, Record, read_bytes
 from utils.table.render import describe_group, render, render_sweep, sweep_title
-from utils.table.side_by_side import render_side_by_side
+from utils.table.views import render_link, render_rounds, render_side_by_side
 
 FORMATS = {"text": "table.txt", "markdown": "table.md", "csv": "table.csv"}  # and the files that hold them
 _PLACES = {name for flag in FLAGS.values() if flag.place for name in (flag.name, *ALIASES.get(flag.name, ()))}
