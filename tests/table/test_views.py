@@ -1,9 +1,12 @@
-"""Several tables as the columns of one, worked out by hand."""
+"""Several tables as the columns of one, worked out by hand, and the titles of sweeps."""
 
 import pytest
 
 from tests.made_up_runs import make_run
 from tests.table.test_table import rows_of, table_of
+from utils.table.collate import Row, Sweep
+from utils.table.records import read_record
+from utils.table.render import sweep_title
 
 
 @pytest.fixture
@@ -116,3 +119,15 @@ def test_many_tables_fit_80_columns(three_tables, capsys, tmp_path):
             make_run(tmp_path / "4", "same_init", seed, [0.6], dataset="cifar10", model="vgg", width=width)
     text = table_of(capsys, *three_tables, tmp_path / "4", "--side_by_side")
     assert max(map(len, text.splitlines())) <= 80 and text.count("\nmethod  ") > 1
+
+
+def test_a_sweep_s_title_says_what_all_its_runs_share(tmp_path):
+    def title(*runs):
+        rows = [Row("", [read_record(make_run(tmp_path, mode, 1, [0.5], **settings))]) for mode, settings in runs]
+        return sweep_title(Sweep(("flag",), rows, [], []))
+
+    end = "mnist, mlp 512-512, 1,000 samples, 1,000 more each round, 1 round"
+    four, five = ({"updating_ratio": k, "value_bits": 4} for k in (0.01, 0.02))
+    assert title(("dpu", four), ("dpu", five)) == f"flag: DPU, value_bits 4, {end}"
+    assert title(("dpu", four), ("rpu", five)) == f"flag: value_bits 4, {end}"
+    assert title(("dpu", {"lamda": 0.1}), ("dpu", {"lamda": 0.2})) == f"flag: DPU, k 0.005, {end}"
