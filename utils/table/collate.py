@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from utils.modes import REFERENCE
 from utils.system.terminal import printable
-from utils.table.names import name_parts, published, rank, row_key
+from utils.table.names import common, name_parts, published, rank, row_key
 from utils.table.pairing import Pair, describe_model, find_pair
 from utils.table.records import Record
 
@@ -77,7 +77,7 @@ class Group:
 
     rows: list[Row]
     notes: list[str]
-    shared: tuple[str, ...] = ()  # settings that are not usual and that all rows have: no row's name says them
+    shared: Sequence[str] = ()  # settings that are not usual and that all rows have: no row's name says them
 
     @property
     def example(self) -> Record:
@@ -115,25 +115,21 @@ def collate(records: Sequence[Record]) -> tuple[list[Group], list[str]]:
             runs[record.seed] = record
     groups = []
     for methods in tables.values():
-        rows = []
-        for key in sorted(methods, key=rank):
-            row = make_row(key[0], list(methods[key].values()), fulls)
-            row.published = published(row.runs[0])
+        rows, same = [], [list(methods[key].values()) for key in sorted(methods, key=rank)]
+        shared = _shared([runs[0] for runs in same])
+        for runs in same:
+            row = make_row(", ".join(part for part in name_parts(runs[0]) if part not in shared), runs, fulls)
+            row.published = published(runs[0])
             rows.append(row)
-        shared = take_shared(rows)
         groups.append(Group(rows, notes_on(rows), shared))
     return groups, left_out
 
 
-def take_shared(rows: Sequence[Row]) -> tuple[str, ...]:
-    """Take the settings that all rows have, full updating among them, out of the rows' names; return these."""
-    parts = [name_parts(row.runs[0]) for row in rows]
-    if len(rows) == 1 or not any(row.is_full for row in rows):
-        return ()
-    shared = tuple(part for part in parts[0][1:] if all(part in others[1:] for others in parts))
-    for row, (method, *settings) in zip(rows, parts):
-        row.name = ", ".join([method, *(part for part in settings if part not in shared)])
-    return shared
+def _shared(runs: Sequence[Record]) -> list[str]:
+    """Return the settings that all rows' `runs` have; none if there is one row, or none of full updating."""
+    if len(runs) == 1 or not any(run.mode == REFERENCE for run in runs):
+        return []
+    return common([name_parts(run)[1:] for run in runs])
 
 
 def make_row(name: str, runs: list[Record], fulls: Sequence[Record]) -> Row:

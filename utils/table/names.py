@@ -1,6 +1,7 @@
 """What a row of the table is called: its method, and every setting that is not that of the paper's row."""
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -48,6 +49,12 @@ def name_parts(record: Record) -> list[str]:
     return parts
 
 
+def common(parts: Sequence[Sequence[str]]) -> list[str]:
+    """Return which parts of names all have, in the order of the first."""
+    first, *others = parts
+    return [part for part in first if all(part in other for other in others)]
+
+
 def row_key(record: Record) -> tuple:
     """Return what the runs of one row share."""
     return row_name(record), record.settings["updating_ratio"], record.steps, record.epochs
@@ -65,13 +72,14 @@ def rank(key: tuple) -> tuple:
 
 def published(record: Record) -> float | None:
     """Return the paper's figure beside `record` if all that is known of the paper's setting is as there, else None."""
-    as_there = record.dataset == paper.DATASETS.get(record.settings["model"])
-    return published_of(row_name(record), record) if as_there else None
+    return published_for_any_data(record) if record.dataset == paper.DATASETS.get(record.settings["model"]) else None
 
 
-def published_of(name: str, record: Record) -> float | None:
-    """Return the paper's figure for row `name`, whatever the data, if model, k and epochs are the paper's."""
+def published_for_any_data(record: Record) -> float | None:
+    """Return the same, whatever the data; if they are not the paper's, the learning rate may differ, too."""
     settings, model = record.settings, record.settings["model"]
+    other_data = record.dataset != paper.DATASETS.get(model)
+    name = ", ".join(part for part in name_parts(record) if not (other_data and part.startswith("lr ")))
     known = (
         model in paper.PUBLISHED
         and settings.get("width", 1) == 1

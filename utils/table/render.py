@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from utils.system.terminal import aligned, inert, printable
 from utils.table import paper
 from utils.table.collate import Group, Row, Stat, Sweep
-from utils.table.names import name_parts
+from utils.table.names import common, name_parts
 from utils.table.pairing import describe_model
 from utils.table.records import Record
 
@@ -55,9 +55,8 @@ def render_sweep(sweep: Sweep, form: str) -> str:
 def sweep_title(sweep: Sweep) -> str:
     """Return in words what a sweep varies and what all its runs share."""
     runs = [row.runs[0] for row in sweep.rows]
-    first, *others = map(name_parts, runs)
     facts = [
-        {_joined(part for part in first if all(part in parts for parts in others))},
+        {_joined(common([name_parts(run) for run in runs]))},
         {f"k {run.ratio}" for run in runs if run.ratio != "-"},
         *map(set, zip(*map(_describe_data, runs))),
         {_describe_rounds(run) for run in runs},

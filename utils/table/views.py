@@ -10,7 +10,7 @@ from itertools import chain
 from utils.system.terminal import aligned
 from utils.table import paper
 from utils.table.collate import Group, Row, row_labels
-from utils.table.names import name_parts, published_of, rank
+from utils.table.names import published_for_any_data, rank
 from utils.table.pairing import describe_model
 from utils.table.render import WIDTH, as_notes, describe_group, heading, left_aligned, markdown_table, render, with_std
 
@@ -27,8 +27,8 @@ def render_side_by_side(groups: Sequence[Group], left_out: Sequence[str], form: 
     labels = sorted(full, key=lambda label: (full[label], rank((label.removesuffix(_SERVES),))))
     blocks, notes, models = [], [], set()
     for group, (number, head), column in zip(groups, _heads(groups), columns):
-        block = [[number + head, *(_ours(column[label]) if label in column else "" for label in labels)]]
-        figures = [_papers(column[label]) if label in column else "" for label in labels]
+        rows = [column.get(label) for label in labels]
+        block, figures = [[number + head, *map(_ours, rows)]], [*map(_papers, rows)]
         if any(figures):
             model = group.example.settings["model"]
             data = paper.DATASETS[model]
@@ -80,17 +80,16 @@ def _usual_k(group: Group) -> str | None:
     return papers if papers in count else max(count, key=count.get, default=None)
 
 
-def _ours(row: Row) -> str:
+def _ours(row: Row | None) -> str:
+    if row is None:
+        return ""
     if row.is_full:
         return with_std(row.served, ".2f")
     return with_std(row.difference, "+.2f") if row.difference else "-"
 
 
-def _papers(row: Row) -> str:
-    """Return the paper's figure for a row; on other data than the paper's the learning rate may differ, too."""
-    run, figure = row.runs[0], row.published
-    if run.dataset != paper.DATASETS.get(run.settings["model"]):
-        figure = published_of(", ".join(part for part in name_parts(run) if not part.startswith("lr ")), run)
+def _papers(row: Row | None) -> str:
+    figure = None if row is None else published_for_any_data(row.runs[0])
     return "" if figure is None else f"{figure:+.2f}"
 
 
