@@ -44,10 +44,13 @@ def test_columns_by_hand(three_tables, capsys):
         "RPU                                 -2.50  -4.04",
         "Pruning                                             +0.00  -4.35",
         "FU serves, %                 76.25 ± 1.77           50.00",
+        "order as the paper's                   no             yes",
+        "sign as the paper's                2 of 2          1 of 2",
     ]
     assert [" ".join(line.split()) for line in tables[1].splitlines()] == [  # which would be wider than 80
         "cifar10 paper,", "method resnet56 cifar100", "-------------------------- -------- --------",
         "DPU +0.00 -0.42", "DPU, value_bits 4, k 0.032", "GCPU -", "RPU", "Pruning", "FU serves, % 50.00",
+        "order as the paper's", "sign as the paper's 0 of 1",
     ]  # fmt: skip
     lines = notes.replace("\n  ", " ").splitlines()
     assert lines[0] == "mnist, mlp 512-512: 1,000 samples, 1,000 more each round, 1 round, k 0.005, 1 to 2 seeds"
@@ -57,6 +60,27 @@ def test_columns_by_hand(three_tables, capsys):
     markdown = table_of(capsys, *three_tables, "--side_by_side", "--format", "markdown").splitlines()
     assert "| RPU | -2.50 | -4.04 |  |  |  |  |" in markdown
     assert rows_of(capsys, *three_tables, "--side_by_side") == rows_of(capsys, *three_tables)
+
+
+@pytest.mark.parametrize("dpu, gcpu, order, sign", [
+    (0.5, 0.4, "yes", "2 of 2"), (0.4, 0.5, "no", "2 of 2"), (0.5, 0.5, "no", "2 of 2"),  # 0.6 is full updating's
+    (0.7, 0.5, "yes", "1 of 2"), (0.6, 0.7, "no", "0 of 2"),
+])  # fmt: skip
+def test_agreement_with_the_paper_by_hand(tmp_path, capsys, dpu, gcpu, order, sign):
+    make_run(tmp_path, "dpu", 1, [dpu])  # the paper: -0.17
+    make_run(tmp_path, "gcpu", 1, [gcpu])  # -0.72
+    make_run(tmp_path, "dpu", 1, [0.1], value_bits=4)  # which it does not have
+    make_run(tmp_path, "same_init", 1, [0.6])
+    lines = table_of(capsys, tmp_path, "--side_by_side").splitlines()
+    assert [" ".join(line.split()) for line in lines if line.endswith(("yes", "no", "of 2"))] == [
+        f"order as the paper's {order}", f"sign as the paper's {sign}",
+    ]  # fmt: skip
+
+
+def test_without_figures_of_the_paper_s_there_is_no_agreement(tmp_path, capsys):
+    make_run(tmp_path, "dpu", 1, [0.5], value_bits=4)
+    make_run(tmp_path, "same_init", 1, [0.6])
+    assert "paper" not in table_of(capsys, tmp_path, "--side_by_side")
 
 
 def test_tables_of_the_same_data_and_model_are_numbered(tmp_path, capsys):

@@ -5,7 +5,7 @@ import statistics
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, pairwise
 
 from utils.system.terminal import aligned
 from utils.table import paper
@@ -16,6 +16,7 @@ from utils.table.render import WIDTH, as_notes, describe_group, heading, left_al
 
 _TITLE = "served test accuracy less that of full updating, points, average over rounds"
 _SERVES = " serves, %"  # what the row of full updating shows
+_AGREEMENT = ("order as the paper's", "sign as the paper's")
 
 
 def render_side_by_side(groups: Sequence[Group], left_out: Sequence[str], form: str) -> str:
@@ -28,17 +29,20 @@ def render_side_by_side(groups: Sequence[Group], left_out: Sequence[str], form: 
     blocks, notes, models = [], [], set()
     for group, (number, head), column in zip(groups, _heads(groups), columns):
         rows = [column.get(label) for label in labels]
-        block, figures = [[number + head, *map(_ours, rows)]], [*map(_papers, rows)]
+        block, figures = [[number + head, *map(_ours, rows), *_agreement(rows)]], [*map(_papers, rows)]
         if any(figures):
             model = group.example.settings["model"]
             data = paper.DATASETS[model]
-            block.append(["paper" if group.example.dataset == data else f"paper,\n{data}", *figures])
+            block.append(["paper" if group.example.dataset == data else f"paper,\n{data}", *figures, "", ""])
             models.add(model)
         blocks.append(block)
         notes.append(f"{number}{_setting(group)}")
         notes += [f"{number.strip() or head}: {note}".replace("\n", " ") for note in group.notes]
     notes += [paper.what_is_known(*models)] if models else []
     notes += [f"left out: {line}" for line in left_out]
+    labels += _AGREEMENT
+    if not models:  # nothing to agree with
+        labels, blocks = labels[:-2], [[column[:-2] for column in block] for block in blocks]
     return "\n\n".join([heading(_TITLE, form), *_tables(["method", *labels], blocks, form), as_notes(notes, form)])
 
 
@@ -91,6 +95,15 @@ def _ours(row: Row | None) -> str:
 def _papers(row: Row | None) -> str:
     figure = None if row is None else published_for_any_data(row.runs[0])
     return "" if figure is None else f"{figure:+.2f}"
+
+
+def _agreement(rows: Sequence[Row | None]) -> tuple[str, str]:
+    """Return whether the rows with a figure of the paper's are in its order, and how many of them have its sign."""
+    pairs = [(published_for_any_data(row.runs[0]), row.difference.mean) for row in rows if row and row.difference]
+    pairs = sorted((papers, ours) for papers, ours in pairs if papers is not None)
+    same = all(low < high for (_, low), (_, high) in pairwise(pairs))
+    signs = sum(papers * ours > 0 for papers, ours in pairs)
+    return ("yes" if same else "no") if len(pairs) > 1 else "", f"{signs} of {len(pairs)}" if pairs else ""
 
 
 def _setting(group: Group) -> str:
