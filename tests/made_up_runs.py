@@ -11,7 +11,7 @@ SETTINGS = {
     "batch_norm": False, "updating_ratio": 0.005, "lamda": None, "value_bits": 32, "lr": 0.005,
     "train_batch_size": 128, "precision": "fp32", "threads": 1, "output_dir": "elsewhere", "reinitialize": False,
 }  # fmt: skip
-TWO_STEPS = ("dpu", "gcpu", "lcpu", "pruning")
+TWO_STEPS = ("dpu", "gcpu", "lcpu", "pruning", "lamp")
 
 
 def make_run(

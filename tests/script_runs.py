@@ -47,6 +47,7 @@ RUNS = {
     "last_round": (multiround_fu, "--mode last_round"),
     "diff_init": (multiround_fu, "--mode diff_init"),
     "pruning": (multiround_fu, "--mode pruning --pruning_ratio 0.2"),
+    "lamp": (multiround_fu, "--mode lamp --pruning_ratio 0.2 --rewind_fixing_ratio 0.5"),
 }
 NUM_WEIGHTS = 64 * 24 + 24 * 10
 

@@ -128,6 +128,10 @@ class PlainRound:
             gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(F.cross_entropy(model(x), y), weights)]))
         return torch.stack(gradients)
 
+    def lamp(self, w):
+        """Each square over all in its layer that are as large or larger; no two are equal here."""
+        return torch.stack([square / (w**2)[w**2 >= square].sum() for square in w**2])
+
     def partial(self, mode, lamda=0.5):
         at_start = self.gradients_at_start() if mode in ("fisher", "snip") else torch.zeros(1)
         self.epochs(FULL_UPDATING)
@@ -140,6 +144,7 @@ class PlainRound:
             "lcpu": c_local,
             "pruning": w_f.abs(),
             "magnitude": w_f.abs(),
+            "lamp": torch.cat([self.lamp(w.detach().flatten()) for w in self.weights]),
             "movement": torch.cat([m.flatten() for m in self.movement]),
             "fisher": (at_start**2).sum(0),
             "snip": (at_start.mean(0) * start).abs(),
@@ -148,7 +153,7 @@ class PlainRound:
         masks = self.masks_of(selected)
         with torch.no_grad():
             for w, mask, old in zip(self.weights, masks, self.start, strict=True):
-                w.copy_(torch.where(mask, w, torch.zeros_like(old) if mode == "pruning" else old))
+                w.copy_(torch.where(mask, w, torch.zeros_like(old) if MODES[mode].kind == "pruned" else old))
         self.offer(strict=False)
         self.epochs(SPARSE_FINE_TUNING, masks, choose=True)
         return selected
@@ -177,7 +182,7 @@ def test_partial_update_equals_the_plain_algorithm(mode, recipe):
     untouched = torch.ones(training.flat.num_weights, dtype=torch.bool)
     untouched[training.selected] = False
     now, start = training.best[: len(untouched)], training.start[: len(untouched)]
-    expected = torch.zeros_like(start) if mode == "pruning" else start
+    expected = torch.zeros_like(start) if MODES[mode].kind == "pruned" else start
     assert torch.equal(now[untouched], expected[untouched])
     assert not torch.equal(now[~untouched], start[~untouched])
 

@@ -44,7 +44,7 @@ def test_counts_of_updated_weights(results):
         assert counts[name] == {int(0.25 * NUM_WEIGHTS)}
     assert counts["rpu"] == {round(0.5 * 64 * 24) + round(0.5 * 240)}
     assert counts["same_init"] == {NUM_WEIGHTS}
-    assert counts["pruning"] == {int(0.2 * NUM_WEIGHTS)}
+    assert counts["pruning"] == counts["lamp"] == {int(0.2 * NUM_WEIGHTS)}
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from utils.message.masks import draw_mask, sizes_within
-from utils.pruning_scores import fisher, magnitude, snip
+from utils.pruning_scores import fisher, lamp, magnitude, snip
 from utils.rewinding import num_selected
 
 if TYPE_CHECKING:
@@ -131,6 +131,7 @@ CRITERIA = {
     "global": Criterion(lambda e: global_contribution(e.weights, e.start)),
     "local": Criterion(lambda e: e.accumulated, accumulates=LocalContribution),
     "magnitude": Criterion(lambda e: magnitude(e.weights)),
+    "lamp": Criterion(lambda e: lamp(e.weights, e.layer())),
     "fisher": Criterion(lambda e: e.at_start(fisher)),
     "movement": Criterion(lambda e: e.accumulated, accumulates=Movement),
     "snip": Criterion(lambda e: snip(e.start, e.at_start(lambda gradients: gradients.mean()))),

@@ -65,6 +65,7 @@ MODES = {
     "pruning": Mode(
         FU, "initial", "pruned", score="magnitude", row="Pruning", paper="--pruning_ratio K --rewind_fixing_ratio 0.8"
     ),
+    "lamp": Mode(FU, "initial", "pruned", score="lamp", row="Pruning, LAMP"),
 }
 
 

@@ -5,6 +5,7 @@ Each is a vector over the I weights of the network; the larger, the more a weigh
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -17,6 +18,22 @@ def magnitude(weights: Tensor) -> Tensor:
     Han et al., "Learning both Weights and Connections for Efficient Neural Networks", NeurIPS 2015.
     """
     return weights.abs()
+
+
+def lamp(weights: Tensor, layer: Tensor) -> Tensor:
+    """Return `w_f**2` over the sum of the squares in its layer that are as large or larger, (I,): of each layer's
+    largest weight 1. Among equals the first counts as the smallest.
+
+    layer  (I,) int64 ascending, which layer each weight is of
+
+    Lee et al., "Layer-adaptive Sparsity for the Magnitude-based Pruning", ICLR 2021.
+    """
+    scores = []
+    for squares in weights.square().split(torch.bincount(layer).tolist()):
+        ascending, order = squares.sort(stable=True)
+        as_large = ascending.flip(0).cumsum(0).flip(0)
+        scores.append(torch.empty_like(squares).scatter_(0, order, (ascending / as_large).nan_to_num(0.0)))
+    return torch.cat(scores)
 
 
 def fisher(at_start: "SampleGradients") -> Tensor:

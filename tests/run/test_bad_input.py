@@ -119,7 +119,7 @@ FLAGS = [
     ("fu", "--updating_ratio 0.1", f"{UNKNOWN}updating_ratio 0.1"),
     ("dpu", "--pruning_ratio 0.1", f"{UNKNOWN}pruning_ratio 0.1"),
     *[
-        ("fu", f"--mode {mode} --pruning_ratio 0.1", f"--pruning_ratio is for --mode pruning, not {mode}")
+        ("fu", f"--mode {mode} --pruning_ratio 0.1", f"--pruning_ratio is for --mode pruning and lamp, not {mode}")
         for mode in ("same_init", "last_round", "diff_init")
     ],
     ("dpu", "--reinit", f"{UNKNOWN}reinit"),
@@ -158,6 +158,7 @@ FLAGS = [
     ("fu", "--deploy full", f"{UNKNOWN}deploy full"),
     ("rpu", "--deploy whole", "--deploy: invalid choice: 'whole' (choose from"),
     ("rpu", "--deploy partial --deploy_sparsity 0.5", "--deploy is partial, but --deploy_sparsity is 0.5, and a sparse network is trained and sent as a whole: leave one out"),
+    ("fu", "--mode lamp --deploy_sparsity 0.5", "--deploy_sparsity is not for --mode lamp, which chooses its own"),
     ("fu", "--mode pruning --deploy_sparsity 0.5", "--deploy_sparsity is not for --mode pruning, which chooses its own nonzero weights in every round: leave it out"),
     # 1 of 300,032 weights stays after int(0.999999 * 300032) = 300031 are pruned; layers of 512 and 80 keep at most 3 of 592
     ("dpu", "--deploy_sparsity 0.999999", "--updating_ratio is 0.005, which selects none of 1 deployed weights: give more"),

@@ -176,9 +176,11 @@ def test_pruning_is_in_steps_and_one_shot_is_another_row(tmp_path, capsys):
     make_run(tmp_path, "same_init", 1, [0.5])
     for fixing_ratio in (0.8, 1.0, 0.5):
         make_run(tmp_path, "pruning", 1, [0.5], rewind_fixing_ratio=fixing_ratio)
+    make_run(tmp_path, "lamp", 1, [0.5], rewind_fixing_ratio=0.8)
     rows = rows_of(capsys, tmp_path)
     assert [(row["method"], row["published"], row["difference_mean"]) for row in rows] == [
-        ("Pruning", "-1.45", "0"), ("Pruning, one-shot", "", "0"), ("Pruning, rewind_fixing_ratio 0.5", "", "0"),
+        ("Pruning", "-1.45", "0"), ("Pruning, LAMP", "", "0"), ("Pruning, one-shot", "", "0"),
+        ("Pruning, rewind_fixing_ratio 0.5", "", "0"),
         ("FU", "", "0"),
     ]  # fmt: skip
 

@@ -99,9 +99,10 @@ def _check_ratio(settings: dict[str, Any]) -> None:
         settings["updating_ratio"] = settings["updating_ratio"] or default
         return
     mode, ratio = settings["mode"], settings["pruning_ratio"]
-    if mode != "pruning" and ratio is not None:
-        raise UsageError(f"--pruning_ratio is for --mode pruning, not {mode}: leave it out")
-    settings["updating_ratio"] = (ratio or default) if mode == "pruning" else 1.0
+    pruned = MODES[mode].kind == "pruned"
+    if ratio is not None and not pruned:
+        raise UsageError(f"--pruning_ratio is for --mode pruning and lamp, not {mode}: leave it out")
+    settings["updating_ratio"] = (ratio or default) if pruned else 1.0
 
 
 def _check_budget(settings: dict[str, Any]) -> None:
@@ -157,8 +158,8 @@ def choose_deployment(flags: dict[str, Any]) -> dict[str, Any]:
     Raises ValueError, in one line, for flags that contradict each other or that the mode ignores.
     """
     sparsity, how = flags["deploy_sparsity"], flags.get("deploy")
-    if sparsity and flags["mode"] == "pruning":
-        chosen = "--mode pruning, which chooses its own nonzero weights in every round"
+    if sparsity and MODES[flags["mode"]].kind == "pruned":
+        chosen = f"--mode {flags['mode']}, which chooses its own nonzero weights in every round"
         raise ValueError(f"--deploy_sparsity is not for {chosen}: leave it out")
     if sparsity and how == "partial":
         whole = "a sparse network is trained and sent as a whole"

@@ -20,11 +20,11 @@ NOT_ITS_OWN = "-"  # in the place of a value: the method has no such flag
 _FOR = {
     "lamda": lambda mode: mode == "dpu",
     "criterion": lambda mode: mode == "criterion",  # dpu with a criterion is that
-    "pruning_ratio": lambda mode: mode == "pruning",
+    "pruning_ratio": lambda mode: MODES[mode].kind == "pruned",
     "byte_budget": lambda mode: MODES[mode].kind != "dense",
     "rewind_fixing_ratio": lambda mode: MODES[mode].two_steps,
-    "deploy_sparsity": lambda mode: mode != "pruning",
-    "deploy_epochs": lambda mode: mode != "pruning",
+    "deploy_sparsity": lambda mode: MODES[mode].kind != "pruned",
+    "deploy_epochs": lambda mode: MODES[mode].kind != "pruned",
 }
 _RUN_ONLY = ("overwrite",)  # what is for the swept runs and not for full updating, which other sweeps use, too
 
