@@ -88,8 +88,8 @@ _REWOUND = (
     "E epochs each time, until as many as the updating ratio says are left"
 )
 _PRUNED = (
-    "pruning: share of the weights still left that each pruning removes; below 1, a round trains and prunes in turn, "
-    "E epochs each time, until as many as the pruning ratio says are left"
+    "pruning, lamp: share of the weights still left that each pruning removes; below 1, a round trains and prunes in "
+    "turn, E epochs each time, until as many as the pruning ratio says are left"
 )
 _DEFAULT_OF = {name: value for parameters in PARAMETERS.values() for name, value in parameters.items()}
 
@@ -128,8 +128,8 @@ _FLAGS = (
          scripts=(DPU,), named=False, before=(None,)),
     Flag("updating_ratio", "method", types.ratio, f"share of the weights that a round updates {_RATIOS}", metavar="K",
          scripts=(DPU, RPU), named=False),
-    Flag("pruning_ratio", "method", types.ratio, f"pruning: share of the weights that stay and are sent {_RATIOS}",
-         metavar="K", scripts=(FU,), named=False),
+    Flag("pruning_ratio", "method", types.ratio,
+         f"pruning, lamp: share of the weights that stay and are sent {_RATIOS}", metavar="K", scripts=(FU,), named=False),
     Flag("byte_budget", "method", types.byte_count,
          {script: f"most bytes of a message, such as 16000, 16k or 16KiB, in place of --{name}_ratio"
           for script, name in ((DPU, "updating"), (RPU, "updating"), (FU, "pruning"))}, metavar="N", before=(None,)),
