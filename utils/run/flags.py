@@ -129,7 +129,8 @@ _FLAGS = (
     Flag("updating_ratio", "method", types.ratio, f"share of the weights that a round updates {_RATIOS}", metavar="K",
          scripts=(DPU, RPU), named=False),
     Flag("pruning_ratio", "method", types.ratio,
-         f"pruning, lamp: share of the weights that stay and are sent {_RATIOS}", metavar="K", scripts=(FU,), named=False),
+         f"pruning, lamp: share of the weights that stay and are sent {_RATIOS}", metavar="K", scripts=(FU,),
+         named=False),
     Flag("byte_budget", "method", types.byte_count,
          {script: f"most bytes of a message, such as 16000, 16k or 16KiB, in place of --{name}_ratio"
           for script, name in ((DPU, "updating"), (RPU, "updating"), (FU, "pruning"))}, metavar="N", before=(None,)),
