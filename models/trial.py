@@ -1,7 +1,9 @@
 """What a network of a user's must be, tried before any work: tensors that can be sent, passes that can be repeated."""
 
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -70,7 +72,8 @@ def _check_tensors(network: nn.Module, what: str) -> None:
 def _try_passes(network: nn.Module, images: Tensor, num_classes: int, what: str) -> set[str]:
     size = "x".join(map(str, images.shape[1:]))
     network.eval()
-    with faults_named(f"{what}, on images of {size}"), torch.inference_mode(), _unchanged(network, what):
+    layer = partial(_layer_in, network)
+    with faults_named(f"{what}, on images of {size}", layer), torch.inference_mode(), _unchanged(network, what):
         first, second, one = network(images), network(images), network(images[:1])
     _check_output(first, (2, num_classes), what)
     _check_output(one, (1, num_classes), what)
@@ -78,7 +81,7 @@ def _try_passes(network: nn.Module, images: Tensor, num_classes: int, what: str)
         raise UsageError(f"{what}: two passes in eval mode over the same images gave different outputs")
     before = {name: buffer.clone() for name, buffer in network.named_buffers()}
     network.train()
-    with faults_named(f"{what}, in training on images of {size}"):
+    with faults_named(f"{what}, in training on images of {size}", layer):
         output = network(images)
         _check_output(output, (2, num_classes), what)
         F.cross_entropy(output, torch.tensor([0, num_classes - 1])).backward()
@@ -94,6 +97,17 @@ def _try_passes(network: nn.Module, images: Tensor, num_classes: int, what: str)
             way = "give its BatchNorm a momentum" if "num_batches_tracked" in name else "messages carry float32 alone"
             raise UsageError(f"{what}: buffer {name} is {buffer.dtype} and changes in training: {way}")
     return {name for name in changing if network.get_buffer(name).dtype == torch.float32}
+
+
+def _layer_in(network: nn.Module, error: BaseException) -> str:
+    """Return in words which layer of the network an error came from, the innermost; empty if from none."""
+    names = {id(module): name for name, module in network.named_modules() if name}
+    asked = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    inner = [module for module in asked if id(module) in names]
+    if not inner:
+        return ""
+    first, *_ = str(inner[-1]).splitlines()
+    return f"layer {names[id(inner[-1])]}, {first.rstrip('(')}: "
 
 
 @contextmanager

@@ -383,6 +383,10 @@ REFUSED = {
     ),
     "shape": (returning("nn.Flatten()"), "returns torch.float32 of shape (2, 64) for 2 images: it must return a tensor"),
     "one image": (module(forward="x = x.squeeze()"), "net.py, line 11, in forward: RuntimeError: mat1"),
+    "in a layer": (
+        returning("nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(63, num_classes)))"),
+        "on images of 1x8x8: layer 1.0, Linear(in_features=63, out_features=10, bias=True): RuntimeError: mat1 and",
+    ),
     "a tuple": (module(forward="return (x,)"), "returns a tuple for 2 images"),
     "infinite": (module(forward="x = x / 0"), "returns values that are not finite"),
     "in forward": (module(forward="x = x.reshape(3, 7)"), "net.py, line 10, in forward: RuntimeError: shape '[3, 7]' is"),

@@ -99,9 +99,10 @@ def source_file(thing: Any) -> Path | None:
 
 
 @contextmanager
-def faults_named(what: str) -> Iterator[None]:
+def faults_named(what: str, where: Callable[[Exception], str] = lambda error: "") -> Iterator[None]:
     """Within, an error becomes a UsageError: `what`, file and line of the user's code, and the error's first line.
 
+    where  what to say in the place of file and line if the error came from none of the user's
     Errors of memory pass: they are nobody's code.
     """
     try:
@@ -111,7 +112,7 @@ def faults_named(what: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         if "memory" in str(error):
             raise
-        raise UsageError(f"{what}: {fault_in(error) or in_words(error)}") from error
+        raise UsageError(f"{what}: {fault_in(error) or where(error) + in_words(error)}") from error
 
 
 def fault_in(error: BaseException) -> str | None:
