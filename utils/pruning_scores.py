@@ -29,11 +29,11 @@ def lamp(weights: Tensor, layer: Tensor) -> Tensor:
     Lee et al., "Layer-adaptive Sparsity for the Magnitude-based Pruning", ICLR 2021.
     """
     scores = []
-    for squares in weights.square().split(torch.bincount(layer).tolist()):
+    for squares in weights.square().cpu().split(torch.bincount(layer).tolist()):  # a GPU sums in any order
         ascending, order = squares.sort(stable=True)
         as_large = ascending.flip(0).cumsum(0).flip(0)
         scores.append(torch.empty_like(squares).scatter_(0, order, (ascending / as_large).nan_to_num(0.0)))
-    return torch.cat(scores)
+    return torch.cat(scores).to(weights.device)
 
 
 def fisher(at_start: "SampleGradients") -> Tensor:
