@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Full updating: each round changes all weights, or keeps only the largest (magnitude pruning)."""
+"""Full updating: each round changes all weights, or keeps only the largest (pruning by magnitude)."""
 
 from typing import TYPE_CHECKING, Any
 

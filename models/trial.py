@@ -106,8 +106,9 @@ def _layer_in(network: nn.Module, error: BaseException) -> str:
     inner = [module for module in asked if id(module) in names]
     if not inner:
         return ""
-    first, *_ = str(inner[-1]).splitlines()
-    return f"layer {names[id(inner[-1])]}, {first.rstrip('(')}: "
+    kind = type(inner[-1])  # torch says its size, too; what a class of the user's says can fail
+    words = str(inner[-1]).splitlines()[0].rstrip("(") if kind.__module__.startswith("torch.") else kind.__name__
+    return f"layer {names[id(inner[-1])]}, {words}: "
 
 
 @contextmanager

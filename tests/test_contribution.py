@@ -67,9 +67,9 @@ def test_magnitude_by_hand():
 
 
 def test_lamp_by_hand():
-    # Squares 9 and 16: 9/25 and 16/16. Squares 4, 1 and 4, of the equal ones the first last: 4/8, 1/9 and 4/4.
+    # Squares 9 and 16: 9/25 and 16/16. Squares 4, 1 and 4, the first of the equal ones the largest: 4/4, 1/9 and 4/8.
     weights, layer = torch.tensor([3.0, -4.0, 2.0, 1.0, -2.0, 0.0]), torch.tensor([0, 0, 2, 2, 2, 3])
-    assert lamp(weights, layer).tolist() == pytest.approx([9 / 25, 1.0, 0.5, 1 / 9, 1.0, 0.0])
+    assert lamp(weights, layer).tolist() == pytest.approx([9 / 25, 1.0, 1.0, 1 / 9, 0.5, 0.0])
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(-9, 9)), min_size=1, max_size=40))
@@ -77,7 +77,7 @@ def test_lamp_against_its_plain_formula(pairs):
     layer, weights = torch.tensor(sorted(pairs)).T
     scores = []
     for i, (number, weight) in enumerate(zip(layer, weights)):
-        as_large = [w**2 for j, w in enumerate(weights) if layer[j] == number and (w**2, j) >= (weight**2, i)]
+        as_large = [w**2 for j, w in enumerate(weights) if layer[j] == number and (w**2, -j) >= (weight**2, -i)]
         scores.append(float(weight**2 / sum(as_large)) if weight else 0.0)
     assert lamp(weights.float(), layer).tolist() == pytest.approx(scores)
 

@@ -49,7 +49,7 @@ def test_sizes_shrink_to_exactly_the_updating_ratio(num_weights, ratio, fixing_r
         before = size
 
 
-def iterate(plain: PlainRound, sizes, lamda=0.5, candidates=None, pruning=False, epochs=None):
+def iterate(plain: PlainRound, sizes, lamda=0.5, candidates=None, pruning=None, epochs=None):
     """DPU or pruning on dense tensors: train, score what is still selected, rewind or zero the others, train on."""
     epochs = epochs or [None] * (len(sizes) + 1)
     alive = list(range(sum(w.numel() for w in plain.weights))) if candidates is None else candidates.tolist()
@@ -60,7 +60,8 @@ def iterate(plain: PlainRound, sizes, lamda=0.5, candidates=None, pruning=False,
         c_local = torch.cat([c.flatten() for c in plain.local])[alive]
         score = lamda * c_global / c_global.sum() + (1 - lamda) * c_local / c_local.sum()
         if pruning:
-            score = torch.cat([w.detach().flatten() for w in plain.weights])[alive].abs()
+            measure = plain.lamp if pruning == "lamp" else torch.abs  # zeros add nothing to sums of squares
+            score = torch.cat([measure(w.detach().flatten()) for w in plain.weights])[alive]
         score = score.tolist()
         best = sorted(range(len(alive)), key=lambda i: (-score[i], i))[:size]
         alive = sorted(alive[i] for i in best)
@@ -109,12 +110,13 @@ def test_total_epochs_are_shared_by_the_steps():
     assert_same(training, plain)
 
 
-def test_iterative_pruning_equals_the_plain_algorithm():
+@pytest.mark.parametrize("mode", ["pruning", "lamp"])
+def test_iterative_pruning_equals_the_plain_algorithm(mode):
     training = make_round(ADAM)
     plain = PlainRound(training)
-    partial_update(training, MODES["pruning"], RATIO, fixing_ratio=0.6)
+    partial_update(training, MODES[mode], RATIO, fixing_ratio=0.6)
     sizes = rewinding_sizes(training.flat.num_weights, RATIO, 0.6)
-    assert training.selected.tolist() == iterate(plain, sizes, pruning=True)
+    assert training.selected.tolist() == iterate(plain, sizes, pruning=mode)
     assert_same(training, plain)
     gone = torch.ones(training.flat.num_weights, dtype=torch.bool)
     gone[training.selected] = False

@@ -1,7 +1,7 @@
 """Which weights reduce the loss most, and which are therefore updated.
 
 All contributions are vectors over the I weights of the network; the larger, the more a weight should be sent.
-Global and local contribution and their combination are the paper's, the other four are criteria of the pruning
+Global and local contribution and their combination are the paper's, the others are criteria of the pruning
 literature (`utils.pruning_scores`). CRITERIA has each by its name; `utils.modes` says which mode selects by which.
 """
 

@@ -21,8 +21,9 @@ def magnitude(weights: Tensor) -> Tensor:
 
 
 def lamp(weights: Tensor, layer: Tensor) -> Tensor:
-    """Return `w_f**2` over the sum of the squares in its layer that are as large or larger, (I,): of each layer's
-    largest weight 1. Among equals the first counts as the smallest.
+    """Return `w_f**2` over the sum of the squares in its layer that are as large or larger, (I,).
+
+    So the largest of each layer has 1, whatever its size. Of equals the first counts as the largest.
 
     layer  (I,) int64 ascending, which layer each weight is of
 
@@ -30,9 +31,9 @@ def lamp(weights: Tensor, layer: Tensor) -> Tensor:
     """
     scores = []
     for squares in weights.square().cpu().split(torch.bincount(layer).tolist()):  # a GPU sums in any order
-        ascending, order = squares.sort(stable=True)
-        as_large = ascending.flip(0).cumsum(0).flip(0)
-        scores.append(torch.empty_like(squares).scatter_(0, order, (ascending / as_large).nan_to_num(0.0)))
+        largest_first, order = squares.nan_to_num(nan=0.0).sort(descending=True, stable=True)
+        of_sum = (largest_first / largest_first.cumsum(0)).nan_to_num(nan=0.0)  # of a layer of zeros alone, 0
+        scores.append(torch.empty_like(squares).scatter_(0, order, of_sum))
     return torch.cat(scores).to(weights.device)
 
 

@@ -387,6 +387,11 @@ REFUSED = {
         returning("nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(63, num_classes)))"),
         "on images of 1x8x8: layer 1.0, Linear(in_features=63, out_features=10, bias=True): RuntimeError: mat1 and",
     ),
+    "in a layer of another kind": (
+        "from torch import nn\nclass Odd(nn.Linear):\n    def extra_repr(self): return 1 / 0\n"
+        "def make(num_classes): return nn.Sequential(nn.Flatten(), Odd(63, num_classes))\n",
+        "on images of 1x8x8: layer 1, Odd: RuntimeError: mat1 and",
+    ),
     "a tuple": (module(forward="return (x,)"), "returns a tuple for 2 images"),
     "infinite": (module(forward="x = x / 0"), "returns values that are not finite"),
     "in forward": (module(forward="x = x.reshape(3, 7)"), "net.py, line 10, in forward: RuntimeError: shape '[3, 7]' is"),

@@ -44,13 +44,13 @@ def test_columns_by_hand(three_tables, capsys):
         "RPU                                 -2.50  -4.04",
         "Pruning                                             +0.00  -4.35",
         "FU serves, %                 76.25 ± 1.77           50.00",
-        "order as the paper's                   no             yes",
-        "sign as the paper's                2 of 2          1 of 2",
+        "in the paper's order            not all 2           all 2",
+        "with the paper's sign              2 of 2          1 of 2",
     ]
     assert [" ".join(line.split()) for line in tables[1].splitlines()] == [  # which would be wider than 80
         "cifar10 paper,", "method resnet56 cifar100", "-------------------------- -------- --------",
         "DPU +0.00 -0.42", "DPU, value_bits 4, k 0.032", "GCPU -", "RPU", "Pruning", "FU serves, % 50.00",
-        "order as the paper's", "sign as the paper's 0 of 1",
+        "in the paper's order", "with the paper's sign 0 of 1",
     ]  # fmt: skip
     lines = notes.replace("\n  ", " ").splitlines()
     assert lines[0] == "mnist, mlp 512-512: 1,000 samples, 1,000 more each round, 1 round, k 0.005, 1 to 2 seeds"
@@ -63,8 +63,9 @@ def test_columns_by_hand(three_tables, capsys):
 
 
 @pytest.mark.parametrize("dpu, gcpu, order, sign", [
-    (0.5, 0.4, "yes", "2 of 2"), (0.4, 0.5, "no", "2 of 2"), (0.5, 0.5, "no", "2 of 2"),  # 0.6 is full updating's
-    (0.7, 0.5, "yes", "1 of 2"), (0.6, 0.7, "no", "0 of 2"),
+    (0.5, 0.4, "all 2", "2 of 2"), (0.4, 0.5, "not all 2", "2 of 2"),  # 0.6 is full updating's
+    (0.7, 0.5, "all 2", "1 of 2"), (0.6, 0.7, "not all 2", "0 of 2"),
+    (0.5, 0.50001, "not all 2", "2 of 2"), (0.59999, 0.5, "all 2", "1 of 2"),  # which is written +0.00 or -0.00
 ])  # fmt: skip
 def test_agreement_with_the_paper_by_hand(tmp_path, capsys, dpu, gcpu, order, sign):
     make_run(tmp_path, "dpu", 1, [dpu])  # the paper: -0.17
@@ -72,15 +73,26 @@ def test_agreement_with_the_paper_by_hand(tmp_path, capsys, dpu, gcpu, order, si
     make_run(tmp_path, "dpu", 1, [0.1], value_bits=4)  # which it does not have
     make_run(tmp_path, "same_init", 1, [0.6])
     lines = table_of(capsys, tmp_path, "--side_by_side").splitlines()
-    assert [" ".join(line.split()) for line in lines if line.endswith(("yes", "no", "of 2"))] == [
-        f"order as the paper's {order}", f"sign as the paper's {sign}",
+    assert [" ".join(line.split()) for line in lines if "the paper's" in line] == [
+        f"in the paper's order {order}", f"with the paper's sign {sign}",
     ]  # fmt: skip
 
 
-def test_without_figures_of_the_paper_s_there_is_no_agreement(tmp_path, capsys):
+def test_without_figures_of_the_paper_s_or_pairs_there_is_no_agreement(tmp_path, capsys):
     make_run(tmp_path, "dpu", 1, [0.5], value_bits=4)
     make_run(tmp_path, "same_init", 1, [0.6])
     assert "paper" not in table_of(capsys, tmp_path, "--side_by_side")
+    make_run(tmp_path / "alone", "dpu", 1, [0.5])
+    assert "the paper's order" not in table_of(capsys, tmp_path / "alone", "--side_by_side")
+
+
+def test_of_a_method_s_rows_one_agrees(tmp_path, capsys):
+    common = {"dataset": "cifar10", "model": "resnet56", "augment": True, "num_epochs": 100, "updating_ratio": 0.1}
+    for lr in (0.1, 0.02):  # on other data the learning rate may differ
+        make_run(tmp_path, "dpu", 1, [0.5], lr=lr, **common)
+        make_run(tmp_path, "same_init", 1, [0.6], lr=lr, **{**common, "updating_ratio": 1.0})
+    text = table_of(capsys, tmp_path, "--side_by_side")
+    assert text.count("-0.42") == 2 and "with the paper's sign" in text and "1 of 1" in text
 
 
 def test_tables_of_the_same_data_and_model_are_numbered(tmp_path, capsys):

@@ -76,7 +76,7 @@ def _listed(column: int) -> str:
 
 _SIZE = "(default: 1000, or a sixth of a small training set)"
 _RATIOS = "(default: " + ", ".join(f"{name} {row[3]}" for name, row in DEFAULTS.items()) + ")"
-_EPOCHS = {DPU: _listed(1), RPU: _listed(2), FU: f"{_listed(2)}, pruning {_listed(1)}"}
+_EPOCHS = {DPU: _listed(1), RPU: _listed(2), FU: f"{_listed(2)}, pruning and lamp {_listed(1)}"}
 _RATES = f"{'/'.join(str(row[0]['lr']) for row in DEFAULTS.values())} for {'/'.join(DEFAULTS)}"
 _BATCH = "(default: 500, on the CPU 128 but for mlp)"
 _START_AGAIN = (

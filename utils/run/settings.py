@@ -38,7 +38,7 @@ class Settings:
     # method
     mode: str
     criterion: str | None
-    updating_ratio: float  # of pruning, the share that stays; 1 for full updating
+    updating_ratio: float  # where weights are pruned, the share that stays; 1 for full updating
     byte_budget: int | None
     rewind_fixing_ratio: float
     lamda: float | None

@@ -16,7 +16,7 @@ from utils.table.render import WIDTH, as_notes, describe_group, heading, left_al
 
 _TITLE = "served test accuracy less that of full updating, points, average over rounds"
 _SERVES = " serves, %"  # what the row of full updating shows
-_AGREEMENT = ("order as the paper's", "sign as the paper's")
+_AGREEMENT = ("in the paper's order", "with the paper's sign")
 
 
 def render_side_by_side(groups: Sequence[Group], left_out: Sequence[str], form: str) -> str:
@@ -41,7 +41,7 @@ def render_side_by_side(groups: Sequence[Group], left_out: Sequence[str], form: 
     notes += [paper.what_is_known(*models)] if models else []
     notes += [f"left out: {line}" for line in left_out]
     labels += _AGREEMENT
-    if not models:  # nothing to agree with
+    if not any(any(ours[-2:]) for ours, *_ in blocks):
         labels, blocks = labels[:-2], [[column[:-2] for column in block] for block in blocks]
     return "\n\n".join([heading(_TITLE, form), *_tables(["method", *labels], blocks, form), as_notes(notes, form)])
 
@@ -98,12 +98,19 @@ def _papers(row: Row | None) -> str:
 
 
 def _agreement(rows: Sequence[Row | None]) -> tuple[str, str]:
-    """Return whether the rows with a figure of the paper's are in its order, and how many of them have its sign."""
-    pairs = [(published_for_any_data(row.runs[0]), row.difference.mean) for row in rows if row and row.difference]
-    pairs = sorted((papers, ours) for papers, ours in pairs if papers is not None)
-    same = all(low < high for (_, low), (_, high) in pairwise(pairs))
-    signs = sum(papers * ours > 0 for papers, ours in pairs)
-    return ("yes" if same else "no") if len(pairs) > 1 else "", f"{signs} of {len(pairs)}" if pairs else ""
+    """Return whether all rows with a figure of the paper's are in its order, and how many of them have its sign.
+
+    As far as the table's digits tell: what is written alike is in no order, and a zero has no sign.
+    """
+    ours: dict[float, float] = {}
+    for row in rows:
+        papers = published_for_any_data(row.runs[0]) if row and row.difference else None
+        if papers is not None:
+            ours.setdefault(papers, round(row.difference.mean, 2))  # of a method's rows the first, which is the paper's
+    same = all(ours[low] < ours[high] for low, high in pairwise(sorted(ours)))
+    signs = sum(papers * figure > 0 for papers, figure in ours.items())
+    order = f"{'all' if same else 'not all'} {len(ours)}" if len(ours) > 1 else ""
+    return order, f"{signs} of {len(ours)}" if ours else ""
 
 
 def _setting(group: Group) -> str:

@@ -37,7 +37,7 @@ class Recipe:
 _ADAM = {"optimizer": "adam", "lr": 5e-3}
 _SGD = {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 1e-4, "step_factor": None}
 
-# Model -> settings, epochs in two steps (DPU, pruning: each step) and in one (FU, RPU), updating ratio.
+# Model -> settings, epochs in two steps (DPU, ways to prune: each step) and in one (FU, RPU), updating ratio.
 DEFAULTS = {
     "mlp": ({**_ADAM, "step_factor": 0.1}, 30, 60, 0.005),
     "vgg": ({**_ADAM, "step_factor": 0.2}, 30, 60, 0.01),
