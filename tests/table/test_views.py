@@ -44,7 +44,7 @@ def test_columns_by_hand(three_tables, capsys):
         "RPU                                 -2.50  -4.04",
         "Pruning                                             +0.00  -4.35",
         "FU serves, %                 76.25 ± 1.77           50.00",
-        "in the paper's order            not all 2           all 2",
+        "in the paper's order                   no             yes",
         "with the paper's sign              2 of 2          1 of 2",
     ]
     assert [" ".join(line.split()) for line in tables[1].splitlines()] == [  # which would be wider than 80
@@ -63,9 +63,9 @@ def test_columns_by_hand(three_tables, capsys):
 
 
 @pytest.mark.parametrize("dpu, gcpu, order, sign", [
-    (0.5, 0.4, "all 2", "2 of 2"), (0.4, 0.5, "not all 2", "2 of 2"),  # 0.6 is full updating's
-    (0.7, 0.5, "all 2", "1 of 2"), (0.6, 0.7, "not all 2", "0 of 2"),
-    (0.5, 0.50001, "not all 2", "2 of 2"), (0.59999, 0.5, "all 2", "1 of 2"),  # which is written +0.00 or -0.00
+    (0.5, 0.4, "yes", "2 of 2"), (0.4, 0.5, "no", "2 of 2"),  # 0.6 is full updating's
+    (0.7, 0.5, "yes", "1 of 2"), (0.6, 0.7, "no", "0 of 2"),
+    (0.5, 0.50001, "no", "2 of 2"), (0.59999, 0.5, "yes", "1 of 2"),  # which is written +0.00 or -0.00
 ])  # fmt: skip
 def test_agreement_with_the_paper_by_hand(tmp_path, capsys, dpu, gcpu, order, sign):
     make_run(tmp_path, "dpu", 1, [dpu])  # the paper: -0.17

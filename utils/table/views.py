@@ -109,7 +109,7 @@ def _agreement(rows: Sequence[Row | None]) -> tuple[str, str]:
             ours.setdefault(papers, round(row.difference.mean, 2))  # of a method's rows the first, which is the paper's
     same = all(ours[low] < ours[high] for low, high in pairwise(sorted(ours)))
     signs = sum(papers * figure > 0 for papers, figure in ours.items())
-    order = f"{'all' if same else 'not all'} {len(ours)}" if len(ours) > 1 else ""
+    order = ("yes" if same else "no") if len(ours) > 1 else ""
     return order, f"{signs} of {len(ours)}" if ours else ""
 
 
