@@ -92,7 +92,7 @@ def wait_for_progress(folder: Path, process: subprocess.Popen) -> None:
 @pytest.mark.parametrize(
     ("name", "more"),
     [
-        ("dpu", "--value_bits 6 --batch_norm"), ("rpu_reinit", "--value_bits 8"), ("diff_init", ""), ("lamp", ""),
+        ("dpu", "--value_bits 6 --batch_norm"), ("rpu_reinit", "--value_bits 8"), ("diff_init", ""), ("pruning", ""),
         ("fisher", "--batch_norm"), ("every", "--value_bits 6"), ("shrink_perturb", "--value_bits 6 --batch_norm"),
         ("sparse_rpu", "--value_bits 6 --batch_norm"), ("rewinding", "--value_bits 6"),
     ],

@@ -29,10 +29,12 @@ def render_side_by_side(groups: Sequence[Group], left_out: Sequence[str], form: 
     blocks, notes, models = [], [], set()
     for group, (number, head), column in zip(groups, _heads(groups), columns):
         rows = [column.get(label) for label in labels]
-        block, figures = [[number + head, *map(_ours, rows), *_agreement(rows)]], [*map(_papers, rows)]
-        if any(figures):
+        papers = [None if row is None else published_for_any_data(row.runs[0]) for row in rows]
+        block = [[number + head, *map(_ours, rows), *_agreement(rows, papers)]]
+        if any(figure is not None for figure in papers):
             model = group.example.settings["model"]
             data = paper.DATASETS[model]
+            figures = ["" if figure is None else f"{figure:+.2f}" for figure in papers]
             block.append(["paper" if group.example.dataset == data else f"paper,\n{data}", *figures, "", ""])
             models.add(model)
         blocks.append(block)
@@ -92,23 +94,17 @@ def _ours(row: Row | None) -> str:
     return with_std(row.difference, "+.2f") if row.difference else "-"
 
 
-def _papers(row: Row | None) -> str:
-    figure = None if row is None else published_for_any_data(row.runs[0])
-    return "" if figure is None else f"{figure:+.2f}"
-
-
-def _agreement(rows: Sequence[Row | None]) -> tuple[str, str]:
-    """Return whether all rows with a figure of the paper's are in its order, and how many of them have its sign.
+def _agreement(rows: Sequence[Row | None], papers: Sequence[float | None]) -> tuple[str, str]:
+    """Return whether all rows with one of the paper's figures, `papers`, are in its order, and how many have its sign.
 
     As far as the table's digits tell: what is written alike is in no order, and a zero has no sign.
     """
     ours: dict[float, float] = {}
-    for row in rows:
-        papers = published_for_any_data(row.runs[0]) if row and row.difference else None
-        if papers is not None:
-            ours.setdefault(papers, round(row.difference.mean, 2))  # of a method's rows the first, which is the paper's
+    for row, figure in zip(rows, papers):
+        if figure is not None and row.difference:
+            ours.setdefault(figure, round(row.difference.mean, 2))  # of a method's rows the first, which is the paper's
     same = all(ours[low] < ours[high] for low, high in pairwise(sorted(ours)))
-    signs = sum(papers * figure > 0 for papers, figure in ours.items())
+    signs = sum(figure * mean > 0 for figure, mean in ours.items())
     order = ("yes" if same else "no") if len(ours) > 1 else ""
     return order, f"{signs} of {len(ours)}" if ours else ""
 
