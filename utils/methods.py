@@ -35,7 +35,7 @@ def partial_update(
     Where the round's message has a byte budget, as many of the weights are left as fit into it.
     """
     flat, criterion = work.flat, own or CRITERIA[mode.score]
-    background = torch.zeros_like(work.start_weights) if mode.kind == "pruned" else work.start_weights
+    background = torch.zeros_like(work.start_weights) if mode.prunes else work.start_weights
     num_candidates = flat.num_weights if work.candidates is None else work.candidates.numel()
     sizes = rewinding_sizes(num_candidates, updating_ratio, fixing_ratio)
     last = FULL_UPDATING + len(sizes)

@@ -39,6 +39,11 @@ class Mode:
         return self.score is not None
 
     @property
+    def prunes(self) -> bool:
+        """Whether it keeps the selected weights and sets the others to zero."""
+        return self.kind == "pruned"
+
+    @property
     def restarts(self) -> bool:
         """Whether its messages do not build on the last one."""
         return self.start != "line"
@@ -67,6 +72,9 @@ MODES = {
     ),
     "lamp": Mode(FU, "initial", "pruned", score="lamp", row="Pruning, LAMP"),
 }
+
+
+PRUNING = " and ".join(name for name, mode in MODES.items() if mode.prunes)  # as help and errors name these modes
 
 
 def modes_of(script: str) -> list[str]:

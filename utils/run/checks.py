@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from utils import reinit
-from utils.modes import MODES
+from utils.modes import MODES, PRUNING
 from utils.run.settings import Settings
 from utils.system.errors import UsageError
 from utils.system.references import no_file_for, split_reference
@@ -99,10 +99,10 @@ def _check_ratio(settings: dict[str, Any]) -> None:
         settings["updating_ratio"] = settings["updating_ratio"] or default
         return
     mode, ratio = settings["mode"], settings["pruning_ratio"]
-    pruned = MODES[mode].kind == "pruned"
-    if ratio is not None and not pruned:
-        raise UsageError(f"--pruning_ratio is for --mode pruning and lamp, not {mode}: leave it out")
-    settings["updating_ratio"] = (ratio or default) if pruned else 1.0
+    prunes = MODES[mode].prunes
+    if ratio is not None and not prunes:
+        raise UsageError(f"--pruning_ratio is for --mode {PRUNING}, not {mode}: leave it out")
+    settings["updating_ratio"] = (ratio or default) if prunes else 1.0
 
 
 def _check_budget(settings: dict[str, Any]) -> None:
@@ -158,7 +158,7 @@ def choose_deployment(flags: dict[str, Any]) -> dict[str, Any]:
     Raises ValueError, in one line, for flags that contradict each other or that the mode ignores.
     """
     sparsity, how = flags["deploy_sparsity"], flags.get("deploy")
-    if sparsity and MODES[flags["mode"]].kind == "pruned":
+    if sparsity and MODES[flags["mode"]].prunes:
         chosen = f"--mode {flags['mode']}, which chooses its own nonzero weights in every round"
         raise ValueError(f"--deploy_sparsity is not for {chosen}: leave it out")
     if sparsity and how == "partial":

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.modes import DPU, FU, RPU
+from utils.modes import DPU, FU, PRUNING, RPU
 from utils.reinit import PARAMETERS, STRATEGIES
 from utils.run import argument_types as types
 from utils.run.checks import DEPLOYMENTS
@@ -76,7 +76,7 @@ def _listed(column: int) -> str:
 
 _SIZE = "(default: 1000, or a sixth of a small training set)"
 _RATIOS = "(default: " + ", ".join(f"{name} {row[3]}" for name, row in DEFAULTS.items()) + ")"
-_EPOCHS = {DPU: _listed(1), RPU: _listed(2), FU: f"{_listed(2)}, pruning and lamp {_listed(1)}"}
+_EPOCHS = {DPU: _listed(1), RPU: _listed(2), FU: f"{_listed(2)}, {PRUNING} {_listed(1)}"}
 _RATES = f"{'/'.join(str(row[0]['lr']) for row in DEFAULTS.values())} for {'/'.join(DEFAULTS)}"
 _BATCH = "(default: 500, on the CPU 128 but for mlp)"
 _START_AGAIN = (
@@ -88,7 +88,7 @@ _REWOUND = (
     "E epochs each time, until as many as the updating ratio says are left"
 )
 _PRUNED = (
-    "pruning, lamp: share of the weights still left that each pruning removes; below 1, a round trains and prunes in "
+    f"{PRUNING}: share of the weights still left that each pruning removes; below 1, a round trains and prunes in "
     "turn, E epochs each time, until as many as the pruning ratio says are left"
 )
 _DEFAULT_OF = {name: value for parameters in PARAMETERS.values() for name, value in parameters.items()}
@@ -129,7 +129,7 @@ _FLAGS = (
     Flag("updating_ratio", "method", types.ratio, f"share of the weights that a round updates {_RATIOS}", metavar="K",
          scripts=(DPU, RPU), named=False),
     Flag("pruning_ratio", "method", types.ratio,
-         f"pruning, lamp: share of the weights that stay and are sent {_RATIOS}", metavar="K", scripts=(FU,),
+         f"{PRUNING}: share of the weights that stay and are sent {_RATIOS}", metavar="K", scripts=(FU,),
          named=False),
     Flag("byte_budget", "method", types.byte_count,
          {script: f"most bytes of a message, such as 16000, 16k or 16KiB, in place of --{name}_ratio"

@@ -118,7 +118,7 @@ def make_plan(
     update, count = _update(settings, flat, ratio)
     deployed = num_deployed(flat.num_weights, settings.deploy_sparsity)
     if count == 0:
-        flag = "pruning_ratio" if mode.kind == "pruned" else "updating_ratio"
+        flag = "pruning_ratio" if mode.prunes else "updating_ratio"
         weights = f"{deployed:,} weights" if deployed == flat.num_weights else f"{deployed:,} deployed weights"
         raise UsageError(f"--{flag} is {ratio}, which selects none of {weights}: give more")
     return Plan(

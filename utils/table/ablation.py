@@ -20,11 +20,11 @@ NOT_ITS_OWN = "-"  # in the place of a value: the method has no such flag
 _FOR = {
     "lamda": lambda mode: mode == "dpu",
     "criterion": lambda mode: mode == "criterion",  # dpu with a criterion is that
-    "pruning_ratio": lambda mode: MODES[mode].kind == "pruned",
+    "pruning_ratio": lambda mode: MODES[mode].prunes,
     "byte_budget": lambda mode: MODES[mode].kind != "dense",
     "rewind_fixing_ratio": lambda mode: MODES[mode].two_steps,
-    "deploy_sparsity": lambda mode: MODES[mode].kind != "pruned",
-    "deploy_epochs": lambda mode: MODES[mode].kind != "pruned",
+    "deploy_sparsity": lambda mode: not MODES[mode].prunes,
+    "deploy_epochs": lambda mode: not MODES[mode].prunes,
 }
 _RUN_ONLY = ("overwrite",)  # what is for the swept runs and not for full updating, which other sweeps use, too
 

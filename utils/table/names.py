@@ -97,5 +97,5 @@ def _as_written(value: Any) -> Any:
 @cache
 def _usual(mode: str) -> dict[str, Any]:
     """Return the flags of the paper's row for a mode, for other ways to prune those of pruning, else the defaults."""
-    flags = (MODES["pruning" if MODES[mode].kind == "pruned" else mode].paper or "").replace(" K", " 1").split()
+    flags = (MODES["pruning" if MODES[mode].prunes else mode].paper or "").replace(" K", " 1").split()
     return vars(parser_of(MODES[mode].script).parse_args(flags))
