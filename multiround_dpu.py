@@ -1,20 +1,11 @@
 #!/usr/bin/env python3
 """Deep Partial Updating: retrain a deployed network round after round, changing few of its weights."""
 
-from typing import TYPE_CHECKING, Any
-
 from utils.run.script import run
 
-if TYPE_CHECKING:
-    from utils.run.folder import RunResult
 
-
-def main(argv: list[str] | None = None, model: Any = None, dataset: Any = None) -> "RunResult":
-    """Run the whole experiment; `argv` are the command-line arguments without the program's name.
-
-    From Python, in place of --model and --dataset: `model`, a module or what makes one, and `dataset`, a
-    data.datasets.Dataset.
-    """
+def main(argv=None, model=None, dataset=None):
+    """Run the whole experiment; the arguments, the result and the errors are those of `utils.run.script.run`."""
     return run("multiround_dpu.py", __doc__, argv, model, dataset)
 
 

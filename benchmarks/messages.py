@@ -77,7 +77,7 @@ def encode_again(update: Update, shared: Shared, bits: int) -> tuple[dict, float
     draft = draft_update(shared, update.result, coding, header.base, selected)
     data = encode_update(draft, round=header.round)
     middle = time.perf_counter()
-    sizes = decode_update(data, shared).sizes
+    sizes = decode_update(data, shared).header.sizes
     seconds = middle - start, time.perf_counter() - middle
     if bits > 8 or not deepCABAC:
         return sizes, *seconds, float("nan")

@@ -13,7 +13,7 @@ from tests.run.test_folder_names import TINY, name_of
 from tests.script_runs import RUNS, SMALL
 from utils.edge import EdgeNode
 from utils.edge.program import main as edge_main
-from utils.link import Link
+from utils.link import Link, Outgoing
 from utils.message import Base, Coding, Shared, UpdateFormatError, decode_update, unpack_message
 from utils.message.base import shrink_and_perturb
 from utils.reinit import Reinit, choose
@@ -113,7 +113,7 @@ def test_message_on_a_shrunk_base_comes_back(schema, shrink, perturb, seed, bits
     header = update.header
     assert header.base.shrink_perturb == (rounded(shrink), rounded(perturb))
     assert (header.base.reinitialize, header.serve, header.signed) == (False, serve, signed)
-    assert sum(update.sizes.values()) == len(data) == header.message_bytes
+    assert sum(update.header.sizes.values()) == len(data) == header.message_bytes
     assert header.header_bytes == 69 + 8 + 16 * (1 + signed)
 
 
@@ -166,13 +166,13 @@ def test_link_makes_the_base_that_the_node_makes(bits, tmp_path):
     link = Link(SCHEMA, initial, tmp_path)
     link.open([], [])
     with denormals(flushed=True):
-        outgoing = link.message(0, Coding("sparse", bits), Base(shrink_perturb=(0.4, 0.0)))
+        outgoing = Outgoing(link, 0, Coding("sparse", bits), Base(shrink_perturb=(0.4, 0.0)))
         network = outgoing.start.clone()
         network[3] = 0.25
         expected = outgoing.candidate(network, selected=None)
         delivery = outgoing.send(expected, serve=True)
     assert 3e-39 < outgoing.start[0] < 5e-39
-    assert link.node.line.tobytes() == expected.network.numpy().tobytes() and delivery.num_weights == 1
+    assert link.node.line.tobytes() == expected.network.numpy().tobytes() and delivery.selected.size == 1
 
 
 # The scripts.

@@ -83,7 +83,7 @@ def combined_contribution(global_c: Tensor, local_c: Tensor, lamda: float) -> Te
     combined = torch.zeros_like(global_c)
     for name, term, share in terms:
         total = term.sum(dtype=torch.float32 if term.device.type == "mps" else torch.float64).item()  # MPS has no other
-        if math.isfinite(total) and total > 0:
+        if torch.finfo(torch.float32).tiny <= total < math.inf:  # anything less overflows as a divisor
             combined.add_(term, alpha=share / total)
         elif len(terms) > 1:
             warnings.warn(f"the {name} contribution sums to {total:.3g}: left out this round", stacklevel=2)

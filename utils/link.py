@@ -29,14 +29,6 @@ class Candidate:
     draft: Draft
 
 
-@dataclass(frozen=True)
-class Delivery:
-    """A message that the edge node has applied: weights in it, and bytes by part."""
-
-    num_weights: int
-    sizes: dict[str, int]
-
-
 class Link:
     """Sends networks, as vectors (I+J+B,), to an edge node that sees nothing but messages.
 
@@ -105,10 +97,6 @@ class Link:
         """Return an array's values on the server's device."""
         return torch.from_numpy(array if array.flags.writeable else array.copy()).to(self.device)
 
-    def message(self, number: int, coding: Coding, base: Base) -> "Outgoing":
-        """Return the message of round `number`, which is yet to be made."""
-        return Outgoing(self, number, coding, base)
-
     def deliver(self, number: int, data: bytes) -> Update:
         """Keep a message as a file, and let the edge node apply what the file holds."""
         if self._updates is not None:
@@ -118,7 +106,7 @@ class Link:
 
 
 class Outgoing:
-    """The message of a round, from the network that it builds on to its delivery.
+    """The message of round `number`, from the network that it builds on to its delivery.
 
     .start  that network (I+J+B,), made of what server and node both hold
     """
@@ -225,8 +213,8 @@ class Outgoing:
         return draft_update(self._shared, to_numpy(network), self._coding, self._base, indices, mask_seed)
 
     @denormals(flushed=False)
-    def send(self, candidate: Candidate, serve: bool) -> Delivery:
-        """Send a candidate; `serve`: the edge answers queries with it from now on.
+    def send(self, candidate: Candidate, serve: bool) -> Update:
+        """Send a candidate; `serve`: the edge answers queries with it from now on. Returns what the edge node received.
 
         Asserts that the node then holds the candidate, bit for bit: with lossless values, the trained network.
         """
@@ -236,7 +224,7 @@ class Outgoing:
         update = self._link.deliver(self._number, data)
         if differing(update.result, to_numpy(candidate.network)).any():
             raise AssertionError(f"round {self._number}: the edge node's network is not the server's")
-        return Delivery(update.selected.size, {"message_bytes": len(data), **update.sizes})
+        return update
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:

@@ -3,7 +3,8 @@
 `python -m utils.edge predict` calls this; nothing else of the edge node needs more than numpy and constriction.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from utils.run.identity import read_dataset
 from utils.run.plan import batches_of, network_maker
 from utils.run.settings import Settings
 from utils.system.errors import UsageError, UserError
-from utils.system.own_code import LAYOUT, digests_of
+from utils.system.own_code import LAYOUT, digests_of, in_words
 from utils.system.references import label_of
 from utils.training.device import denormals, find_device, set_up_device
 from utils.training.loop import Trainer
@@ -43,17 +44,18 @@ def predict(node: EdgeNode, run: Path, images: Path | None, model: str | None = 
     config = RunFolder(run).read_config()
     if config is None:
         raise UserError(f"{run}: has no config.json, which says how its network is built; give a run folder")
-    settings = _with_own_file(Settings.from_plain(config["settings"]), run, model)
     try:
         inputs = Inputs.from_text(node.inputs)
     except ValueError as error:
         reason = error if node.inputs else "the node is of a run that did not say yet what its inputs are"
         raise UserError(f"{reason}: make the node anew from an initial.safetensors of today's code") from None
-    device = find_device("auto")
-    precision = "fp32" if settings.precision == "tf32" and device.type != "cuda" else settings.precision
-    device = set_up_device(device.type, precision, settings.threads)
     changing = [entry.name for entry in node.schema.of_role("buffer")]
-    flat = network_maker(settings, inputs, device, changing=changing)(0)
+    with _config_read(run):
+        settings = _with_own_file(Settings.from_plain(config["settings"]), run, model)
+        device = find_device("auto")
+        precision = "fp32" if settings.precision == "tf32" and device.type != "cuda" else settings.precision
+        device = set_up_device(device.type, precision, settings.threads)
+        flat = network_maker(settings, inputs, device, changing=changing)(0)
     if flat.schema.fingerprint != node.schema.fingerprint:
         raise UserError(f"{run}: its network is not the node's: give the run that the node's messages are from")
     recorded, now = config.get("own_sources"), {LAYOUT: flat.layout, **digests_of([("model", settings.model)])}
@@ -62,7 +64,11 @@ def predict(node: EdgeNode, run: Path, images: Path | None, model: str | None = 
             reason = "is not what it was when the run was made, so the network may compute otherwise"
             raise UserError(f"{run}: {name} {reason}: take the file of then")
     flat.load(torch.from_numpy(np.array(node.serving)).to(device))
-    queries = _test_images(settings, config, run) if images is None else read_queries(images, inputs)
+    if images is None:
+        with _config_read(run):
+            queries = _test_images(settings, config, run)
+    else:
+        queries = read_queries(images, inputs)
     labels = queries.labels if queries.labels is not None else torch.zeros(len(queries.images), dtype=torch.int64)
     if (largest := int(labels.max())) >= inputs.num_classes:
         raise UserError(f"{images}: labels go up to {largest}, but the network has {inputs.num_classes} classes")
@@ -73,6 +79,18 @@ def predict(node: EdgeNode, run: Path, images: Path | None, model: str | None = 
         classes = trainer.classes(batches).cpu()
     right = None if queries.labels is None else (classes == queries.labels).double().mean().item()
     return Answers(queries.names, [inputs.classes[number] for number in classes.tolist()], right)
+
+
+@contextmanager
+def _config_read(run: Path) -> Iterator[None]:
+    """Within, config.json is put to use, which may be anybody's: what comes of odd values in it is a UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = f"cannot be put to use ({in_words(error)}): give a folder as a run of today's code writes it"
+        raise UserError(f"{run}: config.json {reason}") from error
 
 
 def _with_own_file(settings: Settings, run: Path, model: str | None) -> Settings:

@@ -22,6 +22,11 @@ def rewinding_sizes(num_weights: int, updating_ratio: float, fixing_ratio: float
     return sizes
 
 
+def num_steps(two_steps: bool, num_weights: int, updating_ratio: float, fixing_ratio: float = 1.0) -> int:
+    """Return how many steps a round trains: one, or with `two_steps`, one more than it has rewindings."""
+    return 1 + len(rewinding_sizes(num_weights, updating_ratio, fixing_ratio)) if two_steps else 1
+
+
 def epochs_of_steps(total_epochs: int, num_steps: int) -> list[int]:
     """Return how many epochs each step of a round trains, `total_epochs` together.
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from data.arrival import Arrival
-from utils.link import Delivery, Link, Outgoing
+from utils.link import Link, Outgoing
 from utils.message.base import Base
 from utils.message.body import Coding
+from utils.message.update import Update
 from utils.modes import Mode
 from utils.reinit import Reinit
 from utils.system.progress import Bars
@@ -70,12 +71,10 @@ class EdgeCopy:
 class Round:
     """What came of one round, for the books."""
 
-    number: int
-    num_samples: int
     reinitialized: bool
     way: Way
     training: RoundTraining
-    delivery: Delivery | None  # None: nothing was sent
+    delivery: Update | None  # what the edge received; None: nothing was sent
 
 
 def run_rounds(
@@ -97,7 +96,7 @@ def run_rounds(
             len(samples), edge.num_samples_at_last_init, number - edge.round_of_last_init
         )
         way = plan.deployment if plan.deployment is not None and edge.last_message < 0 else plan.way
-        outgoing = link.message(number, way.coding, base_of(plan, reinitialize))
+        outgoing = Outgoing(link, number, way.coding, base_of(plan, reinitialize))
         network = link.pruned(plan.fresh(number)) if plan.mode.start == "fresh" and number > 0 else outgoing.start
 
         # The server's training: that of the method or, while nothing was sent, of the deployment.
@@ -116,7 +115,7 @@ def run_rounds(
         with bars.busy("testing") as tick:
             evaluate_new(edge, trainer, tick)
         edge.next_round = number + 1
-        yield Round(number, len(samples), reinitialized, way, training, delivery)
+        yield Round(reinitialized, way, training, delivery)
 
 
 def base_of(plan: Plan, reinitialize: bool) -> Base:
@@ -126,7 +125,7 @@ def base_of(plan: Plan, reinitialize: bool) -> Base:
     return Base(shrink_perturb=plan.reinit.factors if reinitialize else None)
 
 
-def send(plan: Plan, link: Link, edge: EdgeCopy, outgoing: Outgoing, training: RoundTraining) -> Delivery | None:
+def send(plan: Plan, link: Link, edge: EdgeCopy, outgoing: Outgoing, training: RoundTraining) -> Update | None:
     """Bring the round's candidate to the edge if it is worth its bytes; returns None, nothing sent, where it is not.
 
     Nothing is sent if training did not improve on the start point, or nothing changes. An update that builds on

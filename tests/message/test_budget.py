@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from models import build_model
 from tests.script_runs import RUNS, SMALL
 from utils.flat import FlatParameters
-from utils.link import Link
+from utils.link import Link, Outgoing
 from utils.message.base import Base, Shared
 from utils.message.body import Coding, draft_update
 from utils.message.budget import fitting_ratio, message_size, most_that_fit, smallest_budget
@@ -58,7 +58,7 @@ def link_and_network(budget, value_bits=32, kind="sparse"):
     flat = FlatParameters(build_model("mlp", (1, 8, 8), 10, hidden_sizes=(24,)))
     moved = flat.vector + torch.randn(flat.vector.shape, generator=torch.Generator().manual_seed(1)) / 10
     link = Link(flat.schema, flat.snapshot(), None)
-    return link, link.message(0, Coding(kind, value_bits, most_bytes=budget), Base()), moved
+    return link, Outgoing(link, 0, Coding(kind, value_bits, most_bytes=budget), Base()), moved
 
 
 @pytest.mark.parametrize("kind", ["sparse", "pruned"])
@@ -80,7 +80,7 @@ def test_a_candidate_gives_up_its_last_weights_until_it_fits(value_bits, kind):
         assert count == last + 1
         assert torch.equal(candidate.network[1776:], moved[1776:])
     delivery = outgoing.send(candidate, serve=True)
-    assert delivery.sizes["message_bytes"] <= 700
+    assert delivery.header.message_bytes <= 700
 
 
 def test_as_many_as_fit_and_not_one_more():

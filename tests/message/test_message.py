@@ -107,7 +107,7 @@ def test_round_trip(schema, kind, bits, seed, density, scale, reinitialize, serv
     header = update.header
     assert (header.kind, header.round, header.base.reinitialize) == (kind, 7, reinitialize)
     assert (header.serve, header.signed, header.value_bits) == (serve, signed, bits)
-    assert sum(update.sizes.values()) == len(data)
+    assert sum(update.header.sizes.values()) == len(data)
     assert sent_by_layer(unpack_message(data), schema).sum() == update.selected.size
 
 
@@ -206,7 +206,7 @@ def test_random_kind_sends_a_seed_instead_of_positions():
     shared = Shared(SCHEMA, initial, line)
     data, _ = encode(shared, new, Coding("random", updating_ratio=0.25), mask_seed=9)
     update = decode_update(data, shared)
-    assert np.array_equal(update.selected, chosen) and update.sizes["index_bytes"] == 12
+    assert np.array_equal(update.selected, chosen) and update.header.sizes["index_bytes"] == 12
 
 
 @pytest.mark.parametrize(

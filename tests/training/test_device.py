@@ -6,7 +6,7 @@ import torch
 
 import multiround_rpu
 from tests.script_runs import SMALL, start_process
-from utils.link import Link
+from utils.link import Link, Outgoing
 from utils.message import Base, Coding
 from utils.schema import Schema
 from utils.training.device import denormals, set_up_device
@@ -47,7 +47,7 @@ def test_tiny_values_reach_the_edge_though_training_flushes(tmp_path, value_bits
     link = Link(schema, initial, tmp_path)
     link.open([], [])
     with denormals(flushed=True):
-        outgoing = link.message(0, Coding("dense", value_bits), Base(reinitialize=True))
+        outgoing = Outgoing(link, 0, Coding("dense", value_bits), Base(reinitialize=True))
         expected = outgoing.candidate(tiny, selected=None)
         outgoing.send(expected, serve=True)
     assert link.node.line.tobytes() == expected.network.numpy().tobytes()

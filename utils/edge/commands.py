@@ -18,7 +18,7 @@ from utils.message.container import most_bytes, read_sign_key, split_messages, u
 from utils.message.streams import BaseMissingError, NothingNewError, UpdateFormatError
 from utils.message.update import Update, sent_by_layer
 from utils.schema import Schema
-from utils.system.files import write_atomic
+from utils.system.files import naming, write_atomic
 from utils.system.terminal import columns
 
 _NOTHING_NEW, _BASE_MISSING = 3, 4  # exit statuses
@@ -135,6 +135,9 @@ def catch_up(args: argparse.Namespace) -> int:
     end = unpack_message(missed[-1]).header.round
     print(f"{args.out}: from {_named(args.since)} to round {end}: {len(data):,} bytes")
     print(f"messages missed: {len(missed)}, {size:,} bytes, of which that is {len(data) / size:.2f}")
+    signed = [unpack_message(message).header.signed for message in (missed[-1], *split_messages(data))]
+    if signed[0] and not all(signed):
+        print("note: the run signs its messages, and this is not signed: nodes with its key need one with --sign_key")
     return 0
 
 
@@ -184,7 +187,7 @@ def _receive(node: EdgeNode, path: Path) -> Update:
 
 def _read(path: Path, most: int) -> bytes:
     """Return what is in a file, but of a longer one just a byte more than `most`: it is refused then, unread."""
-    with open(path, "rb") as file:
+    with naming(path), open(path, "rb") as file:
         return file.read(most + 1)
 
 

@@ -97,14 +97,14 @@ class EdgeNode:
         if len(data) > self.most_bytes:
             raise UpdateFormatError(f"more than {self.most_bytes:,} bytes, which no message for this network has")
         after, update = copy(self), None  # so that a full disk or a power cut leaves this one as it was
-        *first, last = split_messages(data)
-        for message in first:
+        for message in (messages := split_messages(data)):
             try:
                 update = after._apply(message)
             except NothingNewError:
                 if update is not None:
                     raise UpdateFormatError("several messages in one, and not in the order of their rounds") from None
-        update = after._apply(last)
+                if message is messages[-1]:
+                    raise
         if self.path is not None:
             after.save(self.path)
         vars(self).update(vars(after))

@@ -126,7 +126,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"edge: error: {error}", file=sys.stderr)
             return getattr(error, "status", 2)
         except OSError as error:
-            print(f"edge: error: {error.filename}: {error.strerror}", file=sys.stderr)
+            print(f"edge: error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print("edge: interrupted: what is said to be applied is in the node's file", file=sys.stderr)

@@ -131,4 +131,4 @@ def _parse_rounds(text: str) -> tuple[int, ...]:
 
 def _parse_summary(text: str) -> tuple[dict[str, str], str]:
     summary = parse_json(text)
-    return dict(summary.get("files", {})), str(summary["served_sha256"])
+    return dict(summary.get("files", {}).items()), str(summary["served_sha256"])

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from utils.schema import Schema
-from utils.system.files import write_atomic
+from utils.system.files import naming, write_atomic
 
 _MAX_HEADER = 100 << 20  # as in the safetensors library
 
@@ -36,7 +36,7 @@ def write_tensors(path: str | Path, tensors: dict[str, np.ndarray], metadata: di
 
 def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Return the float32 tensors of a file by name, and its metadata. Raises ValueError if it is not such a file."""
-    with open(path, "rb") as file:
+    with naming(path), open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         text = file.read(min(length, _MAX_HEADER))
         # Of a file that is no such file, however long, no more is read.
@@ -61,7 +61,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str
         edges = [0, *(edge for part in sorted(parts) for edge in part), len(data)]
         if edges[::2] != edges[1::2]:
             raise ValueError("tensors overlap, or bytes belong to none")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"{path}: damaged safetensors file ({error})") from None
     return tensors, metadata
 

@@ -73,9 +73,9 @@ class Draft:
     result: np.ndarray
 
     def as_sparse(self) -> Draft:
-        """Return the same update without the weights that stay what they are, and with the positions of the others."""
+        """Return the same update without the weights that stay what they are, also when rounded; sparse."""
         kept = differing(self.result[self.selected], self.start[self.selected])
-        coding = Coding("sparse", self.coding.value_bits)
+        coding = replace(self.coding, kind="sparse")
         return replace(self, coding=coding, selected=self.selected[kept], weights=self.weights.keep(kept))
 
 
@@ -125,16 +125,14 @@ def draft_update(
     bits, statistics_bits = coding.value_bits, max(coding.value_bits, MIN_STATISTICS_BITS)
     of_weights, of_rest, of_buffers = _places(schema, start, selected)
     weights, new_weights = draft_values(bits, of_weights, new[selected])
-    if kind == "sparse":  # what does not change, or no longer does when rounded, need not be sent
-        kept = differing(new_weights, start[selected])
-        selected, weights, new_weights = selected[kept], weights.keep(kept), new_weights[kept]
     rest, new_rest = draft_values(bits, of_rest, new[w : w + schema.num_rest])
     buffers, new_buffers = draft_values(statistics_bits, of_buffers, new[w + schema.num_rest :])
     result = np.concatenate([background, new_rest, new_buffers])
     result[selected] = new_weights
     if not np.isfinite(result).all():
         raise ValueError(f"the new state overflows in {bits} bits")
-    return Draft(shared, base, coding, mask_seed, start, selected, weights, rest, buffers, result)
+    draft = Draft(shared, base, coding, mask_seed, start, selected, weights, rest, buffers, result)
+    return draft.as_sparse() if kind == "sparse" else draft
 
 
 def code_state(

@@ -17,15 +17,14 @@ _MAGNITUDES = 9
 _BLOCK = 1 << 18  # values put together at a time
 
 
-def contexts(groups: np.ndarray, old: np.ndarray) -> np.ndarray:
-    """Return group times magnitude of the old value: its float32 exponent, from 2^-10 to 2^-2."""
+def _code_symbols(
+    coder: StreamWriter, alphabet: int, groups: np.ndarray, old: np.ndarray, symbols: np.ndarray | None
+) -> np.ndarray:
+    """Pass through a number for each value, by its group and the old value's exponent, from 2^-10 to 2^-2."""
+    coder.afford(len(old), alphabet)
     exponent = old.view(np.uint32).astype(np.int64) >> 23 & 255
-    return groups * _MAGNITUDES + np.clip(exponent - 117, 0, _MAGNITUDES - 1)
-
-
-def num_groups(groups: np.ndarray) -> int:
-    """Return how many groups there are, the largest one that occurs being the last."""
-    return int(groups.max(initial=0)) + 1
+    contexts = groups * _MAGNITUDES + np.clip(exponent - 117, 0, _MAGNITUDES - 1)
+    return SymbolModel(alphabet, int(groups.max()) + 1, _MAGNITUDES).code(coder, contexts, symbols)
 
 
 def code_floats(coder: StreamWriter, groups: np.ndarray, old: np.ndarray, new: np.ndarray | None) -> np.ndarray:
@@ -52,9 +51,7 @@ def code_floats(coder: StreamWriter, groups: np.ndarray, old: np.ndarray, new: n
         direct = symbols > 2 * max_class
         mantissa = np.where(direct, new_bits & 0x7FFFFF, np.abs(_ordered(new_bits) - _ordered(old_bits)))
     alphabet = 1 + 2 * max_class + 2 * (high - low + 1)
-    coder.afford(len(old), alphabet)
-    model = SymbolModel(alphabet, num_groups(groups), _MAGNITUDES)
-    symbols = model.code(coder, contexts(groups, old), None if new is None else symbols)
+    symbols = _code_symbols(coder, alphabet, groups, old, None if new is None else symbols)
 
     widths = np.where(symbols > 2 * max_class, 23, np.maximum((symbols - 1) // 2, 0))
     mantissa = coder.raw(widths, None if new is None else mantissa & (1 << widths) - 1)
@@ -137,10 +134,7 @@ def code_bfloat16(coder: StreamWriter, groups: np.ndarray, old: np.ndarray, half
     low, high = (int(n) for n in coder.raw(np.array([8, 8]), span))
     if not 1 <= low <= high < _EXPONENTS:
         raise UpdateFormatError(f"impossible value range {low}, {high}")
-    alphabet = 1 + 2 * (high - low + 1)
-    coder.afford(len(old), alphabet)
-    model = SymbolModel(alphabet, num_groups(groups), _MAGNITUDES)
-    symbols = model.code(coder, contexts(groups, old), symbols)
+    symbols = _code_symbols(coder, 1 + 2 * (high - low + 1), groups, old, symbols)
     mantissa = coder.raw(np.where(symbols > 0, 7, 0), mantissa)
     sign = symbols - 1 & 1 ^ old_sign
     return np.where(symbols > 0, sign << 15 | ((symbols - 1) // 2 + low) << 7 | mantissa, 0)

@@ -32,11 +32,6 @@ class Update:
     selected: np.ndarray  # sorted int64 indices of the weights whose values were sent
     deployed: np.ndarray | None  # (I,) bool, the weights of a sparse network; None: all
 
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Bytes of the message by part."""
-        return self.header.sizes
-
 
 def encode_update(draft: Draft, *, round: int, serve: bool = True, sign_key: bytes | None = None) -> bytes:
     """Return the message of an update.
@@ -101,8 +96,11 @@ def decode_message(message: Message, shared: Shared) -> Update:
         coder = StreamReader(positions, "positions")
         selected = np.flatnonzero(code_mask(coder, schema, _changed(shared, start), None, deployed))
         coder.finish()
+    elif header.kind == "random":
+        seed, ratio = _read_mask(positions)
+        selected = random_mask(schema.layer_sizes(), ratio, seed, deployed)
     else:
-        selected = _implied_weights(header.kind, positions, schema, deployed)
+        selected = schema.weight_indices(deployed)
     coders = StreamReader(values, "values"), StreamReader(rest, "rest")
     result = code_state(schema, header.kind, header.value_bits, start, selected, coders)
     for coder in coders:
@@ -151,14 +149,6 @@ def _changed(shared: Shared, start: np.ndarray) -> np.ndarray:
     """Return which weights of the base are not the initial ones: where they changed before, they change again."""
     w = shared.schema.num_weights
     return differing(start[:w], shared.initial_deployed[:w])
-
-
-def _implied_weights(kind: str, positions: bytes, schema: Schema, deployed: np.ndarray | None) -> np.ndarray:
-    """Return the indices of the weights that a message carries without coding where they are: random and dense."""
-    if kind == "dense":
-        return schema.weight_indices(deployed)
-    seed, ratio = _read_mask(positions)
-    return random_mask(schema.layer_sizes(), ratio, seed, deployed)
 
 
 def _read_mask(positions: bytes) -> tuple[int, float]:

@@ -110,7 +110,7 @@ def quantise(change: np.ndarray, step: int, levels: int) -> np.ndarray:
     """Return the nearest multiples of a bfloat16 step, -levels..levels; all zero when the step is."""
     if step == 0:
         return np.zeros(len(change), dtype=np.int64)
-    return np.clip(np.rint(change / np.float64(_as_float(step))), -levels, levels).astype(np.int64)
+    return np.clip(np.rint(change / np.float64(from_bfloat16(np.int64(step)))), -levels, levels).astype(np.int64)
 
 
 def _decoded(bits: int, place: Place, coded: CodedValues) -> np.ndarray:
@@ -134,7 +134,3 @@ def _log2_bits(x: np.ndarray) -> np.ndarray:
 
 def _levels(bits: int) -> int:
     return (1 << bits - 1) - 1
-
-
-def _as_float(step: int) -> np.float32:
-    return from_bfloat16(np.array([step]))[0]

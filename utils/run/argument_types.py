@@ -48,8 +48,8 @@ def in_file(text: str) -> str:
     return text
 
 
-def whole_or_auto(text: str) -> int | str:
-    return text if text == "auto" else int(text)
+def whole_or_word(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
 
 
 def byte_count(text: str) -> int:
@@ -72,25 +72,13 @@ def link(text: str) -> tuple[float, int | None, int]:
     return float(parts[1]), int(parts[2]) if parts[2] else None, int(parts[3] or 0)
 
 
-def ratio(text: str) -> float:
-    return _number(float, text, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
+def _real(allowed: Callable[[float], bool], expected: str) -> Callable[[str], float]:
+    return lambda text: _number(float, text, allowed, f"a number {expected}")
 
 
-def share(text: str) -> float:
-    return _number(float, text, lambda value: 0 <= value <= 1, "a number from 0 to 1")
-
-
-def below_one(text: str) -> float:
-    return _number(float, text, lambda value: 0 <= value < 1, "a number of at least 0 and below 1")
-
-
-def width(text: str) -> float:
-    return _number(float, text, lambda value: 0 < value <= 8, "a number above 0 and at most 8")
-
-
-def learning_rate(text: str) -> float:
-    return _number(float, text, lambda value: 0 < value <= 1e6, "a number above 0 and at most 1000000")
-
-
-def at_least_zero(text: str) -> float:
-    return _number(float, text, lambda value: 0 <= value < math.inf, "a number of at least 0")
+ratio = _real(lambda value: 0 < value <= 1, "above 0 and at most 1")
+share = _real(lambda value: 0 <= value <= 1, "from 0 to 1")
+below_one = _real(lambda value: 0 <= value < 1, "of at least 0 and below 1")
+width = _real(lambda value: 0 < value <= 8, "above 0 and at most 8")
+learning_rate = _real(lambda value: 0 < value <= 1e6, "above 0 and at most 1000000")
+at_least_zero = _real(lambda value: 0 <= value < math.inf, "of at least 0")

@@ -149,7 +149,7 @@ def _check_streaming(settings: dict[str, Any]) -> None:
 def _default_workers() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     processes = os.environ.get("LOCAL_WORLD_SIZE", "")  # of this run on this machine, as torchrun says
-    return max(1, min(MOST_WORKERS, cores // (int(processes) if processes.isdecimal() else 1)))
+    return max(1, min(MOST_WORKERS, cores // (max(1, int(processes)) if processes.isdecimal() else 1)))
 
 
 def choose_deployment(flags: dict[str, Any]) -> dict[str, Any]:

@@ -156,7 +156,7 @@ _FLAGS = (
          "share of the weights that round 0 prunes, the smallest ones; they stay zero, and k counts the others", 0.0,
          "X", before=(0.0,)),
 
-    Flag("value_bits", "messages", types.whole_or_auto,
+    Flag("value_bits", "messages", types.whole_or_word,
          "of a weight's value: 32 is lossless, 16 is bfloat16, fewer are quantised changes; auto, with --byte_budget: "
          "each round takes those that validate best", 32, choices=(32, 16, 8, 6, 5, 4, "auto")),
     Flag("sign_key", "messages", Path, "sign messages, by a keyed MAC, with the key in this file", metavar="FILE",
@@ -169,8 +169,8 @@ _FLAGS = (
          "epochs of a whole round, shared equally by its steps, in place of --num_epochs", metavar="N", named=False,
          before=(None,)),
     Flag("deploy_epochs", "training", types.whole(1),
-         "epochs of a full or sparse deployment in round 0 (default: those of a round)", metavar="N",
-         before=(None,)),
+         "epochs of a full or sparse deployment in round 0 (default: those of a round of at most two steps)",
+         metavar="N", before=(None,)),
     Flag("lr", "training", types.learning_rate, f"initial learning rate (default: {_RATES})", metavar="X"),
     Flag("optimizer", "training", str, "sgd is Nesterov's, momentum 0.9 (default: the model's)", choices=OPTIMIZERS,
          before=(None,)),

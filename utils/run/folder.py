@@ -120,10 +120,7 @@ class RunFolder:
 
     def write_rounds(self, rows: list[dict[str, Any]]) -> None:
         """Write all rounds so far; a resumed run thereby drops what was never saved."""
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerow(_columns(rows))
-        text.writelines(map(_line, rows))
-        write_atomic(self.rounds, text.getvalue())
+        write_atomic(self.rounds, ",".join(_columns(rows)) + "\n" + "".join(map(_line, rows)))
 
     def append_round(self, row: dict[str, Any]) -> None:
         """Add a round to those written, at the cost of this one alone."""
@@ -132,9 +129,13 @@ class RunFolder:
             return
         append(self.rounds, _line(row))
 
-    def read_rounds(self) -> list[dict[str, Any]]:
-        """Return the rows of rounds.csv. Raises ResultsError if they do not read back."""
-        return _read(self.rounds, _parse_rounds)
+    def read_rounds(self, most: int | None = None) -> list[dict[str, Any]]:
+        """Return the rows of rounds.csv, or the first `most`: what is behind them need not be whole.
+
+        Raises ResultsError if they do not read back.
+        """
+        end = None if most is None else most + 1  # and the header
+        return _read(self.rounds, lambda text: _parse_rounds("".join(text.splitlines(keepends=True)[:end])))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json with the checksums of the other files; where it is, the run is finished."""
@@ -155,8 +156,11 @@ class RunFolder:
             mean = sum(row["served_test_acc"] for row in rows) / len(rows)
             kept = kept and math.isclose(mean, summary["average_served_test_acc"], abs_tol=2e-6)
             digest = summary.get("files", {}).get(self.rounds.name)
-        except (KeyError, TypeError, AttributeError) as error:
+        except KeyError as error:
             raise ResultsError(f"{self.summary} lacks {error}: start anew with --overwrite") from error
+        except (TypeError, AttributeError) as error:
+            reason = f"and {self.rounds.name} do not go together ({error})"
+            raise ResultsError(f"{self.summary} {reason}: start anew with --overwrite") from error
         if not kept or (digest is not None and digest != file_digest(self.rounds)):
             raise ResultsError(f"{self.rounds} was changed since the run finished: start anew with --overwrite")
         return RunResult(self.path, rows, summary)
@@ -202,9 +206,7 @@ def _columns(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _line(row: dict[str, Any]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(_as_text(name, row.get(name)) for name in _columns([row]))
-    return text.getvalue()
+    return ",".join(_as_text(name, row.get(name)) for name in _columns([row])) + "\n"  # numbers alone: none is quoted
 
 
 def _as_text(name: str, value: Any) -> str:

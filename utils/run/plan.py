@@ -27,11 +27,12 @@ from utils.methods import full_update, partial_update, random_update
 from utils.modes import MODES
 from utils.own_network import own_network_maker
 from utils.reinit import Reinit
-from utils.rewinding import epochs_of_steps, num_selected, rewinding_sizes
+from utils.rewinding import epochs_of_steps, num_selected, num_steps
 from utils.rounds import Plan, Way
 from utils.run.checks import check_batch_norm, num_deployed
 from utils.run.settings import Settings
 from utils.system.errors import UsageError
+from utils.system.own_code import out_of_memory
 from utils.system.references import label_of
 from utils.training.recipes import Recipe, recipe_for
 from utils.training.round import RoundTraining
@@ -96,8 +97,8 @@ def make_networks(
         raise
     except ValueError as error:
         raise UsageError(f"--model: {error}") from error
-    except RuntimeError as error:  # what torch raises when memory does not suffice, on every device
-        if "memory" not in str(error):
+    except RuntimeError as error:
+        if not out_of_memory(error):
             raise
         reason = str(error).splitlines()[0]
         raise UsageError(f"--model: {label_of(settings.model)} is too large for this machine ({reason})") from error
@@ -138,7 +139,7 @@ def _step_recipe(settings: Settings, deployed: int) -> Recipe:
     recipe, total = recipe_of(settings), settings.total_epochs
     if total is None or not MODES[settings.mode].two_steps:
         return recipe
-    steps = len(rewinding_sizes(deployed, settings.updating_ratio, settings.rewind_fixing_ratio)) + 1
+    steps = num_steps(True, deployed, settings.updating_ratio, settings.rewind_fixing_ratio)
     if total < steps:
         raise UsageError(f"--total_epochs is {total}, but a round has {steps} steps: give at least that")
     return replace(recipe, num_epochs=epochs_of_steps(total, steps)[0])
@@ -187,8 +188,8 @@ def _update(settings: Settings, flat: FlatParameters, ratio: float) -> tuple[Cal
 def _deployment(settings: Settings, num_weights: int, deployed: int) -> Way | None:
     """Return how the network is deployed, `deployed` of its weights; None: by a round like all others.
 
-    A full deployment trains as many epochs as the steps of a round have together, a sparse one half of them in each
-    of its two steps, which are those of pruning.
+    A full deployment trains as many epochs as the steps of a round have together that rewinds once, a sparse one half
+    of them in each of its two steps, which are those of pruning.
     """
     recipe = recipe_of(settings)
     epochs = recipe.num_epochs * (2 if MODES[settings.mode].two_steps else 1)

@@ -74,11 +74,16 @@ def round_row(done: "Round", edge: "EdgeCopy") -> dict[str, Any]:
     """Return the row of rounds.csv of a round that is done."""
     training = done.training
     top5 = dict(zip(TOP5_COLUMNS, (edge.line_top5, edge.served_top5))) if edge.served_top5 is not None else {}
-    nothing = dict.fromkeys(("message_bytes", "index_bytes", "value_bytes", "rest_bytes", "header_bytes"), 0)
-    num_weights = training.flat.num_weights if training.candidates is None else training.candidates.numel()
+    update, sizes = done.delivery, dict.fromkeys((name for name in COLUMNS if name.endswith("_bytes")), 0)
+    if update is not None:
+        num_weights = training.flat.num_weights if training.candidates is None else training.candidates.numel()
+        coding = done.way.coding  # where a byte budget decides on the number of weights, k is their share
+        k = coding.updating_ratio if coding.most_bytes is None else update.selected.size / num_weights
+        sizes |= {"message_bytes": update.header.message_bytes, **update.header.sizes}
+        sizes["formula_bytes"] = formula_bytes(k, num_weights)
     row = {
-        "round": done.number,
-        "num_samples": done.num_samples,
+        "round": training.number,
+        "num_samples": len(training.samples),
         "reinitialized": int(done.reinitialized),
         "start_val_acc": training.start_val_acc,
         "full_val_acc": training.full_val_acc,
@@ -87,10 +92,9 @@ def round_row(done: "Round", edge: "EdgeCopy") -> dict[str, Any]:
         "test_acc": edge.line_acc[1],
         "served_val_acc": edge.served_acc[0],
         "served_test_acc": edge.served_acc[1],
-        "updated_weights": done.delivery.num_weights if done.delivery else 0,
-        "sent": int(done.delivery is not None),
-        **(done.delivery.sizes if done.delivery else nothing),
-        "formula_bytes": formula_bytes(_ratio_sent(done, num_weights), num_weights) if done.delivery else 0,
+        "updated_weights": 0 if update is None else update.selected.size,
+        "sent": int(update is not None),
+        **sizes,
         "seconds": training.seconds,
         **top5,
         **({"value_bits": training.outgoing.value_bits} if done.way.bits_vary else {}),
@@ -100,12 +104,6 @@ def round_row(done: "Round", edge: "EdgeCopy") -> dict[str, Any]:
         name: round(value, 3 if name == "seconds" else 6) if isinstance(value, float) else value
         for name, value in row.items()
     }
-
-
-def _ratio_sent(done: "Round", num_weights: int) -> float:
-    """Return k; where a byte budget decides on the number of weights, their share."""
-    coding = done.way.coding
-    return coding.updating_ratio if coding.most_bytes is None else done.delivery.num_weights / num_weights
 
 
 def summarize(rows: list[dict[str, Any]], num_weights: int, num_values: int) -> dict[str, Any]:

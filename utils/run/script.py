@@ -13,6 +13,7 @@ from utils.system.streams import forgiving_streams
 
 if TYPE_CHECKING:
     from utils.run.folder import RunResult
+    from utils.run.settings import Settings
 
 
 def run(
@@ -44,16 +45,16 @@ def run(
         except UserError as error:
             if error.of_one_process and not is_rank0():
                 print(f"{prog}: error: {error}", file=sys.stderr)
-            parser.error(f"{error}{error.advice}")
+            parser.error(f"{error}{error.advice.format(again=_again(settings))}")
         except OSError as error:
             parser.error(f"{error.filename or 'a file'} cannot be used ({error.strerror or error})")
         except MemoryError:
             parser.error("this machine's memory does not suffice: take fewer or smaller images, or --stream")
         except StopAsked as asked:
             name = signal.Signals(asked.number).name
-            parser.exit(128 + asked.number, f"\nstopped by {name}: a checkpoint is saved, the same command goes on\n")
+            parser.exit(128 + asked.number, f"\nstopped by {name}: a checkpoint is saved, {_again(settings)} goes on\n")
         except KeyboardInterrupt as interrupt:
-            parser.exit(130, f"\ninterrupted: {_way_on(interrupt, settings.overwrite)}\n")
+            parser.exit(130, f"\ninterrupted: {_way_on(interrupt, _again(settings))}\n")
         except Exception as error:
             fault = own_code.fault_in(error)
             if fault is None:  # it is ours
@@ -61,14 +62,18 @@ def run(
             parser.error(fault)
 
 
-def _way_on(interrupt: KeyboardInterrupt, overwrite: bool) -> str:
-    """Return what becomes of an interrupted run."""
-    how = "the same command" + (" without --overwrite" if overwrite else "")
+def _again(settings: "Settings") -> str:
+    """Return what makes the same run go on."""
+    return "the same command" + (" without --overwrite" if settings.overwrite else "")
+
+
+def _way_on(interrupt: KeyboardInterrupt, again: str) -> str:
+    """Return what becomes of an interrupted run; `again` is what goes on with it."""
     if not isinstance(interrupt, Interrupted):
-        return f"{how} goes on from the last checkpoint, if there is one yet"
+        return f"{again} goes on from the last checkpoint, if there is one yet"
     if interrupt.checkpoint is None:
         return "there is no checkpoint yet, so the same command begins anew"
-    return f"{how} goes on from {interrupt.checkpoint}"
+    return f"{again} goes on from {interrupt.checkpoint}"
 
 
 def _show_warning(message, category, *_) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 class UserError(ValueError):
     """Something outside the program is not as it must be; scripts show the text and exit with status 2."""
 
-    advice = ""  # behind the text, where a script shows it
+    advice = ""  # behind the text, where a script shows it; {again} is the command that goes on
     of_one_process = False  # of several processes of a run, one alone may meet it: a file in its share of the data
 
 

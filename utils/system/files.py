@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 _NOT_SUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 _NAME_LENGTH = 40  # of a name that is part of another: a file system takes 255 bytes, and UTF-8 up to 4 a character
+_DIGEST_LENGTH = 16  # at the end of a name that was cut off, so that it stands for no other
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.tmp", re.DOTALL)
 
 
@@ -31,7 +32,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     outer = sys.exc_info()[1]
     target = os.path.realpath(path)
     folder, name = os.path.split(target)
-    beside = os.path.join(folder, f".{name[:_NAME_LENGTH]}.{secrets.token_hex(8)}.tmp")
+    beside = os.path.join(folder, f".{_short(name)}.{secrets.token_hex(8)}.tmp")
     try:
         mode = _mode_of(target)
         with open(beside, "xb", opener=_opener(0o666 if mode is None else mode)) as file:
@@ -89,13 +90,23 @@ def unlinked(name: str, flags: int) -> int:
         raise
 
 
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Within, an OSError that names no file names `path`: opening a file says which it is, reading it does not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or os.fspath(path)
+        raise
+
+
 def read_regular(path: Path, most: int) -> bytes:
     """Return what is in a file that somebody else may have made.
 
     Raises ValueError for more than `most` bytes, and for a pipe or device, on which reading could wait for ever;
     OSError for what cannot be read.
     """
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+    with naming(path), open(path, "rb", opener=_not_waiting) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ValueError(f"{path.name} is no regular file")
         data = file.read(most + 1)
@@ -107,7 +118,7 @@ def read_regular(path: Path, most: int) -> bytes:
 def file_digest(path: str | Path) -> str:
     """Return the BLAKE2b digest, 16 bytes in hexadecimal, of what is in a file of any length. Raises OSError."""
     digest = hashlib.blake2b(digest_size=16)
-    with open(path, "rb") as file:
+    with naming(path), open(path, "rb") as file:
         while data := file.read(1 << 20):
             digest.update(data)
     return digest.hexdigest()
@@ -147,9 +158,21 @@ def remove_leftovers(path: Path) -> None:
         found = ((beside, entry) for entry in os.listdir(beside))
     for folder, entry in found:
         match = _LEFTOVER.fullmatch(entry)
-        if match and (only is None or match["name"] == only[:_NAME_LENGTH]):
+        if match and (only is None or match["name"] == _short(only)):
             with suppress(OSError):
                 os.unlink(os.path.join(folder, entry))
+
+
+def _short(name: str) -> str:
+    """Return a name, of a long one its beginning and a digest: a fleet's nodes may differ in the last letters alone."""
+    if len(name) <= _NAME_LENGTH:
+        return name
+    digest = hashlib.blake2b(os.fsencode(name), digest_size=_DIGEST_LENGTH // 2).hexdigest()
+    return f"{name[: _NAME_LENGTH - _DIGEST_LENGTH - 1]}-{digest}"
+
+
+def _not_waiting(name: str, flags: int) -> int:
+    return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _opener(mode: int):

@@ -92,7 +92,7 @@ def source_file(thing: Any) -> Path | None:
     kind = _definition(thing)
     try:
         file = Path(inspect.getsourcefile(kind) or "")
-    except TypeError:
+    except (TypeError, OSError):
         return None
     libraries = {"site-packages", "dist-packages"} & set(file.parts)
     return file if file.is_file() and not libraries else None
@@ -110,9 +110,15 @@ def faults_named(what: str, where: Callable[[Exception], str] = lambda error: ""
     except (UsageError, MemoryError):
         raise
     except (Exception, SystemExit) as error:
-        if "memory" in str(error):
+        if out_of_memory(error):
             raise
         raise UsageError(f"{what}: {fault_in(error) or where(error) + in_words(error)}") from error
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether this is how torch says, on whatever device, that memory does not suffice."""
+    ours = r"out of memory|not enough memory|allocate memory"
+    return isinstance(error, RuntimeError) and re.search(ours, str(error)) is not None
 
 
 def fault_in(error: BaseException) -> str | None:
@@ -210,26 +216,28 @@ def files_of(path: Path) -> list[Path]:
     found, waiting = {path: None}, [path]
     ours = [_ROOT / package for package in ("data", "models", "utils")]
     while waiting:
+        importer = waiting.pop()
         try:
-            tree = ast.parse(waiting.pop().read_text(encoding="utf-8"))
+            tree = ast.parse(importer.read_text(encoding="utf-8"))
         except (OSError, ValueError, SyntaxError):
             continue
-        for name in _imported(tree):
-            parts = name.split(".")
+        for level, name in _imported(tree):
+            folder = path.parent if level == 0 else importer.parents[min(level, len(importer.parents)) - 1]
+            parts = [part for part in name.split(".") if part]
             for end in range(1, len(parts) + 1):
-                base = path.parent.joinpath(*parts[:end])
+                base = folder.joinpath(*parts[:end])
                 for file in (base.with_suffix(".py"), base / "__init__.py"):
-                    if file.is_file() and file not in found and not any(map(file.is_relative_to, ours)):
+                    of_user = file.is_relative_to(path.parent) and not any(map(file.is_relative_to, ours))
+                    if of_user and file.is_file() and file not in found:
                         found[file] = None
                         waiting.append(file)
     return list(found)
 
 
-def _imported(tree: ast.AST) -> Iterator[str]:
+def _imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Give what is imported, and by how many folders up a relative import begins; 0: it is absolute."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from ((0, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            module = node.module or ""
-            yield module
-            yield from (f"{module}.{alias.name}" for alias in node.names)
+            yield from ((node.level, f"{node.module or ''}.{alias.name}") for alias in node.names)

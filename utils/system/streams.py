@@ -31,10 +31,11 @@ class _Forgiving:
 
     def write(self, text: str) -> int:
         try:
-            self._stream.write(text)
-        except UnicodeEncodeError:
-            encoding = self._stream.encoding
-            self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+            try:
+                self._stream.write(text)
+            except UnicodeEncodeError:
+                encoding = self._stream.encoding
+                self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         except (OSError, ValueError, AttributeError):
             self._give_up()
         return len(text)

@@ -66,9 +66,9 @@ class Row:
     def ratio(self, kind: str) -> Stat | None:
         return Stat.of([pair.ratio(kind) for pair in self.pairs]) if self.pairs else None
 
-    def sent(self, kind: str) -> Stat:
-        """Bytes of a whole run."""
-        return Stat.of([run.total(kind) for run in self.counted])
+    def sent(self, kind: str, factor: float = 1) -> Stat:
+        """Bytes of a whole run, times `factor`."""
+        return Stat.of([factor * run.total(kind) for run in self.counted])
 
 
 @dataclass
@@ -93,10 +93,6 @@ class Sweep:
     full: list[Row]
     notes: list[str]
     epochs: str | None = None  # what --num_epochs comes to for each method, where it is given
-
-    @property
-    def name(self) -> str:
-        return " x ".join(self.flags)
 
     @property
     def all_rows(self) -> list[Row]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from utils.modes import DPU, FU, MODES, RPU, modes_of
+from utils.modes import MODES
 from utils.run.flags import ALIASES, FLAGS, Flag
 from utils.run.options import build_parser, parse
 from utils.run.settings import Settings
@@ -46,8 +46,7 @@ def parser_of(script: str) -> ArgumentParser:
 def script_of(mode: str) -> str:
     """Return the script that runs a mode. Raises UsageError for an unknown one."""
     if mode not in MODES:
-        known = ", ".join(name for script in (DPU, RPU, FU) for name in modes_of(script))
-        raise UsageError(f"--mode is {mode!r}: give one of {known}")
+        raise UsageError(f"--mode is {mode!r}: give one of {', '.join(MODES)}")
     return MODES[mode].script
 
 
@@ -85,7 +84,7 @@ def paper_commands(model: str, seeds: Sequence[int], rest: list[list[str]]) -> l
     refuse(rest, {"mode": "--run chooses it", "model": "give it to --run"})
     refuse(rest, {"seed": "give --seeds"})
     common = ["--model", model]
-    if not _has(rest, "dataset"):
+    if all(flag_of(piece) != "dataset" for piece in rest):
         common += ["--dataset", paper.DATASETS[model]]
     commands = []
     for seed in seeds:
@@ -118,15 +117,8 @@ def scaled(pieces: list[list[str]], mode: str, model: str) -> list[list[str]]:
 
 def model_of(pieces: list[list[str]], script: str) -> str:
     """Return the model that a call of `script` trains; of those that it refuses, its default."""
-    model = parser_of(script).get_default("model")
-    for piece in pieces:
-        if flag_of(piece) == "model":
-            model = value_of(piece)
-    return model
-
-
-def _has(pieces: list[list[str]], flag: str) -> bool:
-    return any(flag_of(piece) == flag for piece in pieces)
+    given = [value_of(piece) for piece in pieces if flag_of(piece) == "model"]
+    return given[-1] if given else parser_of(script).get_default("model")
 
 
 def joined(pieces: list[list[str]]) -> list[str]:

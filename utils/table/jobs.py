@@ -16,13 +16,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from utils.modes import MODES
-from utils.rewinding import rewinding_sizes
+from utils.rewinding import num_steps
 from utils.system.files import unlinked
 from utils.system.processes import end_with_parent, stop_request, time_of_all
 from utils.system.terminal import printable
 from utils.table.commands import Command
 from utils.table.records import read_bytes
-from utils.training.recipes import defaults_of
+from utils.training.recipes import recipe_for
 
 ROOT = Path(__file__).resolve().parents[2]
 _POLL = 0.2  # seconds between looks at the processes
@@ -52,13 +52,11 @@ class Job:
     @cached_property
     def work(self) -> list[float]:
         """What every round costs, in samples trained on."""
-        given = self.command.settings
-        steps, epochs = 1, defaults_of(given.model)[2]
-        if MODES[given.mode].two_steps:
-            # The number of rewindings hardly depends on that of weights, which is not known here.
-            steps = 1 + len(rewinding_sizes(1_000_000, given.updating_ratio, given.rewind_fixing_ratio))
-            epochs = defaults_of(given.model)[1]
-        epochs = given.total_epochs or steps * (given.num_epochs or epochs)
+        given, two_steps = self.command.settings, MODES[self.command.settings.mode].two_steps
+        # The number of rewindings hardly depends on that of weights, which is not known here.
+        steps = num_steps(two_steps, 1_000_000, given.updating_ratio, given.rewind_fixing_ratio)
+        recipe = recipe_for(given.model, two_steps, num_epochs=given.num_epochs)
+        epochs = given.total_epochs or steps * recipe.num_epochs
         return [samples * epochs for samples in self.num_samples]
 
     @cached_property

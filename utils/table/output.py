@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from utils.run.flags import ALIASES, FLAGS
+from utils.run.folder import config_digest
 from utils.system.errors import UsageError
 from utils.system.figures import save_figure
 from utils.system.files import write_atomic
 from utils.system.references import label_of
 from utils.table.collate import Sweep, collate
-from utils.table.commands import flag_of, split_flags, value_of
+from utils.table.commands import flag_of, joined, split_flags, value_of
 from utils.table.pictures.layers import FILE, as_csv, read_layer_counts
 from utils.table.pictures.plots import save_plots
 from utils.table.pictures.sweeps import sweep_figure
@@ -51,7 +52,9 @@ def present(args: Namespace, records: Sequence[Record], left_out: Sequence[str])
 
 def present_sweep(args: Namespace, sweep: Sweep, left_out: Sequence[str]) -> None:
     """Print the table of a sweep, and write it with its plot into --out."""
-    sweep.notes += [f"left out: {line}" for line in left_out]
+    sweep.notes += (notes := [f"left out: {line}" for line in left_out])
+    if args.format == "csv":
+        _note(notes)
     rendered = partial(render_sweep, sweep)
     print(rendered(args.format))
     if args.rounds:
@@ -70,13 +73,19 @@ def present_sweep(args: Namespace, sweep: Sweep, left_out: Sequence[str]) -> Non
 def export(record: Record, to: Path) -> Path:
     """Write config.json, rounds.csv, summary.json and layers.csv of a run below `to`; returns the new folder.
 
-    Raises NotUsable if the messages cannot be read, OSError if a file cannot be written.
+    Raises NotUsable if the messages cannot be read, UsageError in place of overwriting the run itself, OSError if a
+    file cannot be written.
     """
     folder = to / record.folder.resolve().name
-    files = {FILE: as_csv(read_layer_counts(record))}
-    files["config.json"] = json.dumps(without_paths(record.config), indent=2) + "\n"
+    if folder.resolve() == record.folder.resolve():
+        raise UsageError(f"{folder} is the run itself: name another folder")
+    config, files = without_paths(record.config), {FILE: as_csv(read_layer_counts(record))}
     for name in ("rounds.csv", "summary.json"):
         files[name] = read_bytes(record.folder / name)
+    files["config.json"] = json.dumps(config, indent=2) + "\n"
+    digest = config_digest(config)  # without the folders of a user's files it may be another one
+    if record.summary.get("config_digest", digest) != digest:
+        files["summary.json"] = json.dumps({**record.summary, "config_digest": digest}, indent=2) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         write_atomic(folder / name, content)
@@ -107,7 +116,7 @@ def _command(words: list[str]) -> list[str]:
             piece = [f"--{flag_of(piece)}", label_of(value_of(piece))]
         if flag_of(piece) not in _PLACES:
             pieces.append(piece)
-    return [word for piece in pieces for word in piece]
+    return joined(pieces)
 
 
 def _export_all(records: Sequence[Record], to: Path) -> None:

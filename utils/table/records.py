@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.modes import MODES
-from utils.rewinding import rewinding_sizes
+from utils.rewinding import num_steps
 from utils.run.folder import ResultsError, RunFolder
 from utils.system.files import read_regular
 from utils.system.own_code import LAYOUT
@@ -94,14 +94,11 @@ class Record:
 
     @cached_property
     def steps(self) -> int:
-        """Training steps of a round: one more than it has rewindings."""
-        if not MODES[self.mode].two_steps:
-            return 1
-        fixing_ratio = self.settings.get("rewind_fixing_ratio", 1.0)
-        if fixing_ratio == 1:
-            return 2
-        num_weights = self.summary.get("num_deployed") or self.summary["num_weights"]
-        return 1 + len(rewinding_sizes(num_weights, self.settings["updating_ratio"], fixing_ratio))
+        """Training steps of a round."""
+        fixing_ratio, num_weights = self.settings.get("rewind_fixing_ratio", 1.0), 1
+        if fixing_ratio != 1:  # one rewinding is one, whatever the number: old runs do not tell it
+            num_weights = self.summary.get("num_deployed") or self.summary["num_weights"]
+        return num_steps(MODES[self.mode].two_steps, num_weights, self.settings["updating_ratio"], fixing_ratio)
 
     @property
     def epochs(self) -> int:

@@ -61,7 +61,7 @@ def sweep_title(sweep: Sweep) -> str:
         *map(set, zip(*map(_describe_data, runs))),
         {_describe_rounds(run) for run in runs},
     ]
-    return f"{sweep.name}: {_joined(fact.pop() for fact in facts if len(fact) == 1)}"
+    return f"{' x '.join(sweep.flags)}: {_joined(fact.pop() for fact in facts if len(fact) == 1)}"
 
 
 def _values(row: Row, is_full: bool) -> list[str]:
@@ -191,7 +191,7 @@ def _csv(groups: Sequence[Group], flags: Sequence[str] = ()) -> str:
             sizes = (run.settings["dataset_size_init"], run.settings["dataset_size_subseq"], len(run.rows))
             seeds = " ".join(str(counted.seed) for counted in row.counted)
             writer.writerow([
-                inert(run.dataset), describe_model(run), *sizes, inert(", ".join([row.name, *group.shared])),
+                inert(run.dataset), inert(describe_model(run)), *sizes, inert(", ".join([row.name, *group.shared])),
                 "" if run.ratio == "-" else run.settings["updating_ratio"],
                 run.epochs, row.n, seeds, *_numbers(row.difference),
                 "" if row.published is None else row.published, *_numbers(row.served),

@@ -69,7 +69,8 @@ def run_missing(jobs: Sequence[Job], num_parallel: int, quiet: bool) -> list[Fai
     try:
         return run_all(unique, missing_among(unique), num_parallel, quiet)
     except StopAsked as stop:
-        print("interrupted: the same command goes on from the runs' last checkpoints", file=sys.stderr)
+        again = " without --overwrite" if any(job.command.settings.overwrite for job in jobs) else ""
+        print(f"interrupted: the same command{again} goes on from the runs' last checkpoints", file=sys.stderr)
         sys.exit(128 + stop.number)
 
 
@@ -83,10 +84,13 @@ def read_finished(
     failed = {failure.job.folder: failure for failure in failures}
     records, left_out = {}, []
     for job in _unique(jobs):
+        failure = failed.get(job.folder)
         try:
+            if failure is not None and job.command.settings.overwrite:  # what is there is not what was asked for
+                raise NotUsable(failure)
             records[job.folder] = read_record(job.folder)
         except NotUsable as reason:
-            left_out.append(str(failed.get(job.folder, f"{job.name}: {reason}")))
+            left_out.append(str(failure or f"{job.name}: {reason}"))
     codes = [
         made_by_other_code(run.summary.get("code"), recorded_sources(run.config), own_sources(run.config))
         for run in records.values()
@@ -114,7 +118,8 @@ def _rows(jobs: Sequence[Job], records: dict[Path, Record], fulls: Sequence[Reco
             by_label.setdefault(job.command.label, []).append(job)
     rows = []
     for label, same in by_label.items():
-        row = make_row(label, [records[job.folder] for job in same], fulls)
+        folders = dict.fromkeys(job.folder for job in same)  # a seed may be given twice, as 1 and 01
+        row = make_row(label, [records[folder] for folder in folders], fulls)
         row.values = same[0].command.values
         rows.append(row)
     return rows

@@ -1,17 +1,18 @@
 """Other views of a table's runs: several tables side by side, the accuracy of every round, messages on a link."""
 
 import math
-import statistics
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain, pairwise
+from statistics import fmean
 
 from utils.system.terminal import aligned
 from utils.table import paper
 from utils.table.collate import Group, Row, row_labels
 from utils.table.names import published_for_any_data, rank
 from utils.table.pairing import describe_model
+from utils.table.pictures.style import by_round
 from utils.table.render import WIDTH, as_notes, describe_group, heading, left_aligned, markdown_table, render, with_std
 
 _TITLE = "served test accuracy less that of full updating, points, average over rounds"
@@ -129,9 +130,9 @@ def render_rounds(title: str, rows: Sequence[Row]) -> str:
 
 
 def _by_round(samples: Sequence[int], rows: Sequence[Row]) -> str:
-    accuracies = [_mean_by_round(row, "served_test_acc") for row in rows]
+    accuracies = [by_round(row, "served_test_acc", 100)[0] for row in rows]
     lines = [
-        [str(number), f"{count:,}", *(f"{100 * accuracy[number]:.2f}" for accuracy in accuracies)]
+        [str(number), f"{count:,}", *(f"{accuracy[number]:.2f}" for accuracy in accuracies)]
         for number, count in enumerate(samples)
     ]
     num_rounds = len(lines)
@@ -151,20 +152,19 @@ def render_link(title: str, rows: Sequence[Row], link: tuple[float, int | None, 
     lines = []
     for row, label in zip(rows, row_labels(rows)):
         sizes = [size for run in row.counted for size in run.column("message_bytes") if size]
-        mean, most = (statistics.fmean(sizes), max(sizes)) if sizes else (0, 0)
-        facts = [f"{mean:,.0f}", f"{most:,}", *(f"{seconds_on_air(size, link):,.1f}" for size in (mean, most))]
-        lines.append([label, *facts] if sizes else [label, *["-"] * 4])
+        seconds = [seconds_on_air(size, link) for size in sizes]
+        lines.append([label, *["-"] * 4])
+        if sizes:
+            lines[-1][1:3] = f"{fmean(sizes):,.0f}", f"{max(sizes):,}"
+            lines[-1][3:] = f"{fmean(seconds):,.1f}", f"{max(seconds):,.1f}"
     rate, payload, overhead = link
     frames = f", frames of {payload} bytes and {overhead} more" if payload else ""
     title = as_notes([f"messages on a link of {rate:,g} bit/s{frames}: {title}"], "text")
     return f"{title}\n\n{left_aligned(['method', 'mean bytes', 'largest', 'mean s', 'largest s'], lines)}"
 
 
-def seconds_on_air(size: float, link: tuple[float, int | None, int]) -> float:
+def seconds_on_air(size: int, link: tuple[float, int | None, int]) -> float:
     """Return how long a message of `size` bytes takes by (bits a second, payload of a frame or None, its overhead)."""
     rate, payload, overhead = link
     return 8 * (size + (math.ceil(size / payload) * overhead if payload else 0)) / rate
 
-
-def _mean_by_round(row: Row, column: str) -> list[float]:
-    return [sum(values) / row.n for values in zip(*(run.column(column) for run in row.counted))]

@@ -28,7 +28,7 @@ PATIENCE_WITH_RANK0 = datetime.timedelta(days=1)  # rank 0 may download or check
 class ProcessLostError(UserError):
     """Another process of the run died, was stopped or differs; nothing can go on without it."""
 
-    advice = "; the same command goes on from the last checkpoint, with any number of processes"
+    advice = "; {again} goes on from the last checkpoint, with any number of processes"
 
 
 class Group:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_MOST_MARKERS = 30  # of a curve; of more points some have none
 _NEAR = 10  # points below the best method of a round that are never cut off
 _FAR = 5  # nor are so many times the usual distance to it
 _WORTH = 1.5  # nor is anything if the picture without it would show less than so many times as much
@@ -67,7 +68,7 @@ def _draw(axes: "Axes", rows: Sequence[Row], places: Sequence[Sequence[float]], 
             at = [place for place, is_far in zip(x[start:], cut[start:]) if is_far]
             axes.plot(at, [bottom] * len(at), color=look["color"], linestyle="none", marker=7, markersize=7,
                       clip_on=False)  # fmt: skip
-        axes.plot(x[start:], mean[start:], label=name, **look, **looks.markers(len(x)))
+        axes.plot(x[start:], mean[start:], label=name, markevery=-(-len(x) // _MOST_MARKERS), **look)
         if std is not None:
             edges = ([m + sign * s for m, s in zip(mean, std)][start:] for sign in (-1, 1))
             shown = [not is_far for is_far in cut[start:]]

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 _COLORS = ("#000000", "#7b3294", "#1b7837", "#d95f02", "#2166ac", "#8c510a", "#e7298a")
 _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*")
-_MOST_MARKERS = 30  # of a curve
 _POINTS, _LINE, _BETWEEN = 9, 1.3, 0.5  # of a legend: the size of its letters, and in these a line and a space
 
 
@@ -49,11 +48,6 @@ def style(number: int) -> dict:
     """Return how curve `number` looks."""
     looks = {"color": _COLORS, "linestyle": _LINES, "marker": _MARKERS}
     return {"markersize": 5, "linewidth": 1.4, **{name: ways[number % len(ways)] for name, ways in looks.items()}}
-
-
-def markers(num_points: int) -> dict:
-    """Return which points of a curve have a marker: all, unless there are very many."""
-    return {"markevery": -(-num_points // _MOST_MARKERS)}
 
 
 def wrapped(text: str, width: int) -> str:

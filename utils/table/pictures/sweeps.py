@@ -41,7 +41,7 @@ def sweep_figure(sweep: Sweep, title: str) -> "Figure":
         look = {"label": looks.plain(", ".join(v for v in values if v != NOT_ITS_OWN) or "none"), **looks.style(i)}
         for axes, stats in (
             (above, [row.difference for row in rows]),
-            (below, [_times(row.sent("message_bytes"), 1e-3) for row in rows]),
+            (below, [row.sent("message_bytes", 1e-3) for row in rows]),
         ):
             known = [(row.values[number], stat) for row, stat in zip(rows, stats) if stat is not None]
             between = {} if are_numbers else {"linestyle": "none"}  # between words there is nothing
@@ -108,7 +108,7 @@ def _bars(axes: "Axes", points: Sequence[tuple[float, Stat]], look: dict) -> Non
 
 
 def _accuracy_against_bytes(axes: "Axes", rows: Sequence[Row], number: int, look: dict) -> None:
-    points = [(row.sent("message_bytes").mean / 1000, row.served, row.values[number]) for row in rows]
+    points = [(row.sent("message_bytes", 1e-3).mean, row.served, row.values[number]) for row in rows]
     points = [point for point in points if point[0] > 0]  # for nothing there is no place on a logarithmic axis
     _bars(axes, [point[:2] for point in points], look)
     for place, stat, value in points:
@@ -118,7 +118,7 @@ def _accuracy_against_bytes(axes: "Axes", rows: Sequence[Row], number: int, look
 def _finish(axes: "Axes", full: Sequence[Row]) -> None:
     """Add full updating, with all that it sends, and the scales."""
     for row in full:
-        place, served = row.sent("message_bytes").mean / 1000, row.served
+        place, served = row.sent("message_bytes", 1e-3).mean, row.served
         if place > 0:
             _bars(axes, [(place, served)], {**looks.style(0), "color": "0.5", "marker": "*", "markersize": 9})
             axes.annotate(looks.plain(row.name), (place, served.mean), xytext=(5, -11), textcoords="offset points",
@@ -128,6 +128,3 @@ def _finish(axes: "Axes", full: Sequence[Row]) -> None:
     axes.set_xlabel("sent in all rounds (kB, logarithmic); beside each point its value")
     axes.set_ylabel("served test accuracy (%)")
 
-
-def _times(stat: Stat, factor: float) -> Stat:
-    return Stat(factor * stat.mean, None if stat.std is None else factor * stat.std)
