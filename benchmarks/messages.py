@@ -1,5 +1,6 @@
-"""What messages cost, and how long they take: `python -m benchmarks.messages RUN_FOLDER ... [--first_round
-1]`.
+"""What messages cost, and how long they take.
+
+    python -m benchmarks.messages RUN_FOLDER ... [--first_round 1]
 
 Replays each run from initial.safetensors and updates/, encodes each of its updates anew with every number
 of value bits, and prints the mean bytes beside the targets, the usual formula, and plain ways to send the
@@ -111,9 +112,7 @@ def measure(run: Path, first_round: int) -> None:
         raise SystemExit(f"{run}: no message of round {first_round} or later")
 
     config = json.loads((run / "config.json").read_text()) if (run / "config.json").exists() else {}
-    model = config.get("settings", {}).get("model") or next(
-        (name for name in TARGETS if name in run.name), ""
-    )
+    model = config.get("settings", {}).get("model") or next((name for name in TARGETS if name in run.name), "")
     target_ratio, targets, target_seconds = TARGETS.get(model, (None, {}, (None, None)))
     formula, others = np.mean(formulas), 4 * (schema.num_rest + schema.num_buffers)
     print(f"{run}: {len(formulas)} messages, {w:,} weights, on average {formula:,.0f} bytes by the formula")
@@ -121,21 +120,8 @@ def measure(run: Path, first_round: int) -> None:
         spread = f"mean {np.mean(ratios):.3f}, largest {np.max(ratios):.3f}"
         print(f"  positions / per-layer binary entropy: {spread}"
               + (f", target {target_ratio}" if target_ratio else ""))  # fmt: skip
-    rows = [
-        (
-            "value bits",
-            "header",
-            "positions",
-            "values",
-            "rest",
-            "total",
-            "/ formula",
-            "target",
-            "encode s",
-            "decode s",
-            "/ nncodec",
-        )
-    ]
+    titles = "value bits,header,positions,values,rest,total,/ formula,target,encode s,decode s,/ nncodec"
+    rows = [tuple(titles.split(","))]
     for bits in VALUE_BITS:
         mean = np.mean(parts[bits], axis=0)
         reference = formula + others * (bits == 32)  # lossless: the rest at 32 bits is part of the comparison
@@ -157,9 +143,7 @@ def measure(run: Path, first_round: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_FOLDER")
-    parser.add_argument(
-        "--first_round", type=int, default=1, help="leave earlier rounds out (default: %(default)s)"
-    )
+    parser.add_argument("--first_round", type=int, default=1, help="leave earlier rounds out (default: 1)")
     args = parser.parse_args()
     for run in args.runs:
         measure(run, args.first_round)

@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +37,7 @@ from data.datasets import load_dataset
 from models import build_model
 from utils.contribution import LocalContribution, select_top
 from utils.flat import FlatParameters
+from utils.run import experiment
 from utils.training.device import denormals, set_up_device
 from utils.training.linear import by_onednn, product, product_into
 from utils.training.loop import Trainer
@@ -151,27 +153,18 @@ def round_(folder: Path, repeats: int) -> None:
 
         return method
 
+    rounds, clock = experiment.run_rounds, {}
+
+    def timed_rounds(*arguments):
+        began = time.perf_counter()
+        yield from rounds(*arguments)  # the books are kept between its rounds
+        clock["rounds"] = time.perf_counter() - began
+
     flags = ["--dataset", "mnist", "--dataset_dir", str(folder), "--max_rounds", "3", "--threads", "1", "--quiet"]
     with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(io.StringIO()):
-        for name in spent:
-            setattr(Trainer, name, timed(name))
-        try:
-            clock = {}
-            import utils.run.experiment as experiment
-
-            rounds = experiment.run_rounds
-
-            def timed_rounds(*arguments):
-                began = time.perf_counter()
-                yield from rounds(*arguments)  # the books are kept between its rounds
-                clock["rounds"] = time.perf_counter() - began
-
-            experiment.run_rounds = timed_rounds
+        methods = {name: timed(name) for name in spent}
+        with patch.multiple(Trainer, **methods), patch.object(experiment, "run_rounds", timed_rounds):
             multiround_dpu.main([*flags, "--output_dir", out])
-        finally:
-            experiment.run_rounds = rounds
-            for name, method in plain.items():
-                setattr(Trainer, name, method)
     share = 1 - sum(spent.values()) / clock["rounds"]
     print(f"3 rounds of DPU on MNIST (1,000 to 3,000 samples, 30 + 30 epochs): {clock['rounds']:.1f} s, of which")
     print(f"  training {spent['epoch']:.1f} s, evaluation {spent['accuracies']:.1f} s, all else {share:.1%};", end=" ")

@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
     for workers, threads in slow:
         loop = conventional_loop(data, network(), recipe, samples, device, ratio, augment, workers)
         loops[f"conventional, {workers} workers, {threads} threads"] = loop, threads
-    warm_up = max(WARM_UP + 1 if device.type == "cuda" else 1, -(-args.steps_before // -(-samples // BATCH)))
+    warm_up = max(WARM_UP + 1 if device.type == "cuda" else 1, -(-args.steps_before // steps))
     rates = time_turns(loops, args.repeats, warm_up, samples, device)
 
     torch.set_num_threads(args.threads)
@@ -102,13 +102,14 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{args.model} on {data.name}, k = {ratio:g}, batches of {BATCH}, {machine}")
     print(f"samples per second, median (range) of {args.repeats} turns of {samples:,} samples")
     if args.steps_before:
-        print(f"after {warm_up * -(-samples // BATCH):,} steps of each loop")
+        print(f"after {warm_up * steps:,} steps of each loop")
     for name, values in rates.items():
         print(f"  {name:<36} {describe(values, ',.0f')}")
     rate = statistics.median(rates["products"]) / samples * steps * operations
     print(f"products: {rate / 1e9:,.0f} GFLOP/s for these shapes")
     report_ratios(rates, args.model, data.name, device.type)
-    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 1024 * _peak_kib()
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else peak
     print(f"peak memory {peak / 2**20:,.0f} MiB, all loops together")
 
 
@@ -130,10 +131,6 @@ def report_ratios(rates: Rates, model: str, dataset: str, device: str) -> None:
     if target:
         steps = statistics.median(rates["step 1"]) / BATCH
         print(f"  {'step 1, steps per second':<36} {steps:,.0f}; target: at least {target:,}")
-
-
-def _peak_kib() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 if __name__ == "__main__":

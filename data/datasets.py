@@ -19,7 +19,7 @@ from data.errors import DatasetError
 from data.image_folder import read_folder
 from data.published import PUBLISHED_CLASSES, load_published
 from data.seeding import frozen_generator
-from data.sources import read_digits, read_npz
+from data.sources import missing_from, read_digits, read_npz
 from data.streaming.folder import Streaming, list_streamed
 from data.streaming.image_files import MEAN, STD, ImageFiles
 
@@ -144,10 +144,9 @@ def from_arrays(arrays: dict[str, np.ndarray], name: str, classes: list[str] | N
     classes  their names; None: 0, 1, ... up to the largest training label
     Raises DatasetError for arrays that cannot be used.
     """
-    for wanted in ("train_images", "train_labels", "test_images", "test_labels"):
-        if wanted not in arrays:
-            raise DatasetError(f"{name}: {wanted} is missing; give uint8 images and their labels")
-    return _checked(arrays, classes, name, name)
+    if missing := missing_from(arrays):
+        raise DatasetError(f"{name}: {missing[0]} is missing; give uint8 images and their labels")
+    return _checked({key: np.asarray(value) for key, value in arrays.items()}, classes, name, name)
 
 
 def channel_statistics(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -178,15 +177,10 @@ def split_validation(dataset: Dataset, size: int, seed: int) -> EvaluationSplit:
     Samples stay in the order of the test set. A data set with a validation split of its own keeps that and
     its whole test set; `size` then has no effect. Raises DatasetError if `size` is below 1 or leaves no test.
     """
-    num_test = len(dataset.test_labels)
+    images, labels, num_test = dataset.test_images, dataset.test_labels, len(dataset.test_labels)
     if dataset.val_images is not None:
-        return EvaluationSplit(
-            dataset.val_images,
-            dataset.val_labels,
-            dataset.test_images,
-            dataset.test_labels,
-            _fingerprint_of(np.arange(0), np.arange(num_test)),
-        )
+        fingerprint = _fingerprint_of(np.arange(0), np.arange(num_test))
+        return EvaluationSplit(dataset.val_images, dataset.val_labels, images, labels, fingerprint)
     if not 1 <= size < num_test:
         raise DatasetError(
             f"validation size {size}: must be 1 to {num_test - 1}, as {dataset.name} has "
@@ -194,13 +188,7 @@ def split_validation(dataset: Dataset, size: int, seed: int) -> EvaluationSplit:
         )
     order = frozen_generator(seed, "validation split").permutation(num_test)
     val, test = np.sort(order[:size]), np.sort(order[size:])
-    return EvaluationSplit(
-        dataset.test_images[val],
-        dataset.test_labels[val],
-        dataset.test_images[test],
-        dataset.test_labels[test],
-        _fingerprint_of(val, test),
-    )
+    return EvaluationSplit(images[val], labels[val], images[test], labels[test], _fingerprint_of(val, test))
 
 
 def _fingerprint_of(val: np.ndarray, test: np.ndarray) -> str:
@@ -234,13 +222,11 @@ def _checked(
                 f"train_images {tuple(tensors['train_images'].shape[1:])}; make all one shape"
             )
         tensors[f"{split}_images"], tensors[f"{split}_labels"] = images, labels
-    if len(classes) < 2:
+    if len(classes) < 2 or tensors["train_labels"].min() == tensors["train_labels"].max():
         raise DatasetError(f"{source}: train_labels hold one class; there must be 2 or more to tell apart")
     if "val_images" not in tensors and len(tensors["test_images"]) < 2:
         raise DatasetError(f"{source}: test_images hold one image; give 2 or more, to validate and to test")
-    if streaming is None:
-        mean, std = channel_statistics(tensors["train_images"])
-    else:
-        mean, std = torch.tensor(MEAN), torch.tensor(STD)
-    image_size = None if streaming is None else streaming.image_size
+    usual = torch.tensor(MEAN), torch.tensor(STD)
+    mean, std = usual if streaming else channel_statistics(tensors["train_images"])
+    image_size = streaming and streaming.image_size
     return Dataset(**tensors, mean=mean, std=std, classes=list(classes), name=name, image_size=image_size)

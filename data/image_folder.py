@@ -1,7 +1,6 @@
 """A folder of images, train/<class>/... and test/ or val/ likewise, read into memory as a whole."""
 
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +9,7 @@ import numpy as np
 
 from data.errors import DatasetError, answering, differing_classes
 from data.image_walk import LOOSE, LeftOut, walk_images
-from data.limits import check_size, refuse_huge_images
+from data.limits import check_size, huge_images_refused
 
 
 class _Listing(NamedTuple):
@@ -52,8 +51,7 @@ def read_folder(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
             raise differing_classes(folder, folders["train"], differing)
     left_out.warn(path)
 
-    with warnings.catch_warnings():
-        refuse_huge_images()
+    with huge_images_refused():
         (width, height), all_grey = _common_size([file for listing in listings.values() for file in listing.paths])
         shape = (height, width) if all_grey else (height, width, 3)
         num_images = sum(len(listing.paths) for listing in listings.values())

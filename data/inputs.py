@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from data.arrays import checked_images, checked_labels
 from data.datasets import Dataset
 from data.errors import DatasetError, answering
 from data.image_walk import LeftOut, walk_images
-from data.limits import check_size, refuse_huge_images
+from data.limits import check_size, huge_images_refused
 from data.sources import read_arrays
 from data.streaming.image_files import ImageFiles
 
@@ -49,7 +48,7 @@ class Inputs:
             if not right or not (mean.isfinite().all() and std.isfinite().all() and (std > 0).all()):
                 raise ValueError("shapes or values are impossible")
             return cls(tuple(shape), mean, std, classes, bool(plain["streamed"]))
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+        except (ArithmeticError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(f"what it says of its inputs cannot be read ({error})") from None
 
     def to_text(self) -> str:
@@ -121,8 +120,7 @@ def _pixels(top: Path, paths: list[str], shape: tuple[int, int, int]) -> torch.T
         raise DatasetError(f"{top}: {problem}; give an .npz file")
     check_size(top, len(paths) * math.prod(shape), "give fewer images")
     images = np.empty((len(paths), height, width, channels), np.uint8)
-    with warnings.catch_warnings():
-        refuse_huge_images()
+    with huge_images_refused():
         for index, file in enumerate(top / path for path in paths):
             with answering(f"{file}: not a readable image", "replace or remove it"), Image.open(file) as image:
                 if image.mode.startswith(("I", "F")) or image.size != (width, height):

@@ -2,6 +2,8 @@
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from data.errors import DatasetError
@@ -24,11 +26,11 @@ def check_size(source: Path, num_bytes: int, way_out: str) -> None:
         )
 
 
-def refuse_huge_images() -> None:
-    """Make Pillow raise an error for a file that states more than its limit of 89 million pixels, not only warn.
-
-    For use in `warnings.catch_warnings`.
-    """
+@contextmanager
+def huge_images_refused() -> Iterator[None]:
+    """Within, Pillow raises an error for a file that states more than its limit, 89 million pixels, not only warns."""
     from PIL import Image
 
-    warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield

@@ -8,7 +8,7 @@ Readers answer for files that cannot be read; `data.datasets` checks what was re
 import importlib.util
 import os
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +26,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     Raises DatasetError if it is missing, no zip archive, damaged, or lacks an array.
     """
     arrays = read_arrays(path, (*REQUIRED, *OPTIONAL))
-    missing = [key for key in REQUIRED if key not in arrays]
-    missing += [key for key in OPTIONAL if key not in arrays and any(other in arrays for other in OPTIONAL)]
-    if missing:
+    if missing := missing_from(arrays):
         with answering(f"{path}: cannot be read", "get it again"), np.load(path, allow_pickle=False) as archive:
             found = ", ".join(archive.files) or "nothing"
         raise DatasetError(
@@ -36,6 +34,11 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
             f"it must hold {', '.join(REQUIRED)} and may hold {', '.join(OPTIONAL)}"
         )
     return arrays
+
+
+def missing_from(arrays: Collection[str]) -> list[str]:
+    """Return which arrays are missing beside those that are there."""
+    return [key for key in REQUIRED + OPTIONAL * any(key in arrays for key in OPTIONAL) if key not in arrays]
 
 
 def read_arrays(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from utils.system import own_code
 from utils.system.errors import UsageError
 from utils.system.references import label_of
+from utils.system.tensors import raw_bytes
 
 TORCHVISION = "torchvision:"
 
@@ -51,9 +52,9 @@ def fingerprint_of(module: nn.Module) -> str:
     """Return what tells the parameters and buffers of a module from any others."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        if not is_lazy(tensor):
+        if not is_lazy(tensor) and tensor.device.type != "meta" and tensor.layout == torch.strided:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+            digest.update(raw_bytes(tensor.cpu()).numpy())
     return digest.hexdigest()
 
 

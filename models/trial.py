@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from utils.system.errors import UsageError
 from utils.system.own_code import faults_named
+from utils.system.tensors import raw_bytes
 
 
 def has_batch_norm(network: nn.Module) -> bool:
@@ -27,6 +28,8 @@ def try_out(make: Callable[[], nn.Module], images: Tensor, num_classes: int, nam
     """
     what = f"--model {name}"
     network, again = make(), make()
+    if network is again:
+        raise UsageError(f"{what} returned the same network twice: it must make a new one in each call")
     _check_tensors(network, what)
     ones, others = _tensors(network), _tensors(again)
     if ones.keys() != others.keys() or not all(_same(ones[name], others[name]) for name in ones):
@@ -41,7 +44,7 @@ def _tensors(network: nn.Module) -> dict[str, Tensor]:
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num())
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(raw_bytes(a), raw_bytes(b))
 
 
 def _check_tensors(network: nn.Module, what: str) -> None:
@@ -71,9 +74,10 @@ def _check_tensors(network: nn.Module, what: str) -> None:
 
 def _try_passes(network: nn.Module, images: Tensor, num_classes: int, what: str) -> set[str]:
     size = "x".join(map(str, images.shape[1:]))
+    places = {name: tensor.data_ptr() for name, tensor in _tensors(network).items()}
     network.eval()
     layer = partial(_layer_in, network)
-    with faults_named(f"{what}, on images of {size}", layer), torch.inference_mode(), _unchanged(network, what):
+    with faults_named(f"{what}, on images of {size}", layer), torch.no_grad(), _unchanged(network, what):
         first, second, one = network(images), network(images), network(images[:1])
     _check_output(first, (2, num_classes), what)
     _check_output(one, (1, num_classes), what)
@@ -92,6 +96,10 @@ def _try_passes(network: nn.Module, images: Tensor, num_classes: int, what: str)
     running = {id(statistic) for norm in norms for statistic in (norm.running_mean, norm.running_var)}
     changing |= {name for name, buffer in network.named_buffers() if id(buffer) in running}  # whatever the images are
     counters = {id(norm.num_batches_tracked) for norm in norms if norm.momentum is not None}
+    for name, tensor in _tensors(network).items():
+        if (tensor.requires_grad or name in changing) and tensor.data_ptr() != places.get(name):
+            way = f"change it in place, by {name}.copy_(...)"
+            raise UsageError(f"{what}: a pass puts another tensor in the place of {name}: {way}")
     for name, buffer in network.named_buffers():
         if name in changing and buffer.dtype != torch.float32 and id(buffer) not in counters:
             way = "give its BatchNorm a momentum" if "num_batches_tracked" in name else "messages carry float32 alone"

@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "utils.own_network": {"utils.flat", "utils.system", "data", "models"},
     "utils.criterion": {"utils.contribution", "utils.pruning_scores", "utils.flat", "utils.system", "data"},
     "utils.contribution": {"utils.pruning_scores", "utils.message.masks", "utils.rewinding"},  # which RPU's masks are drawn by, and which imports nothing here
-    "utils.flat": {"utils.schema"},
+    "utils.flat": {"utils.schema", "utils.system"},
     "utils.edge.program": {"utils.edge", "utils.predict", "utils.system"},
     "utils.edge": {"utils.edge.program", "utils.message", "utils.schema", "utils.system"},
     "utils.predict": {"utils.run", "utils.edge", "utils.training", "utils.system", "data"},

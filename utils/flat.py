@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from utils.schema import Schema
+from utils.system.tensors import raw_bytes
 
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
@@ -84,7 +85,7 @@ class FlatParameters:
         digest = hashlib.blake2b(self.schema.fingerprint, digest_size=8)
         for name, tensor in self.constants.items():
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+            digest.update(raw_bytes(tensor.cpu()).numpy())
         return digest.hexdigest()
 
     def layer_of_weight(self) -> Tensor:
@@ -95,7 +96,13 @@ class FlatParameters:
     def changed_constants(self) -> list[str]:
         """Return the names of constants that are not what they were."""
         pairs = [(name, now, self._constants_before[name]) for name, now in self.constants.items()]
-        return [name for name, now, before in pairs if not torch.equal(now.nan_to_num(), before.nan_to_num())]
+        return [name for name, now, before in pairs if not torch.equal(raw_bytes(now), raw_bytes(before))]
+
+    def displaced(self) -> list[str]:
+        """Return the names of tensors in the vector in whose place the model now has others."""
+        held = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        places = {entry.name: self.vector[entry.part].data_ptr() for entry in self.schema.entries}
+        return [name for name, place in places.items() if name not in held or held[name].data_ptr() != place]
 
     def zero_grad(self) -> None:
         """Set all gradients to zero: one memset."""

@@ -13,10 +13,12 @@ from torch.utils.data import default_collate
 
 from data.batches import Batch, BatchSource
 from data.errors import DatasetError
-from data.streaming.image_files import ImageFiles, decode, reason
+from data.streaming.image_files import ImageFiles, pixels_or_reason
 from data.streaming.workers import Pool
 
 Request = tuple[ImageFiles, Tensor | None]  # files, and a seed for each, int64 (B,); None: not augmented
+
+_STRIP = 32  # times as long as wide: more of an image is not resized
 
 
 class Reader:
@@ -30,7 +32,7 @@ class Reader:
         from torchvision.transforms import v2  # takes a second, so only for streamed data
 
         self._crop, self._flip = v2.RandomResizedCrop(image_size), v2.RandomHorizontalFlip()
-        self._resize = v2.functional.resized_crop_image
+        self._resize, self._cut = v2.functional.resized_crop_image, v2.functional.center_crop
         self._plain = v2.Compose([v2.Resize(round(image_size * 256 / 224)), v2.CenterCrop(image_size)])
 
     def __call__(self, request: Request) -> Tensor | str:
@@ -38,15 +40,16 @@ class Reader:
         images = []
         with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
             for place in range(len(files)):
-                path = files.path(place)
-                try:
-                    image = decode(path)
-                except MemoryError:  # no fault of the file
-                    raise
-                except Exception as error:
-                    return f"{path}: cannot be read ({reason(error)})"
-                images.append(self._plain(image) if seeds is None else self._augmented(image, int(seeds[place])))
+                image = pixels_or_reason(files.path(place))
+                if isinstance(image, str):
+                    return f"{files.path(place)}: cannot be read ({image})"
+                images.append(self._centre(image) if seeds is None else self._augmented(image, int(seeds[place])))
         return default_collate(images)  # in a worker it writes to shared memory at once
+
+    def _centre(self, image: Tensor) -> Tensor:
+        # Of a strip, a resized copy could take many times the memory of the file; only its middle is shown.
+        most = [min(size, _STRIP * min(image.shape[1:])) for size in image.shape[1:]]
+        return self._plain(self._cut(image, most) if most != list(image.shape[1:]) else image)
 
     def _augmented(self, image: Tensor, seed: int) -> Tensor:
         torch.default_generator.manual_seed(seed)
@@ -87,7 +90,7 @@ class StreamedBatches(BatchSource):
     def in_order(self, indices: Tensor | None = None) -> Iterator[Batch]:
         """Iterate over the samples `indices`, or all, in this order and without augmentation: for evaluation."""
         indices = torch.arange(len(self)) if indices is None else indices
-        return self._read((chosen, None) for chosen in indices.split(self.batch_size))
+        return self._read((chosen, None) for chosen in indices.split(self.batch_size) if len(chosen))
 
     def _read(self, wanted: Iterable[tuple[Tensor, Tensor | None]]) -> Iterator[Batch]:
         labels = []  # of the batches under way, in their order

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.limits import refuse_huge_images
+from data.limits import huge_images_refused
 
 # What networks for ImageNet are usually normalised with; the pixels of a streamed set are never all at hand.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -48,9 +48,9 @@ def decode(path: str) -> Tensor:
     """
     from PIL import Image  # only where files are read
 
-    with warnings.catch_warnings():  # about metadata, palettes and arrays that are not writable, thousands of times
+    with huge_images_refused():
+        # About metadata, palettes and arrays that are not writable, thousands of times.
         warnings.simplefilter("ignore", UserWarning)
-        refuse_huge_images()
         with Image.open(path) as image:
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"more than 8 bits a channel ({image.mode})")
@@ -58,18 +58,18 @@ def decode(path: str) -> Tensor:
             return torch.from_numpy(np.asarray(pixels)).permute(2, 0, 1)
 
 
-def why_broken(path: str) -> str | None:
-    """Return why a file does not decode, in a few words; None if it does."""
+def pixels_or_reason(path: str) -> Tensor | str:
+    """Return what `decode` does, or why the file does not decode, on one line and without its name."""
     try:
-        decode(path)
+        return decode(path)
     except MemoryError:  # no fault of the file
         raise
     except Exception as error:  # what a foreign file makes its reader raise has no list
-        return reason(error)
-    return None
+        text = getattr(error, "strerror", None) or str(error).split(" file '")[0]
+        return " ".join(text.split())[:200] or type(error).__name__
 
 
-def reason(error: Exception) -> str:
-    """Return what an error says, on one line and without the file's name."""
-    text = getattr(error, "strerror", None) or str(error).split(" file '")[0]
-    return " ".join(text.split())[:200] or type(error).__name__
+def why_broken(path: str) -> str | None:
+    """Return why a file does not decode, in a few words; None if it does."""
+    found = pixels_or_reason(path)
+    return found if isinstance(found, str) else None

@@ -31,8 +31,7 @@ from utils.rewinding import epochs_of_steps, num_selected, num_steps
 from utils.rounds import Plan, Way
 from utils.run.checks import check_batch_norm, num_deployed
 from utils.run.settings import Settings
-from utils.system.errors import UsageError
-from utils.system.own_code import out_of_memory
+from utils.system.errors import UsageError, lacks_memory
 from utils.system.references import label_of
 from utils.training.recipes import Recipe, recipe_for
 from utils.training.round import RoundTraining
@@ -98,7 +97,7 @@ def make_networks(
     except ValueError as error:
         raise UsageError(f"--model: {error}") from error
     except RuntimeError as error:
-        if not out_of_memory(error):
+        if not lacks_memory(error):
             raise
         reason = str(error).splitlines()[0]
         raise UsageError(f"--model: {label_of(settings.model)} is too large for this machine ({reason})") from error

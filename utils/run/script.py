@@ -7,7 +7,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from utils.system import own_code
-from utils.system.errors import UserError, packages_needed
+from utils.system.errors import UserError, lacks_memory, packages_needed
 from utils.system.processes import Interrupted, StopAsked, interrupts_wait, is_rank0
 from utils.system.streams import forgiving_streams
 
@@ -48,14 +48,15 @@ def run(
             parser.error(f"{error}{error.advice.format(again=_again(settings))}")
         except OSError as error:
             parser.error(f"{error.filename or 'a file'} cannot be used ({error.strerror or error})")
-        except MemoryError:
-            parser.error("this machine's memory does not suffice: take fewer or smaller images, or --stream")
         except StopAsked as asked:
             name = signal.Signals(asked.number).name
             parser.exit(128 + asked.number, f"\nstopped by {name}: a checkpoint is saved, {_again(settings)} goes on\n")
         except KeyboardInterrupt as interrupt:
             parser.exit(130, f"\ninterrupted: {_way_on(interrupt, _again(settings))}\n")
         except Exception as error:
+            if lacks_memory(error):
+                ways = "fewer or smaller images, --stream, a smaller network or a smaller --train_batch_size"
+                parser.error(f"the memory of this machine, or of its --device, does not suffice: take {ways}")
             fault = own_code.fault_in(error)
             if fault is None:  # it is ours
                 raise

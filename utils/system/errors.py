@@ -1,5 +1,6 @@
 """Errors that the user can put right. Their text is one line that names flag or file, value and way out."""
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,12 @@ class UserError(ValueError):
 
 class UsageError(UserError):
     """A flag's value, or flags that contradict each other."""
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Return whether memory did not suffice, of the machine or, by what torch says then, of a device."""
+    words = r"out of memory|not enough memory|allocate memory"
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(re.search(words, str(error))))
 
 
 @contextmanager

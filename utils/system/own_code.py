@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from utils.system.errors import UsageError
+from utils.system.errors import UsageError, lacks_memory
 from utils.system.references import no_file_for, split_reference
 from utils.system.sources import digest_of_source
 
@@ -107,18 +107,12 @@ def faults_named(what: str, where: Callable[[Exception], str] = lambda error: ""
     """
     try:
         yield
-    except (UsageError, MemoryError):
+    except UsageError:
         raise
     except (Exception, SystemExit) as error:
-        if out_of_memory(error):
+        if lacks_memory(error):
             raise
         raise UsageError(f"{what}: {fault_in(error) or where(error) + in_words(error)}") from error
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Return whether this is how torch says, on whatever device, that memory does not suffice."""
-    ours = r"out of memory|not enough memory|allocate memory"
-    return isinstance(error, RuntimeError) and re.search(ours, str(error)) is not None
 
 
 def fault_in(error: BaseException) -> str | None:
@@ -183,7 +177,7 @@ def digests_of(things: Iterable[tuple[str, Any]]) -> dict[str, str]:
                 digests[describe(thing)] = digest_of_source(textwrap.dedent(inspect.getsource(thing)))
         for path in files_of(file.resolve()) if file and file.is_file() else ():
             try:
-                digest = digest_of_source(path.read_text(encoding="utf-8"))
+                digest = digest_of_source(path.read_bytes())
             except (OSError, ValueError, SyntaxError):
                 continue  # loading it says so
             name = path.relative_to(file.resolve().parent).as_posix()
@@ -218,7 +212,7 @@ def files_of(path: Path) -> list[Path]:
     while waiting:
         importer = waiting.pop()
         try:
-            tree = ast.parse(importer.read_text(encoding="utf-8"))
+            tree = ast.parse(importer.read_bytes())
         except (OSError, ValueError, SyntaxError):
             continue
         for level, name in _imported(tree):

@@ -26,7 +26,7 @@ def differing(recorded: dict[str, str], now: dict[str, str]) -> list[str]:
     return sorted(name for name in recorded.keys() | now.keys() if recorded.get(name) != now.get(name))
 
 
-def digest_of_source(text: str) -> str:
+def digest_of_source(text: str | bytes) -> str:
     """Return a digest of a Python source's syntax tree."""
     tree = repr(_plain(ast.parse(text)))
     return hashlib.blake2b(tree.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()

@@ -11,7 +11,7 @@ for weight (r, c) that is the sum over the batch of output gradient r times inpu
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import torch
@@ -66,11 +66,8 @@ def replaced(forwards: dict[nn.Module, Callable[[Tensor], Tensor]]) -> Iterator[
 
 def by_product(model: nn.Module) -> dict[nn.Module, Callable[[Tensor], Tensor]]:
     """Return for `replaced` what computes the fully connected layers of `model` by `product`: for evaluation only."""
-    return {module: partial(_linear, module) for module in model.modules() if type(module) is nn.Linear}
-
-
-def _linear(module: nn.Linear, x: Tensor) -> Tensor:
-    return product(x, module.weight, module.bias)
+    layers = [module for module in model.modules() if type(module) is nn.Linear]
+    return {layer: lambda x, layer=layer: product(x, layer.weight, layer.bias) for layer in layers}
 
 
 @cache

@@ -129,7 +129,7 @@ class Trainer:
         else:
             before = optimizer.weights.clone()  # made anew each time: at the backward pass, the peak, it is not there
             step()
-            local.update(optimizer.weight_grad, before, optimizer.weights)
+            local.update(optimizer.weights.grad, before, optimizer.weights)
 
     def _graphed_steps(self, optimizer, local, order: Tensor, draws: Tensor | None) -> GraphedSteps:
         """Return the graphs of these steps: those of the epoch before, unless they were for something else."""
@@ -174,7 +174,7 @@ class Trainer:
             mine = torch.arange(part.start, part.stop)
         self._correct.zero_()
         with self._evaluating() as model:
-            for images, labels in batches.in_order(mine):
+            for images, labels in batches.in_order(mine) if mine is None or len(mine) else ():
                 outputs = model(images)
                 right = outputs.argmax(dim=1) == labels
                 self._correct[0] += right.sum()
@@ -193,7 +193,9 @@ class Trainer:
     def _evaluating(self) -> Iterator[nn.Module]:
         model = self.flat.model.eval()
         plain = self.bfloat16 or self.foreign
-        with torch.inference_mode(), self._precision(), replaced({} if plain else by_product(model)):
+        # What a user's network keeps of a pass, such as a table made at the first one, it may need in training.
+        without_grad = torch.no_grad() if self.foreign else torch.inference_mode()
+        with without_grad, self._precision(), replaced({} if plain else by_product(model)):
             yield model
 
     def _precision(self):

@@ -22,39 +22,28 @@ class FlatOptimizer:
               state of the selected weights and of the rest goes on from it (in the paper, too,
               fine-tuning continues the first step)
 
-    .weights, .weight_grad   what it updates and the loss's gradients, (S,) or (I,)
+    .weights   what it updates, (S,) or (I,); their `.grad` is the loss's gradient
     """
 
     def __init__(
-        self,
-        flat: FlatParameters,
-        recipe: Recipe,
-        selected: Tensor | None = None,
+        self, flat: FlatParameters, recipe: Recipe, selected: Tensor | None = None,
         carried: "FlatOptimizer | None" = None,
-    ):
+    ):  # fmt: skip
         self.flat = flat
         self.recipe = recipe
         self.selected = selected
         if selected is None:
-            self._weights = flat.weights.detach()
-            self._weights.grad = flat.weight_grad
+            self.weights = flat.weights.detach()
+            self.weights.grad = flat.weight_grad
         else:
-            self._weights = flat.weights[selected]
-            self._weights.grad = torch.zeros_like(self._weights)
-        self.gradients = WeightGradients(flat, selected, self._weights.grad)
+            self.weights = flat.weights[selected]
+            self.weights.grad = torch.zeros_like(self.weights)
+        self.gradients = WeightGradients(flat, selected, self.weights.grad)
         self._rest = flat.rest.detach()
         self._rest.grad = flat.rest_grad
-        self._optimizer = _build(recipe, [self._weights, self._rest])
+        self._optimizer = _build(recipe, [self.weights, self._rest])
         if carried is not None:
             self._take_over(carried)
-
-    @property
-    def weights(self) -> Tensor:
-        return self._weights
-
-    @property
-    def weight_grad(self) -> Tensor:
-        return self._weights.grad
 
     def set_epoch(self, epoch: int) -> None:
         """Set the learning rate of `epoch`, counted from 0 in each step."""
@@ -74,10 +63,10 @@ class FlatOptimizer:
         if self.selected is not None:
             self.gradients.gather(everything=not direct)
         if sum_ is not None:
-            sum_(*((self.flat.gradient,) if self.selected is None else (self._weights.grad, self._rest.grad)))
+            sum_(*((self.flat.gradient,) if self.selected is None else (self.weights.grad, self._rest.grad)))
         self._optimizer.step()
         if self.selected is not None:
-            self.flat.weights.index_copy_(0, self.selected, self._weights)
+            self.flat.weights.index_copy_(0, self.selected, self.weights)
 
     def state_dict(self) -> dict:
         """Return the optimizer's state: tensors and plain values only."""
@@ -87,15 +76,15 @@ class FlatOptimizer:
         """Go on from a state of `state_dict`; the weights are taken from `flat` as it is now."""
         self._optimizer.load_state_dict(state)
         if self.selected is not None:
-            torch.index_select(self.flat.weights, 0, self.selected, out=self._weights)
+            torch.index_select(self.flat.weights, 0, self.selected, out=self.weights)
 
     def _take_over(self, carried: "FlatOptimizer") -> None:
         source, kept = carried._optimizer.state, self.selected
         if carried.selected is not None and kept is not None:
             kept = torch.searchsorted(carried.selected, kept)  # where they are in the earlier selection
-        for name, value in source[carried._weights].items():
-            dense = value.shape == carried._weights.shape  # else the step count, the same for all weights
-            self._optimizer.state[self._weights][name] = value[kept] if dense else value.clone()
+        for name, value in source[carried.weights].items() if self.weights.numel() else ():
+            dense = value.shape == carried.weights.shape  # else the step count, the same for all weights
+            self._optimizer.state[self.weights][name] = value[kept] if dense else value.clone()
         for name, value in source[carried._rest].items():
             self._optimizer.state[self._rest][name] = value.clone()
 
@@ -115,8 +104,8 @@ _leave_compiler_out()
 
 
 def _build(recipe: Recipe, vectors: list[Tensor]) -> torch.optim.Optimizer:
-    vectors = [vector for vector in vectors if vector.numel() > 0]
     device = vectors[0].device
+    vectors = [vector for vector in vectors if vector.numel() > 0] or vectors[:1]
     options = {"fused": device.type in ("cpu", "cuda"), "weight_decay": recipe.weight_decay, "lr": recipe.lr}
     if device.type == "cuda":  # a CUDA graph would keep a plain number as it was recorded
         options["lr"] = torch.tensor(recipe.lr, device=device)

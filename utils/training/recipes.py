@@ -57,9 +57,8 @@ def overrides_of(
 ) -> dict[str, str | float | None]:
     """Return which of these differ from the recipe of `model`; None for those that do not, or are not given."""
     usual = Recipe(**defaults_of(model)[0], num_epochs=1)
-    same = {"optimizer": usual.optimizer, "schedule": usual.schedule, "weight_decay": usual.weight_decay}
     given = {"optimizer": optimizer, "schedule": schedule, "weight_decay": weight_decay}
-    return {name: None if value == same[name] else value for name, value in given.items()}
+    return {name: None if value == getattr(usual, name) else value for name, value in given.items()}
 
 
 def recipe_for(

@@ -154,6 +154,9 @@ class RoundTraining:
         if changed := self.flat.changed_constants():
             reason = "training changed it, but not in the pass that tried the network"
             raise UserError(f"--model: {changed[0]}: {reason}: make it change in every pass, or in none")
+        if displaced := self.flat.displaced():
+            way = f"change it in place, by {displaced[0]}.copy_(...)"
+            raise UserError(f"--model: {displaced[0]}: a pass put another tensor in its place: {way}")
         self.trainer.group.assert_same(f"the networks after step {step} of round {self.number}", self.flat.vector)
 
     def validate(self) -> float:
