@@ -14,6 +14,7 @@ import numpy as np
 from utils.edge import EdgeNode
 from utils.edge.catch_up import catch_up
 from utils.edge.state_file import read_state
+from utils.run.argument_types import whole
 from utils.system.terminal import columns
 
 MOST_PLACES = 8
@@ -36,12 +37,16 @@ def ratios(run: Path, num_missed: int) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_FOLDER")
-    parser.add_argument("--missed", nargs="+", type=int, default=[2, 5, 10, 20], metavar="N")
+    parser.add_argument("--missed", nargs="+", type=whole(1), default=[2, 5, 10, 20], metavar="N")
     args = parser.parse_args()
     for run in args.runs:
         rows = [("missed", "places", "mean", "smallest", "largest")]
-        for num_missed in args.missed:
-            if found := ratios(run, num_missed):
+        try:
+            by_number = {num_missed: ratios(run, num_missed) for num_missed in args.missed}
+        except (OSError, ValueError) as error:
+            parser.error(f"{run} is no run folder with its messages ({error})")
+        for num_missed, found in by_number.items():
+            if found:
                 figures = np.mean(found), min(found), max(found)
                 rows.append((num_missed, len(found), *(f"{figure:.2f}" for figure in figures)))
         print(f"{run}\n{columns(rows, '>' * 5)}\n")

@@ -146,7 +146,10 @@ def main() -> None:
     parser.add_argument("--first_round", type=int, default=1, help="leave earlier rounds out (default: 1)")
     args = parser.parse_args()
     for run in args.runs:
-        measure(run, args.first_round)
+        try:
+            measure(run, args.first_round)
+        except (OSError, ValueError) as error:
+            parser.error(f"{run} is no run folder with its messages ({error})")
 
 
 if __name__ == "__main__":

@@ -45,6 +45,8 @@ def read_arrays(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
     """Return those of the named arrays that an .npz file has. Raises DatasetError if it is none, or is damaged."""
     if not os.path.exists(path):
         raise DatasetError(f"{path}: no such file; check the path")
+    if os.path.isfile(path) and not os.access(path, os.R_OK):
+        raise DatasetError(f"{path}: may not be read; give it the permission")
     if not os.path.isfile(path) or not zipfile.is_zipfile(path):
         raise DatasetError(f"{path}: not an .npz archive (empty, truncated or another format); get it again")
     with answering(f"{path}: cannot be read", "get it again"), np.load(path, allow_pickle=False) as archive:

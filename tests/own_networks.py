@@ -76,3 +76,8 @@ class Zoo(nn.Module):
 
 def with_batch_norm(num_classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, num_classes))
+
+
+def bare(num_classes):
+    """No biases: nothing but weights."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32, bias=False), nn.ReLU(), nn.Linear(32, num_classes, bias=False))

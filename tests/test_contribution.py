@@ -190,3 +190,9 @@ def test_reinitialization_rounds_of_the_paper():
             last = num_samples
             rounds.append(num_samples)
     assert rounds == [3000, 7000, 15000, 31000]
+
+
+def test_a_sum_too_small_to_divide_by_is_left_out():
+    with pytest.warns(UserWarning, match="the local contribution sums to 1e-39: left out"):
+        combined = combined_contribution(torch.tensor([1.0, 3.0]), torch.tensor([1e-39, 0.0]), 0.5)
+    assert combined.tolist() == [0.125, 0.375]

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from data.datasets import channel_statistics, default_validation_size, load_dataset, split_validation
+from data.datasets import channel_statistics, default_validation_size, from_arrays, load_dataset, split_validation
 from data.errors import DatasetError
 from tests.made_up_data import made_up_arrays, refusal, write_npz
 
@@ -203,3 +203,23 @@ def test_real_cifar10(real_cifar10):
     assert min(dataset.train_labels.bincount(minlength=10)) > 150 and dataset.num_classes == 10
     assert (dataset.mean - torch.tensor([0.4914, 0.4822, 0.4465])).abs().max() < 0.02
     assert (dataset.std - torch.tensor([0.2470, 0.2435, 0.2616])).abs().max() < 0.02
+
+
+def test_arrays_from_python_are_what_numpy_makes_of_them():
+    digits = {name: np.arange(24).reshape(6, 2, 2).astype(np.uint8) for name in ("train_images", "test_images")}
+    digits |= {name: np.array([0, 1, 2, 0, 1, 2]) for name in ("train_labels", "test_labels")}
+    plain = from_arrays(digits, "mine").fingerprint
+    tensors = {name: torch.from_numpy(array) for name, array in digits.items()}
+    lists = {name: array.tolist() if "labels" in name else array for name, array in digits.items()}
+    assert from_arrays(tensors, "mine").fingerprint == from_arrays(lists, "mine").fingerprint == plain
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"val_images": np.zeros((2, 2, 2), np.uint8)}, "val_labels is missing"),
+    ({"train_labels": np.full(6, 2), "test_labels": np.full(6, 2)}, "train_labels hold one class"),
+])
+def test_arrays_from_python_that_cannot_be_used(change, words):
+    arrays = {name: np.zeros((6, 2, 2), np.uint8) for name in ("train_images", "test_images")}
+    arrays |= {name: np.array([0, 1, 2, 0, 1, 2]) for name in ("train_labels", "test_labels")}
+    with pytest.raises(DatasetError, match=words):
+        from_arrays({**arrays, **change}, "mine")

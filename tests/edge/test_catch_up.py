@@ -8,13 +8,14 @@ from copy import copy
 import numpy as np
 import pytest
 
+from benchmarks.catch_up import ratios
 from tests.edge.test_edge import INITIAL, KEY, SCHEMA, number, story
 from utils.edge import EdgeNode
 from utils.edge import program as edge
 from utils.edge.catch_up import catch_up, same_state
 from utils.edge.state_file import write_state
 from utils.message import Base, Coding, Shared, UpdateFormatError, draft_update, encode_update, unpack_message
-from utils.message.container import split_messages
+from utils.message.container import read_sign_key, split_messages
 from utils.message.streams import BaseMissingError, NothingNewError
 from utils.system import files
 
@@ -257,3 +258,28 @@ def test_the_program_catches_up(run_folder, tmp_path, capsys):
     for wrong in (["--from", "x"], ["--from", "1"], ["--from", "1", "--to", "-2"]):
         assert edge.main(["catch_up", str(run_folder), *wrong, "--out", str(file)]) == 2
         assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_catch_up_without_the_run_s_key_says_so(tmp_path, capsys):
+    key = tmp_path / "key"
+    key.write_bytes(KEY)
+    key.chmod(0o600)
+    (tmp_path / "updates").mkdir()
+    write_state(tmp_path / "initial.safetensors", SCHEMA, INITIAL)
+    for round_, (data, *_) in enumerate(story(read_sign_key(key))):
+        (tmp_path / "updates" / f"round_{round_:03}.dpu").write_bytes(data)
+    words = ["catch_up", str(tmp_path), "--from", "shipped", "--to", "1"]
+    assert edge.main([*words, "--out", str(tmp_path / "plain.dpu")]) == 0
+    assert "note: the run signs its messages" in capsys.readouterr().out
+    assert edge.main([*words, "--out", str(tmp_path / "signed.dpu"), "--sign_key", str(key)]) == 0
+    assert "note:" not in capsys.readouterr().out
+
+
+def test_the_benchmark_s_ratios_by_hand(run_folder):
+    messages, node, expected = [data for data, *_ in story()], EdgeNode(SCHEMA, INITIAL), []
+    for first, second in itertools.pairwise(messages):
+        expected.append(len(catch_up(node, [first, second])) / (len(first) + len(second)))
+        node.receive(first)
+    assert ratios(run_folder, 2) == expected and ratios(run_folder, 6) == []
+    whole = len(catch_up(EdgeNode(SCHEMA, INITIAL), messages))
+    assert ratios(run_folder, 5) == [whole / sum(map(len, messages))]

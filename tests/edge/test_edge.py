@@ -319,6 +319,7 @@ def overlapping(header):
         (lambda header: header["line/fc1.bias"].update(shape=[-12], data_offsets=[0, -48]), "fc1.bias"),
         (lambda header: header["line/fc1.bias"].update(shape=[12.0]), "fc1.bias"),
         (lambda header: header["line/fc1.bias"].update(shape=[1 << 40, 1 << 40]), "fc1.bias"),
+        (lambda header: header["line/fc1.bias"].update(shape=[1 << 70], data_offsets=[0, 1 << 72]), "damaged"),
         (lambda header: "[" * 200_000, "too deep"),
         (lambda header: json.dumps(header).replace('"F32"', "Infinity", 1), "Infinity"),
         (lambda header: '{"x": 1, ' + json.dumps(header).replace('"line/fc1.bias"', '"x"')[1:], "twice"),
@@ -440,6 +441,15 @@ def test_exit_statuses_of_apply(run_folder, tmp_path, capsys):
     assert apply(3) == 2 and apply(1, 4) == 4
 
 
+@pytest.mark.parametrize("rounds", [(0, 0), (0, 1, 0)])
+def test_messages_in_one_file_that_are_out_of_order_are_refused_and_not_skipped(run_folder, tmp_path, capsys, rounds):
+    node, file = tmp_path / "node.safetensors", tmp_path / "several.dpu"
+    EdgeNode(SCHEMA, INITIAL).save(node)
+    file.write_bytes(b"".join(story()[number][0] for number in rounds))
+    assert edge.main(["apply", "--node", str(node), str(file)]) == 2
+    assert "not in the order of their rounds" in capsys.readouterr().err and EdgeNode.load(node).round == -1
+
+
 def test_status(run_folder, tmp_path, capsys):
     node = tmp_path / "node.safetensors"
     EdgeNode(SCHEMA, INITIAL, key=KEY).save(node)
@@ -465,16 +475,34 @@ def test_status(run_folder, tmp_path, capsys):
         (["init", "--initial", "{run}/initial.safetensors"], "--out"),
         (["show", "{run}/initial.safetensors"], "magic"),
         (["replay", "{tmp}"], "No such file"),
+        (["status", "--node", "/proc/self/mem"], "/proc/self/mem: "),  # opens, and then cannot be read
+        (["apply", "--node", "{tmp}/node", "/proc/self/mem"], "/proc/self/mem: "),
         (["replay", "{run}", "--sign_key", "{tmp}/empty"], "empty"),
         (["frobnicate"], "frobnicate"),
         ([], "COMMAND"),
     ],
 )
 def test_errors_are_one_line_and_status_2(run_folder, tmp_path, capsys, arguments, words):
+    if "/proc/self/mem" in arguments and not Path("/proc/self/mem").exists():
+        pytest.skip("needs /proc")
+    EdgeNode(SCHEMA, INITIAL).save(tmp_path / "node")
     (tmp_path / "empty").write_bytes(b"")
     assert edge.main([a.format(run=run_folder, tmp=tmp_path) for a in arguments]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and error.startswith("edge: error: ") and words in error
+
+
+def test_no_file_is_overwritten(run_folder, tmp_path, capsys):
+    node = tmp_path / "node.safetensors"
+    assert edge.main(["replay", str(run_folder), "--out", str(node)]) == 0
+    before = node.read_bytes()
+    for words in (
+        ["replay", str(run_folder)], ["init", "--initial", str(run_folder / "initial.safetensors")],
+        ["catch_up", str(run_folder), "--from", "0"], ["predict", "--node", str(node), "--model-from", str(run_folder)],
+    ):  # fmt: skip
+        assert edge.main([*words, "--out", str(node)]) == 2
+        assert capsys.readouterr().err == f"edge: error: {node} exists; remove it, or choose another --out\n"
+    assert node.read_bytes() == before
 
 
 def test_replay_stops_at_a_missing_message(run_folder, capsys):
@@ -529,6 +557,7 @@ def damage(folder, name):
         (lambda run: damage(run, "rounds.csv"), "missing: round_005.dpu"),
         (lambda run: damage(run, "summary.json"), "summary.json: cannot be read"),
         (lambda run: (run / "rounds.csv").write_text("round\n0\n"), "rounds.csv: cannot be read"),
+        (lambda run: (run / "summary.json").write_text('{"files": [[1, 2]], "served_sha256": "x"}'), "cannot be read"),
         (lambda run: (run / "rounds.csv").unlink(), "missing: rounds.csv"),
         (lambda run: (run / "updates" / "round_001.dpu").write_bytes(story()[0][0]), "changed .*: round_001.dpu"),
         (lambda run: (run / "updates" / "round_007.dpu").write_bytes(b"x"), "no round of this run: round_007.dpu"),

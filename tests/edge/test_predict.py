@@ -69,8 +69,8 @@ def test_images_of_ones_own(node_of, tmp_path, capsys):
             Image.fromarray(image).save(path / f"{index:02}.png")
     for name in ("named.npz", "medmnist.npz", "unlabelled.npz", "classes", "loose"):
         capsys.readouterr()
-        assert predict(node, run, tmp_path / name, "--out", tmp_path / "out.csv") == 0
-        classes = [line.split(",") for line in (tmp_path / "out.csv").read_text().splitlines()[1:]]
+        assert predict(node, run, tmp_path / name, "--out", (out := tmp_path / f"out{len(outputs)}.csv")) == 0
+        classes = [line.split(",") for line in out.read_text().splitlines()[1:]]
         outputs.append((capsys.readouterr().out.splitlines()[-1], {name.split("/")[-1][:2]: c for name, c in classes}))
     right = outputs[0][0]
     assert re.fullmatch(r"30 images, \d+\.\d\d % right", right)
@@ -122,6 +122,12 @@ def test_a_node_that_cannot_answer(results, node_of, tmp_path, capsys):
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert predict(node, tmp_path) == 2
     assert "its network is not the node's" in capsys.readouterr().err
+    for name, value in (("model", 5), ("threads", "x"), ("hidden_sizes", ["a"]), ("dataset_dir", 5), ("model", None)):
+        config = json.loads((run / "config.json").read_text())
+        config["settings"][name] = value
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert predict(node, tmp_path) == 2
+        assert "config.json cannot be put to use" in capsys.readouterr().err
     config = json.loads((run / "config.json").read_text())
     config["fingerprints"]["dataset"] = "0" * 32
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -129,7 +135,7 @@ def test_a_node_that_cannot_answer(results, node_of, tmp_path, capsys):
     assert "no longer the data" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("change", [{"mean": [1.0, 2.0]}, {"std": [0.0]}, {"input_shape": [1, 8]}, {"classes": [1, 2]}])
+@pytest.mark.parametrize("change", [{"mean": [10**400]}, {"mean": [1.0, 2.0]}, {"std": [0.0]}, {"input_shape": [1, 8]}, {"classes": [1, 2]}])
 def test_damaged_inputs_are_refused(change):
     inputs = Inputs((1, 8, 8), torch.tensor([0.1]), torch.tensor([0.3]), ["a", "b"])
     again = Inputs.from_text(inputs.to_text())

@@ -163,3 +163,12 @@ def test_the_bits_are_those_that_validate_best():
 
     assert outgoing.best_bits(moved, torch.arange(1776), [4, 8, 32], accuracy) == 4, "of equals the first"
     assert seen[4] > seen[8] > seen[32] > 0
+
+
+@pytest.mark.parametrize("flags", [
+    "--hidden_sizes 64 --value_bits 4 --byte_budget 136", "--model tests/own_networks.py:bare --byte_budget 95",
+])  # fmt: skip
+def test_a_budget_in_which_no_weight_fits_ends_no_run(flags, tmp_path):
+    more = "--dataset digits --num_epochs 3 --max_rounds 2 --threads 1 --checkpoint_interval 0 --quiet"
+    rows = RUNS["dpu"][0].main([*flags.split(), *more.split(), "--output_dir", str(tmp_path)]).rows
+    assert len(rows) == 2 and 0 in [row["updated_weights"] for row in rows]

@@ -28,6 +28,8 @@ from utils.contribution import LocalContribution
 from utils.edge import program as edge
 from utils.flat import FlatParameters
 from utils.run.checkpoint import Checkpoints
+from utils.system.own_code import digests_of, files_of
+from utils.table import program as table
 from utils.training.loop import Trainer
 from utils.training.optim import FlatOptimizer
 from utils.training.recipes import Recipe
@@ -413,6 +415,23 @@ REFUSED = {
         returning("nn.Sequential(nn.AdaptiveAvgPool2d((1, num_classes)), nn.Flatten(), nn.LayerNorm(num_classes))"),
         "has no weights: parameters of two or more dimensions",
     ),
+    "another tensor for a weight": (
+        module(forward="self.layer.weight.data = self.layer.weight.data * 1"), "puts another tensor in the place of layer.weight",
+    ),
+    "another tensor for a buffer": (
+        module("self.register_buffer('m', torch.zeros(64))", "self.m = self.m + (x.flatten(1).mean(0) if self.training else 0)"),
+        "puts another tensor in the place of m: change it in place",
+    ),
+    "the same one twice": (
+        f"import torch\nfrom torch import nn\nONE = []\ndef make(num_classes):\n"
+        f"    ONE.append({LINEAR})\n    return ONE[0]\n", "returned the same network twice",
+    ),
+    "not of memory": (
+        module(forward="torch.zeros(1).expand(4).add_(1)"), "net.py, line 10, in forward: RuntimeError: unsupported operation",
+    ),
+    "an argument called memory": (
+        module().replace("def forward(self, x)", "def forward(self, x, memory)"), "missing 1 required positional argument: 'memory'",
+    ),
     "unused": (returning("nn.Sequential(nn.AdaptiveAvgPool2d((1, num_classes)), nn.Flatten())"), "net.py"),
 }  # fmt: skip
 
@@ -467,3 +486,89 @@ def test_a_constant_that_changes_later_is_named(tmp_path, capsys):
     with pytest.raises(SystemExit):
         run_file(tmp_path, text=text)
     assert re.search("--model: constant: training changed it", capsys.readouterr().err)
+
+
+def test_a_tensor_that_is_replaced_later_is_named(tmp_path, capsys):
+    forward = "self.calls += 1; self.layer.weight.data = self.layer.weight.data * 1 if self.calls > 9 else self.layer.weight.data"
+    with pytest.raises(SystemExit):
+        run_file(tmp_path, text=module("self.calls = 0", forward))
+    assert "--model: layer.weight: a pass put another tensor in its place" in capsys.readouterr().err
+
+
+def test_a_table_that_a_pass_keeps_serves_training_too(tmp_path):
+    forward = "self.table = torch.ones(64) / 2 if self.table is None else self.table; x = x.flatten(1) * self.table"
+    result = run_file(tmp_path, text=module("self.table = None", forward))
+    assert len(result.rows) == 2 and replayed(result.folder)
+
+
+@pytest.mark.parametrize("buffer", [
+    "torch.ones(4).to(torch.float8_e4m3fn)", "torch.polar(torch.ones(4), torch.arange(4.)).conj()", "torch.tensor(float('nan'))",
+])  # fmt: skip
+def test_constants_of_any_kind_go_along(buffer, tmp_path):
+    text = module(f"self.register_buffer('odd', {buffer})")
+    assert replayed(run_file(tmp_path, text=text).folder)
+
+
+def test_modules_that_hold_no_plain_values_are_refused_from_python_too(tmp_path, capsys):
+    for change in (lambda net: net.to("meta"), lambda net: net.register_buffer("s", torch.eye(3).to_sparse())):
+        net = plain_network((1, 8, 8), 10)
+        change(net)
+        with pytest.raises(SystemExit):
+            multiround_dpu.main([*SMALL, "--output_dir", str(tmp_path)], model=net)
+        err = capsys.readouterr().err
+        assert "it must hold plain values" in err and len(err.splitlines()) == 1
+
+
+TYPED = """
+import sys, torch
+from torch import nn
+import multiround_fu
+class Net(nn.Sequential):
+    def __init__(self, num_classes=10):
+        super().__init__(nn.Flatten(), nn.Linear(64, num_classes))
+multiround_fu.main(sys.argv[1:], model=Net())
+"""
+
+
+def test_a_class_without_a_source_file_can_be_given(tmp_path):
+    process = start_process(*SMALL, "--max_rounds", "1", "--output_dir", str(tmp_path), code=TYPED)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0 and "Traceback" not in err, err
+
+
+def test_files_that_a_package_imports_relatively_are_known(tmp_path):
+    (tmp_path / "pkg" / "deep").mkdir(parents=True)
+    (tmp_path / "net.py").write_text("from pkg import Net\n")
+    (tmp_path / "pkg" / "__init__.py").write_text("from .inner import Net\nfrom . import more\n")
+    (tmp_path / "pkg" / "inner.py").write_text("from .deep.below import Net\n")
+    (tmp_path / "pkg" / "more.py").write_text("from .. import beside\nfrom ... import far\n")
+    (tmp_path / "pkg" / "deep" / "below.py").write_text("from ..inner import x\nclass Net: ...\n")
+    (tmp_path / "beside.py").write_text("")
+    (tmp_path.parent / "far.py").write_text("")  # above the folder of the user's file
+    names = {path.relative_to(tmp_path).as_posix() for path in files_of(tmp_path / "net.py")}
+    inside = {"pkg/__init__.py", "pkg/inner.py", "pkg/more.py", "pkg/deep/below.py"}
+    assert names == {"net.py", "beside.py", *inside}
+
+
+@pytest.mark.parametrize("head", [b"\xef\xbb\xbf", b"# -*- coding: latin-1 -*-\n# caf\xe9\n"])
+def test_a_file_in_any_encoding_is_known(tmp_path, head):
+    (tmp_path / "net.py").write_bytes(head + b"x = 1\n")
+    (first,) = digests_of([("model", f"{tmp_path}/net.py:x")]).values()
+    (tmp_path / "net.py").write_bytes(head + b"x = 2\n")
+    assert digests_of([("model", f"{tmp_path}/net.py:x")]) != {"net.py": first}
+
+
+def test_an_export_of_ones_own_network_reads_back(tmp_path, capsys):
+    (tmp_path / "net.py").write_text(returning(LINEAR))
+    flags = ["--model", f"{tmp_path}/net.py:make", *SMALL, "--output_dir", str(tmp_path / "runs")]
+    for script in (multiround_dpu, multiround_fu):
+        folder = script.main([*flags, *(["--updating_ratio", "0.1"] if script is multiround_dpu else [])]).folder
+    table.main([str(tmp_path / "runs"), "--export", str(tmp_path / "copies")])
+    shown = capsys.readouterr().out
+    table.main([str(tmp_path / "copies")])
+    again = capsys.readouterr().out
+    assert again.strip() and again.strip() in shown
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    table.main([str(tmp_path / "runs"), "--export", str(tmp_path / "runs")])
+    assert "is the run itself: name another folder" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}

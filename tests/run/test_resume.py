@@ -153,15 +153,27 @@ def test_checkpoint_of_another_version_is_named(tmp_path, capsys, monkeypatch):
     assert "another version" in capsys.readouterr().err
 
 
-def test_interrupt_says_how_to_go_on(tmp_path):
-    flags = [*RUNS["dpu"][1].split(), *SMALL, "--output_dir", str(tmp_path), "--num_epochs", "2000"]
+def test_a_torn_last_row_costs_nothing(results, tmp_path):
+    """As a power cut leaves it while a row is added: the checkpoint knows the rows before."""
+    flags = [*RUNS["dpu"][1].split(), *SMALL, "--output_dir", str(tmp_path)]
+    start_process("after", "14", *flags, "--checkpoint_interval", "0", code=SUICIDE).communicate(timeout=120)
+    (folder,) = tmp_path.iterdir()
+    with open(folder / "rounds.csv", "a") as file:
+        file.write("2,600,0,0.08")
+    assert multiround_dpu.main(flags).folder == folder
+    assert without_time(folder) == without_time(results["dpu"].folder)
+
+
+@pytest.mark.parametrize("more, how", [([], ""), (["--overwrite"], " without --overwrite")])
+def test_interrupt_says_how_to_go_on(tmp_path, more, how):
+    flags = [*RUNS["dpu"][1].split(), *SMALL, "--output_dir", str(tmp_path), "--num_epochs", "2000", *more]
     process = start_process(str(ROOT / "multiround_dpu.py"), *flags, "--checkpoint_interval", "0")
     wait_for_progress(tmp_path, process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     place = r"(round 0, epoch \d+ of step 1|its first checkpoint)"
-    assert re.fullmatch(f"interrupted: the same command goes on from {place}", err.strip()), err
+    assert re.fullmatch(f"interrupted: the same command{how} goes on from {place}", err.strip()), err
 
 
 def test_second_process_in_the_same_folder_is_refused(results, tmp_path):

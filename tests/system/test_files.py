@@ -367,3 +367,11 @@ def test_two_writers_at_once_and_a_reader(tmp_path):
         reads += 1
     assert [writer.communicate()[1] for writer in writers] == [b"", b""] and reads > 10
     assert os.listdir(tmp_path) == ["node.st"]
+
+
+def test_the_lock_of_one_long_name_leaves_the_writers_of_another_alone(tmp_path):
+    one, other = (tmp_path / f"edge-node-in-the-basement-of-building-north-{n:03}.safetensors" for n in (1, 2))
+    with replacing(one) as file:
+        file.write(b"x")
+        remove_leftovers(other)
+    assert one.read_bytes() == b"x" and len(list(tmp_path.iterdir())) == 1

@@ -66,6 +66,17 @@ def test_what_an_encoding_lacks_is_written_as_escapes(monkeypatch):
     assert raw.getvalue() == b"0.9 \\xb1 0.1 \\udcff\n"
 
 
+def test_a_full_disk_is_no_error_in_any_encoding(monkeypatch):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("needs /dev/full")
+    with open("/dev/full", "w", encoding="ascii", buffering=1) as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with forgiving_streams():
+            print("0.9 \u00b1 0.1")
+            print("and more")
+        monkeypatch.undo()
+
+
 def test_streams_come_back(capsys):
     before = sys.stdout, sys.stderr
     with pytest.raises(KeyError), forgiving_streams():

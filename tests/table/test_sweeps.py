@@ -1,6 +1,7 @@
 """`python -m utils.table --run` and `--ablate` as people run them, on digits with few epochs."""
 
 import csv
+import io
 import os
 import shlex
 import shutil
@@ -16,6 +17,8 @@ import multiround_dpu
 from tests.made_up_runs import make_run
 from tests.run.test_resume import wait_for_progress
 from tests.script_runs import ROOT, start_process, weights_of, without_time
+from utils.run.folder import LOCK
+from utils.system.locks import locked
 from utils.table.commands import Command
 from utils.table.jobs import Failure, Job, Progress
 from utils.table.program import main
@@ -248,6 +251,27 @@ def test_ablation_runs_and_tabulates_with_a_plot(tmp_path):
         rows = list(csv.DictReader(file))
     assert [(row["method"], row["n"]) for row in rows] == [("0", "1"), ("1", "1"), ("FU", "1")]
     assert all(row["difference_mean"] for row in rows)
+
+
+def test_a_seed_given_twice_counts_once_and_csv_says_what_is_left_out(tmp_path, capsys):
+    flags = ["--ablate", "lamda", "0.5", *SMALL, "--output_dir", str(tmp_path)]
+    main([*flags, "--seeds", "1", "01", "--format", "csv"])
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["n"] for row in rows] == ["1", "1"]
+    (damaged,) = tmp_path.glob("*-dpu-*")
+    (damaged / "config.json").write_text("{")
+    main([*flags[:2], "0.5", "1", *flags[3:], "--seeds", "1", "--format", "csv"])
+    assert f"left out: {damaged.name}: " in capsys.readouterr().err
+
+
+def test_a_run_that_could_not_be_made_anew_is_left_out(tmp_path, capsys):
+    flags = ["--ablate", "lamda", "0.5", "--seeds", "1", *SMALL, "--output_dir", str(tmp_path)]
+    main(flags)
+    (held,) = tmp_path.glob("*-dpu-*")
+    with locked(held / LOCK), pytest.raises(SystemExit):
+        main([*flags, "--overwrite"])
+    out = capsys.readouterr().out.split("lamda: ")[-1].replace("\n  ", " ")
+    assert f"left out: {held.name} failed" in out and "another process runs this" in out
 
 
 def test_ctrl_c_before_any_run_is_one_line(tmp_path):

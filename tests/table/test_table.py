@@ -404,6 +404,29 @@ def test_link_shows_mean_and_largest_message(tmp_path, capsys):
     assert lines == [["DPU", "200", "300", "2.0", "3.0"], ["FU", "-", "-", "-", "-"]]
 
 
+def test_the_mean_time_is_that_of_messages_not_of_their_mean_size(tmp_path, capsys):
+    # Frames of 100 bytes and 100 more. 1 byte takes one, 808 bits, 1.01 s; 101 take two, 2408 bits, 3.01 s; their mean
+    # size, 51, would take one, 1.51 s. 100 bytes take one, 2 s; 300 take three, 6 s.
+    make_run(tmp_path, "dpu", 1, [0.5, 0.6], [1, 101])
+    make_run(tmp_path, "same_init", 1, [0.5, 0.6], [100, 300])
+    text = table_of(capsys, tmp_path, "--link", "800/100/100")
+    lines = [line.split() for line in text.splitlines()[-2:]]
+    assert lines == [["DPU", "51", "101", "2.0", "3.0"], ["FU", "200", "300", "4.0", "6.0"]]
+
+
+def test_a_copy_of_a_run_is_left_out_by_its_folder(tmp_path, capsys):
+    made = make_run(tmp_path / "a", "dpu", 1, [0.5])
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    note = f"left out: {tmp_path}/b/{made.name}: the same method and seed as {made}"
+    assert note in " ".join(notes_of(capsys, tmp_path / "a", tmp_path / "b"))
+
+
+def test_a_model_s_name_is_no_formula_in_csv(tmp_path, capsys):
+    make_run(tmp_path, "dpu", 1, [0.5], model="=HYPERLINK(1):x")
+    (row,) = csv.DictReader(io.StringIO(table_of(capsys, tmp_path, "--format", "csv")))
+    assert not any(cell.startswith("=") for cell in row.values())
+
+
 COMMITTED = sorted(path.parent for path in ROOT.glob("results/*/table.txt"))
 
 

@@ -37,8 +37,7 @@ def init(args: argparse.Namespace) -> None:
     """Make a node file of the initial network."""
     node = EdgeNode.shipped(args.initial, key=_key(args))
     with locked_node(args.out):
-        if args.out.exists():
-            raise Refused(f"{args.out} exists; remove it, or choose another --out")
+        refuse_existing(args.out)
         node.save(args.out)
     print(f"{args.out}: an edge node with the initial network of {args.initial}")
 
@@ -105,6 +104,7 @@ def replay(args: argparse.Namespace) -> None:
         print(f"note: {note}")
     if args.out is not None:
         with locked_node(args.out):
+            refuse_existing(args.out)
             node.save(args.out)
 
 
@@ -128,8 +128,7 @@ def catch_up(args: argparse.Namespace) -> int:
         data = shortest_catch_up(node, missed)
     except UpdateFormatError as error:
         raise Refused(f"{args.run}: a message of it is refused: {error}") from None
-    if args.out.exists():
-        raise Refused(f"{args.out} exists; remove it, or choose another --out")
+    refuse_existing(args.out)
     write_atomic(args.out, data)
     size = sum(map(len, missed))
     end = unpack_message(missed[-1]).header.round
@@ -149,6 +148,12 @@ def bundle(args: argparse.Namespace) -> None:
     size = sum((args.to / file).stat().st_size for file in files)
     print(*files, sep="\n")
     print(f"{args.to}: {len(files)} files, {size:,} bytes; pip install -r requirements.txt there, Python 3.10 or newer")
+
+
+def refuse_existing(out: Path) -> None:
+    """Raise Refused if there is anything at `out`: it may be a node, or a file of a run."""
+    if out.exists():
+        raise Refused(f"{out} exists; remove it, or choose another --out")
 
 
 def _open_run(args: argparse.Namespace) -> tuple[list[Path], Promises, EdgeNode]:

@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from utils.edge.commands import Refused, apply, bundle, catch_up, init, replay, show, status
+from utils.edge.commands import Refused, apply, bundle, catch_up, init, refuse_existing, replay, show, status
 from utils.edge.node import EdgeNode
 from utils.system.errors import packages_needed
 from utils.system.files import write_atomic
@@ -36,6 +36,8 @@ def predict(args: argparse.Namespace) -> None:
     Without images: those that the run is tested on. With labels, or class folders, it says how many are right.
     """
     node = EdgeNode.load(args.node)
+    if args.out is not None:
+        refuse_existing(args.out)
     with packages_needed("python -m utils.edge predict"):
         try:
             from utils.predict import predict as answers_of

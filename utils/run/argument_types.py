@@ -5,6 +5,7 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from utils.system.references import split_reference
 
@@ -22,6 +23,17 @@ def _number(kind: Callable, text: str, allowed: Callable, expected: str):
 def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
     expected = f"a whole number from {least} to {most}"
     return lambda text: _number(int, text, lambda value: least <= value <= most, expected)
+
+
+def path(text: str) -> Path:
+    return Path(filled(text))
+
+
+def filled(text: str) -> str:
+    """Any text, but not none: what a variable of a shell that is not set leaves."""
+    if not text:
+        raise argparse.ArgumentTypeError("'' names nothing")
+    return text
 
 
 def network(names: Sequence[str]) -> Callable[[str], str]:

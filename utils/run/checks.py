@@ -140,7 +140,7 @@ def _check_streaming(settings: dict[str, Any]) -> None:
         if settings["num_workers"] is None:
             settings["num_workers"] = _default_workers()
         return
-    for name in ("image_size", "skip_broken"):
+    for name in ("image_size", "skip_broken", "num_workers"):
         if settings[name] not in (None, False):
             raise UsageError(f"--{name} is for streamed images (--dataset imagenet, or --stream): leave it out")
     settings["num_workers"] = settings["num_workers"] or 0

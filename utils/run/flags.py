@@ -94,10 +94,10 @@ _PRUNED = (
 _DEFAULT_OF = {name: value for parameters in PARAMETERS.values() for name, value in parameters.items()}
 
 _FLAGS = (
-    Flag("dataset", "data", str, f"{', '.join(DATASETS)}, or the path of a .npz file or an image folder", "mnist",
-         "NAME", hashed=False),  # the fingerprint of what is read counts instead
-    Flag("dataset_dir", "data", Path, "folder of the named data sets' files", Path("data/downloads"), "PATH",
-         hashed=False, place=True),
+    Flag("dataset", "data", types.filled, f"{', '.join(DATASETS)}, or the path of a .npz file or an image folder",
+         "mnist", "NAME", hashed=False),  # the fingerprint of what is read counts instead
+    Flag("dataset_dir", "data", types.path, "folder of the named data sets' files", Path("data/downloads"),
+         "PATH", hashed=False, place=True),
     Flag("dataset_size_init", "data", types.whole(1), f"samples in round 0 {_SIZE}", metavar="N"),
     Flag("dataset_size_subseq", "data", types.whole(1), f"samples that each further round adds {_SIZE}", metavar="N"),
     Flag("max_rounds", "data", types.whole(1), "stop after N rounds (default: when all samples are there)",
@@ -159,7 +159,7 @@ _FLAGS = (
     Flag("value_bits", "messages", types.whole_or_word,
          "of a weight's value: 32 is lossless, 16 is bfloat16, fewer are quantised changes; auto, with --byte_budget: "
          "each round takes those that validate best", 32, choices=(32, 16, 8, 6, 5, 4, "auto")),
-    Flag("sign_key", "messages", Path, "sign messages, by a keyed MAC, with the key in this file", metavar="FILE",
+    Flag("sign_key", "messages", types.path, "sign messages, by a keyed MAC, with the key in this file", metavar="FILE",
          hashed=False, named=False, place=True),  # the setting "signed" counts instead
 
     Flag("num_epochs", "training", types.whole(1),
@@ -194,7 +194,7 @@ _FLAGS = (
     Flag("num_workers", "machine", types.whole(0, 1024),
          "processes that read streamed images (default: one a core, up to 16)", metavar="N", hashed=False),
 
-    Flag("output_dir", "output", Path, "folder in which run folders are made", Path("runs"), "PATH", place=True),
+    Flag("output_dir", "output", types.path, "folder in which run folders are made", Path("runs"), "PATH", place=True),
     Flag("overwrite", "output", bool, "start anew even if the run is there, finished or not"),
     Flag("resume_changed", "output", bool, "go on with an unfinished run although other code began it"),
     Flag("checkpoint_interval", "output", types.at_least_zero,

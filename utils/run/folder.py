@@ -170,7 +170,7 @@ class RunFolder:
         for name, digest in summary.get("files", {}).items():
             path = self.path / name
             if not path.is_file():
-                raise ResultsError(f"{path} is missing: start anew with --overwrite")
+                raise ResultsError(f"{path} is missing: name another --output_dir, or start anew with --overwrite")
             if file_digest(path) != digest:
                 raise ResultsError(f"{path} was changed since the run finished: start anew with --overwrite")
 
@@ -228,9 +228,10 @@ def _read(path: Path, parse: Callable[[str], Any]) -> Any:
         return parse(path.read_text())
     except FileNotFoundError:
         raise ResultsError(f"{path} is missing: start anew with --overwrite") from None
-    except (OSError, ValueError, KeyError, TypeError, csv.Error, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ResultsError(f"{path} cannot be read ({reason}): start anew with --overwrite") from error
+    except OSError as error:
+        raise ResultsError(f"{path} cannot be read ({error.strerror}): see to that") from error
+    except (ValueError, KeyError, TypeError, csv.Error, RecursionError) as error:
+        raise ResultsError(f"{path} cannot be read ({error}): start anew with --overwrite") from error
 
 
 def _parse_rounds(text: str) -> list[dict[str, Any]]:

@@ -117,6 +117,8 @@ def make_plan(
     coding = Coding(mode.kind, 32 if auto else settings.value_bits, ratio, most_bytes=settings.byte_budget)
     update, count = _update(settings, flat, ratio)
     deployed = num_deployed(flat.num_weights, settings.deploy_sparsity)
+    if count == 0 and settings.byte_budget is not None:
+        raise UsageError(f"--byte_budget is {settings.byte_budget:,}, in which no weight fits: give more")
     if count == 0:
         flag = "pruning_ratio" if mode.prunes else "updating_ratio"
         weights = f"{deployed:,} weights" if deployed == flat.num_weights else f"{deployed:,} deployed weights"
@@ -156,7 +158,8 @@ def _ratio_of_budget(settings: Settings, flat: FlatParameters, sign_key: bytes |
     if budget < least:
         rest = "BatchNorm and " if flat.num_buffers else ""
         reason = f"{rest}biases alone take up to {least:,} bytes with --value_bits {value_bits}"
-        raise UsageError(f"--byte_budget is {budget:,}, but {reason}: give at least that")
+        way = "more than" if MODES[settings.mode].kind == "random" else "at least"
+        raise UsageError(f"--byte_budget is {budget:,}, but {reason}: give {way} that")
     if MODES[settings.mode].kind != "random":
         return 1.0
     return fitting_ratio(shared, value_bits, budget, sign_key)

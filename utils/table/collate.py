@@ -106,7 +106,9 @@ def collate(records: Sequence[Record]) -> tuple[list[Group], list[str]]:
     for record in records:
         runs = tables[_table_key(record)].setdefault(row_key(record), {})
         if record.seed in runs:
-            left_out.append(f"{record.name}: the same method and seed as {runs[record.seed].name}")
+            one, other = record, runs[record.seed]
+            names = (one.name, other.name) if one.name != other.name else (one.folder, other.folder)
+            left_out.append("{}: the same method and seed as {}".format(*names))
         else:
             runs[record.seed] = record
     groups = []

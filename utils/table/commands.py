@@ -83,6 +83,9 @@ def paper_commands(model: str, seeds: Sequence[int], rest: list[list[str]]) -> l
     """
     refuse(rest, {"mode": "--run chooses it", "model": "give it to --run"})
     refuse(rest, {"seed": "give --seeds"})
+    own = [flag.name for flag in FLAGS.values() if flag.group == "method" and len(flag.scripts) < 3]
+    ways = "--run makes the paper's rows, each with its own flags; --ablate takes others"
+    refuse(rest, dict.fromkeys([*own, "byte_budget"], ways))
     common = ["--model", model]
     if all(flag_of(piece) != "dataset" for piece in rest):
         common += ["--dataset", paper.DATASETS[model]]

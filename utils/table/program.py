@@ -6,11 +6,12 @@ other flags of the scripts are passed on to each run.
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from utils.run.argument_types import filled, whole
 from utils.run.argument_types import link as link_of
-from utils.run.argument_types import whole
 from utils.run.checks import check_folder
 from utils.run.options import Parser, help_formatter
 from utils.system.errors import UsageError
@@ -35,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=help_formatter,
     )
     folders = "run folders, folders of them, or what --export made of them"
-    parser.add_argument("folders", nargs="*", metavar="RUN_FOLDER", help=folders)
+    parser.add_argument("folders", nargs="*", type=filled, metavar="RUN_FOLDER", help=folders)
     g = parser.add_argument_group("output")
     g.add_argument("--format", choices=FORMATS, default="text", help="of what is printed")
     g.add_argument("--side_by_side", action="store_true", help="a column for each table: difference to full updating")
@@ -67,17 +68,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Make the table that `argv` asks for; exits with status 2 for bad input, with 1 if a run failed."""
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser()
-    try:
-        if not {"-h", "--help"} & set(argv) and any(word.split("=")[0] in ("--run", "--ablate") for word in argv):
-            _sweep(parser, argv)
-        else:
-            _collate(parser, argv)
-    except (UsageError, NotUsable) as error:
-        parser.error(str(error))
-    except OSError as error:
-        parser.error(f"{error.filename or 'a file'} cannot be used ({error.strerror})")
-    except KeyboardInterrupt:
-        parser.exit(130, "\ninterrupted\n")
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+        try:
+            if not {"-h", "--help"} & set(argv) and any(word.split("=")[0] in ("--run", "--ablate") for word in argv):
+                _sweep(parser, argv)
+            else:
+                _collate(parser, argv)
+        except (UsageError, NotUsable) as error:
+            parser.error(str(error))
+        except OSError as error:
+            parser.error(f"{error.filename or 'a file'} cannot be used ({error.strerror})")
+        except KeyboardInterrupt:
+            parser.exit(130, "\ninterrupted\n")
 
 
 def _collate(parser: argparse.ArgumentParser, argv: list[str]) -> None:

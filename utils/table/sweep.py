@@ -87,7 +87,7 @@ def read_finished(
         failure = failed.get(job.folder)
         try:
             if failure is not None and job.command.settings.overwrite:  # what is there is not what was asked for
-                raise NotUsable(failure)
+                raise NotUsable(str(failure))
             records[job.folder] = read_record(job.folder)
         except NotUsable as reason:
             left_out.append(str(failure or f"{job.name}: {reason}"))

@@ -151,3 +151,20 @@ def die(request):
 def test_a_worker_that_dies_is_no_hang():
     with pytest.raises(DatasetError, match="--num_workers: a loader process ended"):
         list(Pool(die, 1).map([1, 2]))
+
+
+def test_a_strip_is_shown_by_its_middle_without_the_memory_of_all(tmp_path):
+    """1 x 8000 pixels, in place of 256 x 2,048,000; up to 32 times as long as wide, nothing is cut before."""
+    strip = np.zeros((1, 8000, 3), np.uint8)
+    strip[:, 3990:4010] = 200
+    Image.fromarray(strip).save(tmp_path / "strip.png")
+    files = ImageFiles(str(tmp_path), np.array([b"strip.png"], dtype=object), np.zeros(1, np.int64))
+    assert (Reader(224)((files, None)) == 200).all()
+
+
+def test_no_samples_are_no_batch():
+    batches = StreamedBatches(
+        ImageFiles("", np.array([], dtype=object), np.zeros(0, np.int64)), torch.zeros(0, dtype=torch.int64),
+        torch.zeros(3), torch.ones(3), 4, pool=Pool(Reader(8), 0),
+    )  # fmt: skip
+    assert list(batches.in_order(torch.arange(0))) == []
