@@ -127,10 +127,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]], form: str, lead
         return markdown_table(header, rows)
     cut = header.index("bytes / FU")  # where the table is divided if it is too wide
     sizes = [max(map(len, column)) + 2 for column in columns]
-    lines = []
-    for name, *cells in rows:  # a long name takes several lines
-        first, *more = textwrap.wrap(name, max(20, WIDTH - sum(sizes[1:cut])), break_on_hyphens=False) or [""]
-        lines += [[first, *cells], *([part, *[""] * len(cells)] for part in more)]
+    lines = with_wrapped_names(rows, max(20, WIDTH - sum(sizes[1:cut])))
     if sum(sizes) - 2 <= WIDTH:
         return left_aligned(header, lines, lead)
     accuracies, costs = list(range(cut)), [*range(lead), *range(cut, len(header))]
@@ -138,6 +135,15 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]], form: str, lead
         left_aligned([header[i] for i in part], [[line[i] for i in part] for line in lines], lead)
         for part in (accuracies, costs)
     )
+
+
+def with_wrapped_names(lines: Sequence[Sequence[str]], width: int) -> list[list[str]]:
+    """Return the lines of a table with a first cell that is longer than `width` on several of them."""
+    wrapped = []
+    for name, *cells in lines:
+        first, *more = textwrap.wrap(name, width, break_on_hyphens=False) or [""]
+        wrapped += [[first, *cells], *([part, *[""] * len(cells)] for part in more)]
+    return wrapped
 
 
 def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -13,9 +13,20 @@ from utils.table.collate import Group, Row, row_labels
 from utils.table.names import published_for_any_data, rank
 from utils.table.pairing import describe_model
 from utils.table.pictures.style import by_round
-from utils.table.render import WIDTH, as_notes, describe_group, heading, left_aligned, markdown_table, render, with_std
+from utils.table.render import (
+    WIDTH,
+    as_notes,
+    describe_group,
+    heading,
+    left_aligned,
+    markdown_table,
+    render,
+    with_std,
+    with_wrapped_names,
+)
 
 _TITLE = "served test accuracy less that of full updating, points, average over rounds"
+_MOST_OF_NAME = 26  # characters of a row's name in a line
 _SERVES = " serves, %"  # what the row of full updating shows
 _AGREEMENT = ("in the paper's order", "with the paper's sign")
 
@@ -54,13 +65,16 @@ def _tables(first: Sequence[str], blocks: Sequence[list[Sequence[str]]], form: s
     if form == "markdown":
         header, *lines = zip(first, *chain(*blocks))
         return [markdown_table(header, lines)]
+    def lines_of(part: Sequence[list[Sequence[str]]]) -> tuple[Sequence[str], list[list[str]]]:
+        header, *lines = zip(first, *chain(*part))
+        return header, with_wrapped_names(lines, _MOST_OF_NAME)
+
     parts = [[]]
     for block in blocks:
-        header, *lines = zip(first, *chain(*parts[-1]), *block)
-        if parts[-1] and max(map(len, aligned(header, lines).split("\n"))) > WIDTH:
+        if parts[-1] and max(map(len, aligned(*lines_of([*parts[-1], block])).split("\n"))) > WIDTH:
             parts.append([])
         parts[-1].append(block)
-    return [left_aligned(header, lines) for header, *lines in (zip(first, *chain(*part)) for part in parts)]
+    return [left_aligned(*lines_of(part)) for part in parts]
 
 
 def _heads(groups: Sequence[Group]) -> list[tuple[str, str]]:
