@@ -3,6 +3,7 @@
 Also here: the one split of the official test set into validation and test samples.
 """
 
+import difflib
 import hashlib
 import math
 import os
@@ -131,9 +132,10 @@ def _load(name: str, path: Path, root: Path, download: bool, streaming: Streamin
     if path.suffix == ".npz":
         return _checked(read_npz(path), None, path.stem, str(path))
     problem = "neither an .npz file nor a folder" if os.path.exists(path) else "no such data set or folder"
-    raise DatasetError(
-        f"{name}: {problem}; give {', '.join(NAMES)}, an .npz file, or a folder with train/ and test/ or val/"
-    )
+    near = difflib.get_close_matches(name.lower(), NAMES, 1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    ways = f"give {', '.join(NAMES)}, an .npz file, or a folder with train/ and test/ or val/"
+    raise DatasetError(f"{name}: {problem}{hint}; {ways}")
 
 
 def from_arrays(arrays: dict[str, np.ndarray], name: str, classes: list[str] | None = None) -> Dataset:

@@ -112,6 +112,7 @@ FLAGS = [
     ("dpu", "--byte_budget 9k --rewind_fixing_ratio 0.5", "--byte_budget and --rewind_fixing_ratio do not go together"),
     ("dpu", "--byte_budget 9k --deploy full", "--byte_budget is for every message, a deployment's, too: leave it out, or"),
     ("dpu", "--output_dir ''", "--output_dir/--model_dir: '' names nothing"),
+    ("dpu", "--dataset MNIST", "MNIST: no such data set or folder (did you mean mnist?); give mnist, cifar10"),
     ("dpu", "--dataset ''", "--dataset: '' names nothing"),
     ("dpu", "--num_workers 4", "--num_workers is for streamed images"),
     ("rpu", "--hidden_sizes 16 --byte_budget 188", "biases alone take up to 189 bytes with --value_bits 32: give more than that"),
@@ -173,14 +174,14 @@ FLAGS = [
         ("dpu", f"--mode {mode} --lamda 0.5", f"--lamda is for --mode dpu; {mode} ignores it: leave it out")
         for mode in ("magnitude", "fisher", "movement", "snip")
     ],
-    ("fu", "--mode magnitude", "--mode: invalid choice: 'magnitude' (choose from"),
+    ("fu", "--mode magnitude", "--mode: 'magnitude' is a mode of multiround_dpu.py"),
     ("rpu", "--without_reinit", f"{UNKNOWN}without_reinit"),
     ("dpu", "--updating", f"{UNKNOWN}updating"),  # no abbreviations
     ("dpu", "--no_such_flag 'two\nlines'", f"{UNKNOWN}no_such_flag two lines"),
     ("dpu", "stray", "unrecognized arguments: stray"),
     ("dpu", "--mode=--", "--mode: '--' is not a value"),
-    ("dpu", "--mode rpu", "--mode: invalid choice: 'rpu' (choose from"),
-    ("rpu", "--mode dpu", "--mode: invalid choice: 'dpu' (choose from"),
+    ("dpu", "--mode rpu", "--mode: 'rpu' is a mode of multiround_rpu.py"),
+    ("rpu", "--mode dpu", "--mode: 'dpu' is a mode of multiround_dpu.py"),
     ("fu", "--mode pruned", "--mode: invalid choice: 'pruned' (choose from"),
     ("dpu", "--model resnet", "--model: invalid choice: 'resnet' (choose from"),
     ("dpu", "--precision fp16", "--precision: invalid choice: 'fp16' (choose from"),
@@ -223,7 +224,7 @@ FLAGS = [
     ("dpu", "--checkpoint_interval inf", "--checkpoint_interval: 'inf' is not a number of at least 0"),
     *[("dpu", f"--device '{x}'", f"--device is '{x}', {NOT_THERE}") for x in ("cuda:99", "nonsense", "")],
     ("dpu", "--precision tf32", "--precision is tf32, which needs CUDA, but the device is cpu: use fp32"),
-    ("dpu", "--dataset cifar11", "cifar11: no such data set or folder; give mnist"),
+    ("dpu", "--dataset cifar11", "cifar11: no such data set or folder (did you mean cifar10?); give mnist"),
     ("dpu", "--dataset 'two\nlines'", r"two\nlines: no such data set or folder"),
     ("dpu", f"--dataset {'a' * 300}", "aaa: no such data set or folder"),
 ]
@@ -519,6 +520,7 @@ def test_any_text_as_a_number_is_in_range_or_refused_in_one_line(flag, text, joi
     words = [f"--{flag}={text}"] if joined or text.startswith("-") else [f"--{flag}", text]
     if flag == "pruning_ratio":
         words += ["--mode", "pruning"]
+    words += ["--dataset", "imagenet"] if flag == "num_workers" else []
     strategy = {"reinit_every": "every", "shrink": "shrink_perturb", "perturb": "shrink_perturb"}.get(flag)
     words += ["--reinit_strategy", strategy] if strategy else []
     out, err = io.StringIO(), io.StringIO()

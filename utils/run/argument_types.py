@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from utils.modes import MODES
 from utils.system.references import split_reference
 
 
@@ -49,6 +50,17 @@ def network(names: Sequence[str]) -> Callable[[str], str]:
             hint = f"; a network in a file of yours is {path}.py:NAME, with the name of its function or class"
         choices = ", ".join([*names, "torchvision:NAME", "FILE.py:NAME"])
         raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {choices}){hint}")
+
+    return kind
+
+
+def mode_of(script: str) -> Callable[[str], str]:
+    """A mode; of another script's it says which."""
+
+    def kind(text: str) -> str:
+        if text in MODES and MODES[text].script != script:
+            raise argparse.ArgumentTypeError(f"{text!r} is a mode of {MODES[text].script}")
+        return text
 
     return kind
 

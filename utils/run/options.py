@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from utils.modes import modes_of
+from utils.run.argument_types import mode_of
 from utils.run.checks import settle
 from utils.run.flags import ALIASES, FLAGS, GROUPS
 from utils.run.settings import Settings
@@ -63,13 +64,13 @@ def build_parser(script: str, description: str = "") -> argparse.ArgumentParser:
         if flag.kind is bool:
             groups[flag.group].add_argument(*names, action="store_true", help=text)
             continue
-        choices, default = flag.choices, flag.default
+        kind, choices, default = flag.kind, flag.choices, flag.default
         if flag.name == "mode":
-            choices = modes_of(script)
+            kind, choices = mode_of(script), modes_of(script)
             default = choices[0]
         more = {"nargs": flag.nargs} if flag.nargs else {}
         groups[flag.group].add_argument(
-            *names, type=flag.kind, default=default, choices=choices, metavar=flag.metavar, help=text, **more
+            *names, type=kind, default=default, choices=choices, metavar=flag.metavar, help=text, **more
         )
     return parser
 
