@@ -58,7 +58,8 @@ def run(mode, script, reinit=NEVER, sizes=(1000, 1000), monkeypatch=None, tmp_pa
             start = point.network
             starts.append(int(start[0]))
             self.mask_seed, self.ranking, self.candidates, self.outgoing = 1, None, point.candidates, outgoing
-            self.number, self.start, self.flat, self.selected = point.number, start, trainer.flat, torch.arange(2)
+            self.number, self.samples, self.start = point.number, point.samples, start
+            self.flat, self.selected = trainer.flat, torch.arange(2)
             self.start_val_acc, self.full_val_acc, self.rewound_val_acc, self.seconds = 0.1, None, None, 1.0
             self.best, self.best_val_acc, self.improved = start, 0.1, False
 

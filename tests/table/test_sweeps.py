@@ -265,12 +265,12 @@ def test_a_seed_given_twice_counts_once_and_csv_says_what_is_left_out(tmp_path, 
 
 
 def test_a_run_that_could_not_be_made_anew_is_left_out(tmp_path, capsys):
-    flags = ["--ablate", "lamda", "0.5", "--seeds", "1", *SMALL, "--output_dir", str(tmp_path)]
+    flags = ["--ablate", "lamda", "0.5", "1", "--seeds", "1", *SMALL, "--output_dir", str(tmp_path)]
     main(flags)
-    (held,) = tmp_path.glob("*-dpu-*")
+    (held,) = tmp_path.glob("*-dpu-*-lamda1-*")
     with locked(held / LOCK), pytest.raises(SystemExit):
         main([*flags, "--overwrite"])
-    out = capsys.readouterr().out.split("lamda: ")[-1].replace("\n  ", " ")
+    out = " ".join(capsys.readouterr().out.split("lamda: ")[-1].split())
     assert f"left out: {held.name} failed" in out and "another process runs this" in out
 
 
