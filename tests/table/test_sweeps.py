@@ -253,25 +253,22 @@ def test_ablation_runs_and_tabulates_with_a_plot(tmp_path):
     assert all(row["difference_mean"] for row in rows)
 
 
-def test_a_seed_given_twice_counts_once_and_csv_says_what_is_left_out(tmp_path, capsys):
-    flags = ["--ablate", "lamda", "0.5", *SMALL, "--output_dir", str(tmp_path)]
-    main([*flags, "--seeds", "1", "01", "--format", "csv"])
+def test_what_counts_once_and_what_is_left_out(tmp_path, capsys):
+    flags = ["--ablate", "lamda", "0.5", "1", *SMALL, "--output_dir", str(tmp_path), "--format", "csv", "--seeds"]
+    main([*flags, "1", "01"])
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-    assert [row["n"] for row in rows] == ["1", "1"]
-    (damaged,) = tmp_path.glob("*-dpu-*")
-    (damaged / "config.json").write_text("{")
-    main([*flags[:2], "0.5", "1", *flags[3:], "--seeds", "1", "--format", "csv"])
-    assert f"left out: {damaged.name}: " in capsys.readouterr().err
-
-
-def test_a_run_that_could_not_be_made_anew_is_left_out(tmp_path, capsys):
-    flags = ["--ablate", "lamda", "0.5", "1", "--seeds", "1", *SMALL, "--output_dir", str(tmp_path)]
-    main(flags)
+    assert [row["n"] for row in rows] == ["1"] * 3, "a seed given twice"
     (held,) = tmp_path.glob("*-dpu-*-lamda1-*")
+    config = (held / "config.json").read_text()
+    (held / "config.json").write_text("{")
+    main([*flags, "1"])
+    assert f"left out: {held.name}: " in capsys.readouterr().err, "damaged, which csv has no place for"
+    (held / "config.json").write_text(config)
     with locked(held / LOCK), pytest.raises(SystemExit):
-        main([*flags, "--overwrite"])
-    out = " ".join(capsys.readouterr().out.split("lamda: ")[-1].split())
-    assert f"left out: {held.name} failed" in out and "another process runs this" in out
+        main([*flags, "1", "--overwrite"])
+    out, err = capsys.readouterr()
+    assert len(list(csv.DictReader(io.StringIO(out)))) == 2, "lamda 0.5 and full updating"
+    assert f"left out: {held.name} failed" in err and "another process runs this" in err, "not made anew"
 
 
 def test_ctrl_c_before_any_run_is_one_line(tmp_path):
