@@ -27,10 +27,10 @@ def num_steps(two_steps: bool, num_weights: int, updating_ratio: float, fixing_r
     return 1 + len(rewinding_sizes(num_weights, updating_ratio, fixing_ratio)) if two_steps else 1
 
 
-def epochs_of_steps(total_epochs: int, num_steps: int) -> list[int]:
+def epochs_of_steps(total_epochs: int, steps: int) -> list[int]:
     """Return how many epochs each step of a round trains, `total_epochs` together.
 
     Where they cannot be equal the last steps, which train the weights that are sent, have one more than the first.
     """
-    least, longer = divmod(total_epochs, num_steps)
-    return [least + (step >= num_steps - longer) for step in range(num_steps)]
+    least, longer = divmod(total_epochs, steps)
+    return [least + (step >= steps - longer) for step in range(steps)]

@@ -130,12 +130,10 @@ def catch_up(args: argparse.Namespace) -> int:
         raise Refused(f"{args.run}: a message of it is refused: {error}") from None
     refuse_existing(args.out)
     write_atomic(args.out, data)
-    size = sum(map(len, missed))
-    end = unpack_message(missed[-1]).header.round
-    print(f"{args.out}: from {_named(args.since)} to round {end}: {len(data):,} bytes")
+    size, last = sum(map(len, missed)), unpack_message(missed[-1]).header
+    print(f"{args.out}: from {_named(args.since)} to round {last.round}: {len(data):,} bytes")
     print(f"messages missed: {len(missed)}, {size:,} bytes, of which that is {len(data) / size:.2f}")
-    signed = [unpack_message(message).header.signed for message in (missed[-1], *split_messages(data))]
-    if signed[0] and not all(signed):
+    if last.signed and not all(unpack_message(message).header.signed for message in split_messages(data)):
         print("note: the run signs its messages, and this is not signed: nodes with its key need one with --sign_key")
     return 0
 

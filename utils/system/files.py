@@ -66,17 +66,15 @@ def append(path: Path, data: str) -> None:
     Only a kill or a power cut leaves a part of it. Raises OSError, which names `path`; see `unlinked`.
     """
     rest = data.encode()
-    with open(path, "ab", buffering=0, opener=unlinked) as file:
+    with naming(path), open(path, "ab", buffering=0, opener=unlinked) as file:
         end = file.seek(0, os.SEEK_END)
         try:
             while rest:
                 rest = rest[file.write(rest) :]
             _sync(file.fileno())
-        except BaseException as error:
+        except BaseException:
             with suppress(OSError):
                 file.truncate(end)
-            if isinstance(error, OSError):
-                error.filename = os.fspath(path)
             raise
 
 

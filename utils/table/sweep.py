@@ -85,9 +85,10 @@ def read_finished(
     records, left_out = {}, []
     for job in _unique(jobs):
         failure = failed.get(job.folder)
+        if failure is not None and job.command.settings.overwrite:  # what is there is not what was asked for
+            left_out.append(str(failure))
+            continue
         try:
-            if failure is not None and job.command.settings.overwrite:  # what is there is not what was asked for
-                raise NotUsable(str(failure))
             records[job.folder] = read_record(job.folder)
         except NotUsable as reason:
             left_out.append(str(failure or f"{job.name}: {reason}"))

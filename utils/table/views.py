@@ -65,6 +65,7 @@ def _tables(first: Sequence[str], blocks: Sequence[list[Sequence[str]]], form: s
     if form == "markdown":
         header, *lines = zip(first, *chain(*blocks))
         return [markdown_table(header, lines)]
+
     def lines_of(part: Sequence[list[Sequence[str]]]) -> tuple[Sequence[str], list[list[str]]]:
         header, *lines = zip(first, *chain(*part))
         return header, with_wrapped_names(lines, _MOST_OF_NAME)
@@ -166,11 +167,12 @@ def render_link(title: str, rows: Sequence[Row], link: tuple[float, int | None, 
     lines = []
     for row, label in zip(rows, row_labels(rows)):
         sizes = [size for run in row.counted for size in run.column("message_bytes") if size]
+        if not sizes:
+            lines.append([label, *["-"] * 4])
+            continue
         seconds = [seconds_on_air(size, link) for size in sizes]
-        lines.append([label, *["-"] * 4])
-        if sizes:
-            lines[-1][1:3] = f"{fmean(sizes):,.0f}", f"{max(sizes):,}"
-            lines[-1][3:] = f"{fmean(seconds):,.1f}", f"{max(seconds):,.1f}"
+        facts = f"{fmean(sizes):,.0f}", f"{max(sizes):,}", f"{fmean(seconds):,.1f}", f"{max(seconds):,.1f}"
+        lines.append([label, *facts])
     rate, payload, overhead = link
     frames = f", frames of {payload} bytes and {overhead} more" if payload else ""
     title = as_notes([f"messages on a link of {rate:,g} bit/s{frames}: {title}"], "text")
@@ -181,4 +183,3 @@ def seconds_on_air(size: int, link: tuple[float, int | None, int]) -> float:
     """Return how long a message of `size` bytes takes by (bits a second, payload of a frame or None, its overhead)."""
     rate, payload, overhead = link
     return 8 * (size + (math.ceil(size / payload) * overhead if payload else 0)) / rate
-

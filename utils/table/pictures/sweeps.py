@@ -127,4 +127,3 @@ def _finish(axes: "Axes", full: Sequence[Row]) -> None:
     set_logarithmic(axes)
     axes.set_xlabel("sent in all rounds (kB, logarithmic); beside each point its value")
     axes.set_ylabel("served test accuracy (%)")
-
