@@ -74,7 +74,7 @@ def _check_tensors(network: nn.Module, what: str) -> None:
 
 def _try_passes(network: nn.Module, images: Tensor, num_classes: int, what: str) -> set[str]:
     size = "x".join(map(str, images.shape[1:]))
-    places = {name: tensor.data_ptr() for name, tensor in _tensors(network).items()}
+    held = {name: tensor.detach() for name, tensor in _tensors(network).items()}  # so that no other gets their memory
     network.eval()
     layer = partial(_layer_in, network)
     with faults_named(f"{what}, on images of {size}", layer), torch.no_grad(), _unchanged(network, what):
@@ -97,7 +97,8 @@ def _try_passes(network: nn.Module, images: Tensor, num_classes: int, what: str)
     changing |= {name for name, buffer in network.named_buffers() if id(buffer) in running}  # whatever the images are
     counters = {id(norm.num_batches_tracked) for norm in norms if norm.momentum is not None}
     for name, tensor in _tensors(network).items():
-        if (tensor.requires_grad or name in changing) and tensor.data_ptr() != places.get(name):
+        in_place = name in held and tensor.data_ptr() == held[name].data_ptr()
+        if (tensor.requires_grad or name in changing) and not in_place:
             way = f"change it in place, by {name}.copy_(...)"
             raise UsageError(f"{what}: a pass puts another tensor in the place of {name}: {way}")
     for name, buffer in network.named_buffers():
