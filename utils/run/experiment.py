@@ -1,7 +1,7 @@
 """From settings to a finished run folder."""
 
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -27,7 +27,7 @@ from utils.system.own_code import LAYOUT, STRUCTURE, digest_of_text, digests_of
 from utils.system.processes import Interrupted, StopRequest, stop_request
 from utils.system.progress import Bars, watched_check
 from utils.training.device import denormals, set_up_device
-from utils.training.distributed import Group, join
+from utils.training.distributed import Group, ProcessLostError, join
 from utils.training.loop import Trainer
 
 
@@ -43,6 +43,12 @@ def run_experiment(settings: Settings, command: list[str], model: Any = None, da
         result = _run_in(group, device_name, settings, command, model, dataset)
     except UsageError:  # before any work, so no process is in the middle of a sum that would be waited for
         group.leave()
+        raise
+    except ProcessLostError:
+        # At the interpreter's end gloo's threads, if they still run, may abort the process; NCCL could wait here.
+        if not device_name.startswith("cuda"):
+            with suppress(RuntimeError):
+                group.leave()
         raise
     group.leave()
     return result
