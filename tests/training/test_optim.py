@@ -2,12 +2,15 @@
 
 import copy
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tests.script_runs import ROOT, SMALL
 from utils.flat import FlatParameters
 from utils.training.optim import FlatOptimizer
 from utils.training.recipes import Recipe, recipe_for
@@ -138,6 +141,21 @@ def test_saved_state_goes_on_bit_for_bit(recipe):
     run(range(5, 10), resumed, again)
     run(range(5, 10), whole, optimizer)
     assert torch.equal(whole.vector, resumed.vector)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_run_leaves_the_compiler_of_torch_out(optimizer, tmp_path):
+    code = (
+        "import sys, multiround_dpu, torch; from utils.flat import FlatParameters\n"
+        "from utils.training.optim import FlatOptimizer; from utils.training.recipes import Recipe\n"
+        "multiround_dpu.main(sys.argv[1:])\n"
+        "flat = FlatParameters(torch.nn.Linear(2, 2)); optimizer = FlatOptimizer(flat, Recipe('adam', 1, 1, None))\n"
+        "optimizer.step(); optimizer.load_state_dict(optimizer.state_dict()); optimizer.step()\n"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    options = [*SMALL, "--mode", "dpu", "--max_rounds", "1", "--optimizer", optimizer, "--output_dir", tmp_path]
+    result = subprocess.run([sys.executable, "-c", code, *map(str, options)], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
 
 
 def test_state_is_proportional_to_what_is_updated():

@@ -4,6 +4,7 @@ An optimizer that works on the selected weights as one compact vector does exact
 mask does, at the cost of what it updates: its state is proportional to k*I, not to I.
 """
 
+import inspect
 from collections.abc import Callable
 
 import torch
@@ -42,6 +43,7 @@ class FlatOptimizer:
         self._rest = flat.rest.detach()
         self._rest.grad = flat.rest_grad
         self._optimizer = _build(recipe, [self.weights, self._rest])
+        self._step = torch.no_grad()(inspect.unwrap(type(self._optimizer).step))  # see _leave_compiler_out
         if carried is not None:
             self._take_over(carried)
 
@@ -64,7 +66,7 @@ class FlatOptimizer:
             self.gradients.gather(everything=not direct)
         if sum_ is not None:
             sum_(*((self.flat.gradient,) if self.selected is None else (self.weights.grad, self._rest.grad)))
-        self._optimizer.step()
+        self._step(self._optimizer)
         if self.selected is not None:
             self.flat.weights.index_copy_(0, self.selected, self.weights)
 
@@ -92,10 +94,11 @@ class FlatOptimizer:
 def _leave_compiler_out() -> None:
     """Keep torch.optim from importing torch's compiler, which takes longer than importing torch itself.
 
-    These methods import it only to exempt themselves from compilation, and nothing here is compiled.
+    These methods import it only to exempt themselves from compilation, and nothing here is compiled. `step` imports
+    it, too, in what is wrapped around it.
     """
-    for method in (torch.optim.Optimizer.add_param_group, torch.optim.Optimizer.load_state_dict):
-        plain = getattr(method, "__wrapped__", None)
+    for name in ("add_param_group", "state_dict", "load_state_dict"):
+        plain = getattr(getattr(torch.optim.Optimizer, name), "__wrapped__", None)
         if plain is not None:
             plain.__dynamo_disable = plain
 
