@@ -26,7 +26,8 @@ from utils.table.render import (
 )
 
 _TITLE = "served test accuracy less that of full updating, points, average over rounds"
-_MOST_OF_NAME = 26  # characters of a row's name in a line
+_NAME = 26  # characters of a row's name in a line
+_NARROW_NAME = 21  # the fewest, where all tables are side by side with it and else were not: _AGREEMENT's last
 _SERVES = " serves, %"  # what the row of full updating shows
 _AGREEMENT = ("in the paper's order", "with the paper's sign")
 
@@ -66,16 +67,22 @@ def _tables(first: Sequence[str], blocks: Sequence[list[Sequence[str]]], form: s
         header, *lines = zip(first, *chain(*blocks))
         return [markdown_table(header, lines)]
 
-    def lines_of(part: Sequence[list[Sequence[str]]]) -> tuple[Sequence[str], list[list[str]]]:
+    def lines_of(part: Sequence[list[Sequence[str]]], name: int) -> tuple[Sequence[str], list[list[str]]]:
         header, *lines = zip(first, *chain(*part))
-        return header, with_wrapped_names(lines, _MOST_OF_NAME)
+        return header, with_wrapped_names(lines, name)
 
+    def fits(part: Sequence[list[Sequence[str]]], name: int) -> bool:
+        return max(map(len, aligned(*lines_of(part, name)).split("\n"))) <= WIDTH
+
+    for name in range(_NAME, _NARROW_NAME - 1, -1):
+        if fits(blocks, name):
+            return [left_aligned(*lines_of(blocks, name))]
     parts = [[]]
     for block in blocks:
-        if parts[-1] and max(map(len, aligned(*lines_of([*parts[-1], block])).split("\n"))) > WIDTH:
+        if parts[-1] and not fits([*parts[-1], block], _NAME):
             parts.append([])
         parts[-1].append(block)
-    return [left_aligned(*lines_of(part)) for part in parts]
+    return [left_aligned(*lines_of(part, _NAME)) for part in parts]
 
 
 def _heads(groups: Sequence[Group]) -> list[tuple[str, str]]:
