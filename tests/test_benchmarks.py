@@ -1,12 +1,19 @@
 """What benchmarks report beside times."""
 
+import csv
+import json
+
 import pytest
 import torch
 from torch import nn
 
+import multiround_dpu
+import multiround_fu
 import utils.training.device
+from benchmarks import unsent
 from benchmarks.loops import layer_products
 from models import build_model
+from tests.script_runs import SMALL
 from utils.training.device import cpu_name
 
 CPU = torch.device("cpu")
@@ -34,3 +41,31 @@ def test_processor_s_name(facts, name, monkeypatch):
     monkeypatch.setattr(utils.training.device.platform, "processor", lambda: "")
     monkeypatch.setattr(utils.training.device.platform, "machine", lambda: "x86_64")
     assert cpu_name() == name
+
+
+def test_candidates_that_were_not_sent_are_those_of_the_run(tmp_path, capsys):
+    """With 20 validation images no candidate is better than the line from some round on."""
+    flags = [*SMALL, "--num_epochs", "8", "--val_dataset_size", "20", "--max_rounds", "6", "--output_dir", str(tmp_path)]
+    run = multiround_dpu.main(["--mode", "dpu", "--updating_ratio", "0.3", *flags])
+    rows = list(csv.DictReader((run.folder / "rounds.csv").open()))
+    epochs = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    after = [int(row["round"]) for row in rows if int(row["round"]) > max(int(r["round"]) for r in rows if r["sent"] == "1")]
+    assert after
+    found = unsent.tried_again(run.folder, None, None)
+    assert list(found) == after
+    for number, (line, *tried) in found.items():
+        assert line.val == pytest.approx(100 * float(rows[number]["start_val_acc"]), abs=1e-3)
+        assert line.test == pytest.approx(100 * float(rows[number]["test_acc"]), abs=1e-3)
+        inside = [line["val_acc"] for line in epochs if line["round"] == number and line["val_acc"] is not None]
+        assert [each.val for each in tried] == pytest.approx([100 * val_acc for val_acc in inside], abs=1e-3)
+    capsys.readouterr()
+    unsent.main([str(run.folder), "--rounds", str(after[-1])])
+    assert capsys.readouterr().out.splitlines()[-1].split()[0] == str(after[-1])
+    full = multiround_fu.main(["--mode", "same_init", *flags])
+    for arguments, words in (
+        ([run.folder, "--rounds", "0"], "after the last message"), ([full.folder], "build on each other"),
+        ([tmp_path], "no folder of a finished run"),
+    ):  # fmt: skip
+        with pytest.raises(SystemExit):
+            unsent.main([*map(str, arguments)])
+        assert words in " ".join(capsys.readouterr().err.split())
