@@ -65,9 +65,12 @@ def tried_again(run: Path, data: Path | None, rounds: list[int] | None) -> dict[
     split = split_validation(dataset, settings.val_dataset_size, settings.seed)
     make_network, flat = make_networks(settings, dataset, device)
     plan = make_plan(settings, flat, arrival, make_network)
-    node = EdgeNode(*read_state(run / "initial.safetensors"))
-    for message in sorted((run / "updates").glob("round_*.dpu")):
-        node.receive(message.read_bytes())
+    try:
+        node = EdgeNode(*read_state(run / "initial.safetensors"))
+        for message in sorted((run / "updates").glob("round_*.dpu")):
+            node.receive(message.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{run}: its messages cannot be read ({error})") from error
     line = torch.from_numpy(np.array(node.line)).to(device)
     train, *others = make_batches(settings, dataset, split, device, 2 if settings.has_batch_norm else 1)
     trainer = Trainer(flat, train, settings.seed, *others, settings.precision == "bf16")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 import torch
@@ -62,9 +63,12 @@ def test_candidates_that_were_not_sent_are_those_of_the_run(tmp_path, capsys):
     unsent.main([str(run.folder), "--rounds", str(after[-1])])
     assert capsys.readouterr().out.splitlines()[-1].split()[0] == str(after[-1])
     full = multiround_fu.main(["--mode", "same_init", *flags])
+    damaged = tmp_path / "damaged"
+    shutil.copytree(run.folder, damaged)
+    (damaged / "updates" / "round_000.dpu").write_bytes(b"DPU")
     for arguments, words in (
         ([run.folder, "--rounds", "0"], "after the last message"), ([full.folder], "build on each other"),
-        ([tmp_path], "no folder of a finished run"),
+        ([tmp_path], "no folder of a finished run"), ([damaged], "its messages cannot be read"),
     ):  # fmt: skip
         with pytest.raises(SystemExit):
             unsent.main([*map(str, arguments)])
