@@ -13,6 +13,7 @@ import numpy as np
 
 from utils.edge import EdgeNode
 from utils.edge.catch_up import catch_up
+from utils.edge.run_files import message_files
 from utils.edge.state_file import read_state
 from utils.run.argument_types import whole
 from utils.system.terminal import columns
@@ -22,7 +23,7 @@ MOST_PLACES = 8
 
 def ratios(run: Path, num_missed: int) -> list[float]:
     """Return bytes of the catch-up / bytes missed, for up to `MOST_PLACES` nodes that missed `num_missed` messages."""
-    messages = [path.read_bytes() for path in sorted((run / "updates").glob("round_*.dpu"))]
+    messages = [path.read_bytes() for path in message_files(run)]
     num_places = max(0, len(messages) - num_missed + 1)
     firsts = set(np.linspace(0, num_places - 1, min(num_places, MOST_PLACES)).round().astype(int).tolist())
     node, found = EdgeNode(*read_state(run / "initial.safetensors")), []

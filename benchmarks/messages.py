@@ -21,6 +21,7 @@ import numpy as np
 
 from benchmarks.peers import byte_planes, deepCABAC, nncodec_bytes, pcodec_bytes, standalone
 from utils.edge import EdgeNode
+from utils.edge.run_files import message_files
 from utils.edge.state_file import read_state
 from utils.message import Coding, Shared, Update, decode_update, draft_update, encode_update
 from utils.message.values import VALUE_BITS
@@ -93,7 +94,7 @@ def measure(run: Path, first_round: int) -> None:
     node, w = EdgeNode(schema, initial), schema.num_weights
     parts = {bits: [] for bits in VALUE_BITS}
     ratios, formulas, plain = [], [], []
-    for path in sorted((run / "updates").glob("round_*.dpu")):
+    for path in message_files(run):
         shared = node.shared
         update = node.receive(path.read_bytes())
         if update.header.round < first_round:

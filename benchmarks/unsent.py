@@ -19,18 +19,17 @@ from data.arrival import Arrival
 from data.datasets import split_validation
 from data.errors import DatasetError
 from utils.edge import EdgeNode
-from utils.edge.state_file import read_state
+from utils.edge.run_files import message_files
 from utils.modes import MODES
 from utils.run.argument_types import whole
 from utils.run.folder import RunFolder
 from utils.run.identity import read_dataset
-from utils.run.plan import make_batches, make_networks, make_plan
+from utils.run.plan import make_networks, make_plan, make_trainer
 from utils.run.settings import Settings
 from utils.system.errors import UserError
 from utils.system.progress import Bars
 from utils.system.terminal import aligned
 from utils.training.device import denormals, set_up_device
-from utils.training.loop import Trainer
 from utils.training.round import RoundTraining, StartPoint
 
 
@@ -41,6 +40,7 @@ class Tried(NamedTuple):
     test: float
 
 
+@denormals(flushed=True)  # as in a run
 def tried_again(run: Path, data: Path | None, rounds: list[int] | None) -> dict[int, list[Tried]]:
     """Return for each of `rounds`, by default all after the last message: the line, then every candidate."""
     folder = RunFolder(run)
@@ -52,7 +52,7 @@ def tried_again(run: Path, data: Path | None, rounds: list[int] | None) -> dict[
     lossless = settings.value_bits == 32 and not settings.byte_budget
     if MODES[settings.mode].restarts or settings.deploy_sparsity or not lossless:
         raise UserError(f"{run}: only for whole networks whose rounds build on each other, and lossless messages")
-    after = range(1 + max(row["round"] for row in rows if row["sent"]), len(rows))
+    after = range(1 + max((row["round"] for row in rows if row["sent"]), default=-1), len(rows))
     if not after:
         raise UserError(f"{run}: its last round sent a message, so there is none to try again")
     if wrong := set(rounds or ()) - set(after):
@@ -66,17 +66,16 @@ def tried_again(run: Path, data: Path | None, rounds: list[int] | None) -> dict[
     make_network, flat = make_networks(settings, dataset, device)
     plan = make_plan(settings, flat, arrival, make_network)
     try:
-        node = EdgeNode(*read_state(run / "initial.safetensors"))
-        for message in sorted((run / "updates").glob("round_*.dpu")):
+        node = EdgeNode.shipped(run / "initial.safetensors")
+        for message in message_files(run):
             node.receive(message.read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(f"{run}: its messages cannot be read ({error})") from error
     line = torch.from_numpy(np.array(node.line)).to(device)
-    train, *others = make_batches(settings, dataset, split, device, 2 if settings.has_batch_norm else 1)
-    trainer = Trainer(flat, train, settings.seed, *others, settings.precision == "bf16")
+    trainer = make_trainer(settings, dataset, split, flat, device)
 
     def test_accuracy() -> float:
-        return 100 * trainer.accuracy(trainer.test, lambda: None)
+        return 100 * trainer.accuracy(trainer.test)
 
     found = {}
     for number in rounds or after:
@@ -91,8 +90,7 @@ def tried_again(run: Path, data: Path | None, rounds: list[int] | None) -> dict[
         training = RoundTraining(trainer, plan.way.recipe, start, Bars(len(rows), number, shown=False), on_epoch)
         if abs(training.start_val_acc - rows[number]["start_val_acc"]) > 1e-5:
             raise UserError(f"{run}: its messages do not lead to the network at which round {number} starts")
-        with denormals(flushed=True):
-            plan.way.update(training)
+        plan.way.update(training)
     return found
 
 

@@ -1,6 +1,5 @@
 """What benchmarks report beside times."""
 
-import csv
 import json
 import shutil
 
@@ -48,16 +47,15 @@ def test_candidates_that_were_not_sent_are_those_of_the_run(tmp_path, capsys):
     """With 20 validation images no candidate is better than the line from some round on."""
     flags = [*SMALL, "--num_epochs", "8", "--val_dataset_size", "20", "--max_rounds", "6", "--output_dir", str(tmp_path)]
     run = multiround_dpu.main(["--mode", "dpu", "--updating_ratio", "0.3", *flags])
-    rows = list(csv.DictReader((run.folder / "rounds.csv").open()))
     epochs = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-    after = [int(row["round"]) for row in rows if int(row["round"]) > max(int(r["round"]) for r in rows if r["sent"] == "1")]
+    after = list(range(1 + max(row["round"] for row in run.rows if row["sent"]), len(run.rows)))
     assert after
     found = unsent.tried_again(run.folder, None, None)
     assert list(found) == after
     for number, (line, *tried) in found.items():
-        assert line.val == pytest.approx(100 * float(rows[number]["start_val_acc"]), abs=1e-3)
-        assert line.test == pytest.approx(100 * float(rows[number]["test_acc"]), abs=1e-3)
-        inside = [line["val_acc"] for line in epochs if line["round"] == number and line["val_acc"] is not None]
+        assert line.val == pytest.approx(100 * run.rows[number]["start_val_acc"], abs=1e-3)
+        assert line.test == pytest.approx(100 * run.rows[number]["test_acc"], abs=1e-3)
+        inside = [each["val_acc"] for each in epochs if each["round"] == number and each["val_acc"] is not None]
         assert [each.val for each in tried] == pytest.approx([100 * val_acc for val_acc in inside], abs=1e-3)
     capsys.readouterr()
     unsent.main([str(run.folder), "--rounds", str(after[-1])])
@@ -71,5 +69,5 @@ def test_candidates_that_were_not_sent_are_those_of_the_run(tmp_path, capsys):
         ([tmp_path], "no folder of a finished run"), ([damaged], "its messages cannot be read"),
     ):  # fmt: skip
         with pytest.raises(SystemExit):
-            unsent.main([*map(str, arguments)])
+            unsent.main(list(map(str, arguments)))
         assert words in " ".join(capsys.readouterr().err.split())

@@ -10,7 +10,6 @@ import torch
 from data.datasets import Dataset
 from data.inputs import Inputs
 from models.own import fingerprint_of
-from models.trial import has_batch_norm
 from utils.link import Link
 from utils.rounds import EdgeCopy, run_rounds
 from utils.run.books import Books, NoBooks
@@ -19,7 +18,7 @@ from utils.run.config import describe_start, headline, make_config
 from utils.run.flags import changes_results
 from utils.run.folder import RunFolder, RunResult
 from utils.run.identity import Identity, identify, read_dataset, read_key
-from utils.run.plan import make_batches, make_networks, make_plan
+from utils.run.plan import make_networks, make_plan, make_trainer
 from utils.run.results import round_row
 from utils.run.settings import Settings
 from utils.system.errors import UsageError
@@ -28,7 +27,6 @@ from utils.system.processes import Interrupted, StopRequest, stop_request
 from utils.system.progress import Bars, watched_check
 from utils.training.device import denormals, set_up_device
 from utils.training.distributed import Group, ProcessLostError, join
-from utils.training.loop import Trainer
 
 
 def run_experiment(settings: Settings, command: list[str], model: Any = None, dataset: Any = None) -> RunResult:
@@ -88,10 +86,7 @@ def _run_in(
         books = Books(folder, config, start, stop, settings.resume_changed) if group.is_rank0 else NoBooks()
         state = _where_to_begin(group, books, device)
         if state is not None:
-            smallest_batch = 2 if settings.has_batch_norm or has_batch_norm(flat.model) else 1
-            train, *others = make_batches(settings, dataset, run.split, device, smallest_batch)
-            bfloat16, foreign = settings.precision == "bf16", not settings.model_is_ours
-            trainer = Trainer(flat, train, settings.seed, *others, bfloat16, group=group, foreign=foreign)
+            trainer = make_trainer(settings, dataset, run.split, flat, device, group)
             to = run.folder if group.is_rank0 else None
             link = Link(flat.schema, plan.initial, to, sign_key, Inputs.of(dataset).to_text())
             edge, interrupted = unpack(state) if state else (EdgeCopy(plan.initial, plan.initial), None)

@@ -1,4 +1,4 @@
-"""From settings and data to what a run does: the network, the plan of its rounds, the batches."""
+"""From settings and data to what a run does: the network, the plan of its rounds, the trainer."""
 
 from collections.abc import Callable, Collection
 from dataclasses import fields, replace
@@ -33,6 +33,8 @@ from utils.run.checks import check_batch_norm, num_deployed
 from utils.run.settings import Settings
 from utils.system.errors import UsageError, lacks_memory
 from utils.system.references import label_of
+from utils.training.distributed import Group
+from utils.training.loop import Trainer
 from utils.training.recipes import Recipe, recipe_for
 from utils.training.round import RoundTraining
 
@@ -224,18 +226,20 @@ def batches_of(settings: Settings, inputs: Dataset | Inputs, device: torch.devic
     return partial(kind, mean=inputs.mean, std=inputs.std, device=device, channels_last=convolutional)
 
 
-def make_batches(
-    settings: Settings, dataset: Dataset, split: EvaluationSplit, device: torch.device, smallest_batch: int
-) -> tuple[BatchSource, BatchSource, BatchSource]:
-    """Return the training, validation and test samples, to be had on the device; no batch is below the smallest."""
+def make_trainer(
+    settings: Settings, dataset: Dataset, split: EvaluationSplit, flat: FlatParameters, device: torch.device,
+    group: Group | None = None,
+) -> Trainer:  # fmt: skip
+    """Return what trains and evaluates the network in `flat`, with its samples to be had on the device."""
     batches = batches_of(settings, dataset, device)
     train = batches(
         dataset.train_images,
         dataset.train_labels,
         batch_size=settings.train_batch_size,
         augment=settings.augment,
-        smallest_batch=smallest_batch,
+        smallest_batch=2 if settings.has_batch_norm or has_batch_norm(flat.model) else 1,
     )
     validation = batches(split.val_images, split.val_labels, batch_size=settings.val_batch_size)
     test = batches(split.test_images, split.test_labels, batch_size=settings.test_batch_size)
-    return train, validation, test
+    bfloat16, foreign = settings.precision == "bf16", not settings.model_is_ours
+    return Trainer(flat, train, settings.seed, validation, test, bfloat16, group=group, foreign=foreign)

@@ -26,10 +26,10 @@ from utils.table.render import (
 )
 
 _TITLE = "served test accuracy less that of full updating, points, average over rounds"
-_NAME = 26  # characters of a row's name in a line
-_NARROW_NAME = 21  # the fewest, where all tables are side by side with it and else were not: _AGREEMENT's last
+_NAME = 26  # characters of a row's name in a line, if that brings all tables into one down to _NARROW_NAME
 _SERVES = " serves, %"  # what the row of full updating shows
 _AGREEMENT = ("in the paper's order", "with the paper's sign")
+_NARROW_NAME = max(map(len, _AGREEMENT))
 
 
 def render_side_by_side(groups: Sequence[Group], left_out: Sequence[str], form: str) -> str:
