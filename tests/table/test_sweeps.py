@@ -254,9 +254,13 @@ def test_ablation_runs_and_tabulates_with_a_plot(tmp_path):
 
 
 def test_what_counts_once_and_what_is_left_out(tmp_path, capsys):
-    flags = ["--ablate", "lamda", "0.5", "1", *SMALL, "--output_dir", str(tmp_path), "--format", "csv", "--seeds"]
+    flags = ["--ablate", "lamda", "0.5", "0.50", "1", *SMALL, "--output_dir", str(tmp_path), "--seeds"]
+    main([*flags, "1"])
+    assert "0.50: the same runs as 0.5\n" in capsys.readouterr().out, "a value given twice"
+    flags[-1:] = ["--format", "csv", "--seeds"]
     main([*flags, "1", "01"])
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["method"] for row in rows] == ["0.5", "1", "FU"]
     assert [row["n"] for row in rows] == ["1"] * 3, "a seed given twice"
     (held,) = tmp_path.glob("*-dpu-*-lamda1-*")
     config = (held / "config.json").read_text()

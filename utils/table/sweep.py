@@ -108,19 +108,25 @@ def collect(ablation: Ablation, jobs: Sequence[Job], records: dict[Path, Record]
     fulls = [records[job.folder] for job in full if job.folder in records]
     rows, already = _rows(swept, records, fulls), {job.folder for job in swept}
     beside = _rows([job for job in full if job.folder not in already], records, fulls)
-    notes = [*ablation.notes, *notes_on([*rows, *beside])]
+    notes = [*ablation.notes, *_twins(swept), *notes_on([*rows, *beside])]
     return Sweep(ablation.flags, rows, beside, notes, describe_epochs(job.command for job in jobs))
 
 
 def _rows(jobs: Sequence[Job], records: dict[Path, Record], fulls: Sequence[Record]) -> list[Row]:
     by_label: dict[str, list[Job]] = {}
-    for job in jobs:
+    for job in _unique(jobs):  # a seed may be given twice, as 1 and 01, and a value, as 0 and 0.0
         if job.folder in records:
             by_label.setdefault(job.command.label, []).append(job)
     rows = []
     for label, same in by_label.items():
-        folders = dict.fromkeys(job.folder for job in same)  # a seed may be given twice, as 1 and 01
-        row = make_row(label, [records[folder] for folder in folders], fulls)
+        row = make_row(label, [records[job.folder] for job in same], fulls)
         row.values = same[0].command.values
         rows.append(row)
     return rows
+
+
+def _twins(jobs: Sequence[Job]) -> list[str]:
+    """Return lines on swept values that stand for the runs of earlier ones, and so have no row of their own."""
+    first = {job.folder: job.command.label for job in _unique(jobs)}
+    pairs = dict.fromkeys((job.command.label, first[job.folder]) for job in jobs)
+    return [f"{label}: the same runs as {other}" for label, other in pairs if label != other]
