@@ -24,11 +24,14 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.command_line import one_line
 from benchmarks.throughput import describe
 from data.image_walk import SUFFIXES
 from data.streaming.batches import Reader, reading_pool
 from data.streaming.folder import which_are_whole
 from data.streaming.image_files import ImageFiles
+from utils.run.argument_types import whole
+from utils.system.errors import UsageError
 from utils.training.device import describe_device, set_up_device
 
 BATCH = 128
@@ -52,7 +55,7 @@ def find(folder: Path, count: int) -> ImageFiles:
     """Return `count` of the images below `folder`, evenly spread over them."""
     paths = sorted(p for p in folder.rglob("*") if p.name.lower().endswith(SUFFIXES))
     if not paths:
-        raise SystemExit(f"--folder is {folder}, which holds no images: name another")
+        raise UsageError(f"--folder is {folder}, which holds no images: name another")
     paths = [paths[place] for place in np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int)]
     names = np.array([os.fsencode(path.relative_to(folder)) for path in paths])
     return ImageFiles(str(folder), names, np.array([path.stat().st_size for path in paths]))
@@ -82,16 +85,17 @@ def ways(files: ImageFiles, image_size: int, workers: int) -> dict[str, Callable
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.loader", description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, help="JPEGs to read (default: made-up ones)")
-    parser.add_argument("--images", type=int, default=512, help="how many (default: 512)")
-    parser.add_argument("--image_size", type=int, default=224, help="pixels of a side (default: 224)")
-    parser.add_argument("--workers", type=int, default=1, help="loader processes (default: 1)")
-    parser.add_argument("--repeats", type=int, default=7, help="turns (default: 7)")
+    parser.add_argument("--images", type=whole(1), default=512, help="how many (default: 512)")
+    parser.add_argument("--image_size", type=whole(1), default=224, help="pixels of a side (default: 224)")
+    parser.add_argument("--workers", type=whole(1), default=1, help="loader processes (default: 1)")
+    parser.add_argument("--repeats", type=whole(1), default=7, help="turns (default: 7)")
     args = parser.parse_args(argv)
     device = set_up_device("cpu", "fp32", 1)
     with tempfile.TemporaryDirectory() as made:
         if args.folder is None:
             make_up(Path(made), args.images)
-        files = find(args.folder or Path(made), args.images)
+        with one_line(parser):
+            files = find(args.folder or Path(made), args.images)
         todo = ways(files, args.image_size, args.workers)
         rates = {name: [] for name in todo}
         for turn in range(-1, args.repeats):  # the first one fills the file cache and starts the workers

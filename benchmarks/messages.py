@@ -25,6 +25,7 @@ from utils.edge.run_files import message_files
 from utils.edge.state_file import read_state
 from utils.message import Coding, Shared, Update, decode_update, draft_update, encode_update
 from utils.message.values import VALUE_BITS
+from utils.run.argument_types import whole
 from utils.run.results import binary_entropy, formula_bytes
 from utils.schema import Schema
 from utils.system.terminal import columns
@@ -144,7 +145,7 @@ def measure(run: Path, first_round: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_FOLDER")
-    parser.add_argument("--first_round", type=int, default=1, help="leave earlier rounds out (default: 1)")
+    parser.add_argument("--first_round", type=whole(0), default=1, help="leave earlier rounds out (default: 1)")
     args = parser.parse_args()
     for run in args.runs:
         try:

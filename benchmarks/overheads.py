@@ -31,6 +31,7 @@ import torch.nn.functional as F
 
 import multiround_dpu
 from benchmarks import targets
+from benchmarks.command_line import one_line
 from benchmarks.throughput import describe
 from data.batches import Batches
 from data.datasets import load_dataset
@@ -38,6 +39,7 @@ from models import build_model
 from utils.contribution import LocalContribution, select_top
 from utils.flat import FlatParameters
 from utils.run import experiment
+from utils.run.argument_types import whole
 from utils.training.device import denormals, set_up_device
 from utils.training.linear import by_onednn, product, product_into
 from utils.training.loop import Trainer
@@ -226,13 +228,14 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overheads", description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--dataset_dir", type=Path, default=Path("data/downloads"), help="with MNIST and CIFAR-10")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=whole(1), default=5)
     args = parser.parse_args(argv)
     if unknown := set(args.parts) - set(PARTS):
         parser.error(f"{', '.join(sorted(unknown))} is not one of {', '.join(PARTS)}")
     set_up_device("cpu", "fp32", 1)
     for name in args.parts or PARTS:
-        PARTS[name](args.dataset_dir.resolve(), args.repeats)
+        with one_line(parser):
+            PARTS[name](args.dataset_dir.resolve(), args.repeats)
 
 
 if __name__ == "__main__":

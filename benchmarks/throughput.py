@@ -23,10 +23,12 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.command_line import one_line
 from benchmarks.loops import BATCH, Loop, bare_loop, conventional_loop, layer_products, project_loops
 from benchmarks.targets import STEPS_PER_SECOND, THROUGHPUT
 from data.datasets import load_dataset
 from models import build_model
+from utils.run.argument_types import ratio, whole
 from utils.training.device import cpu_name, describe_device, set_up_device
 from utils.training.graphs import WARM_UP
 from utils.training.recipes import DEFAULTS, recipe_for
@@ -53,37 +55,37 @@ def describe(values: list[float], digits: str) -> str:
     return f"{statistics.median(values):{digits}} ({min(values):{digits}} to {max(values):{digits}})"
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="mlp", choices=list(DEFAULTS))
     parser.add_argument("--dataset", default="digits", help="as in the scripts (default: digits)")
     parser.add_argument("--dataset_dir", type=Path, default=Path("data/downloads"))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "tf32", "bf16"))
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
-    parser.add_argument("--updating_ratio", type=float, help="default: the paper's for the model")
-    parser.add_argument("--samples", type=int, default=5000, help="samples in a turn of each loop (default: 5000)")
-    parser.add_argument("--repeats", type=int, default=7, help="turns (default: 7)")
-    parser.add_argument("--steps_before", type=int, default=0, help="steps that each loop makes before (default: 0)")
-    parser.add_argument("--workers", type=int, nargs="*", default=[1], help="of the conventional loop (default: 1)")
-    parser.add_argument(
-        "--conventional_threads", type=int, nargs="*", help="of the conventional loop (default: as --threads)"
-    )
-    return parser.parse_args(argv)
+    parser.add_argument("--threads", type=whole(1), default=1, help="CPU threads (default: 1)")
+    parser.add_argument("--updating_ratio", type=ratio, help="default: the paper's for the model")
+    parser.add_argument("--samples", type=whole(1), default=5000, help="of a turn of each loop (default: 5000)")
+    parser.add_argument("--repeats", type=whole(1), default=7, help="turns (default: 7)")
+    parser.add_argument("--steps_before", type=whole(0), default=0, help="of each loop, before (default: 0)")
+    parser.add_argument("--workers", type=whole(0), nargs="*", default=[1], help="of the conventional one (default: 1)")
+    parser.add_argument("--conventional_threads", type=whole(1), nargs="*", help="of that loop (default: as --threads)")
+    return parser
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = parse(argv)
-    device = set_up_device(args.device, args.precision, max([args.threads, *(args.conventional_threads or [])]))
-    data, recipe = load_dataset(args.dataset, args.dataset_dir), recipe_for(args.model, two_steps=True)
-    ratio = args.updating_ratio or DEFAULTS[args.model][3]
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    with one_line(parser):
+        device = set_up_device(args.device, args.precision, max([args.threads, *(args.conventional_threads or [])]))
+        data, recipe = load_dataset(args.dataset, args.dataset_dir), recipe_for(args.model, two_steps=True)
+    k = args.updating_ratio or DEFAULTS[args.model][3]
     samples = min(args.samples, len(data.train_labels))
     augment, bfloat16 = data.name in ("cifar10", "cifar100"), args.precision == "bf16"
     network = partial(build_model, args.model, data.input_shape, data.num_classes)
 
     loops = {
         "bare": bare_loop(data, network(), recipe, samples, device, bfloat16),
-        **project_loops(data, network(), recipe, samples, device, ratio, augment, bfloat16),
+        **project_loops(data, network(), recipe, samples, device, k, augment, bfloat16),
     }
     loops = {name: (loop, args.threads) for name, loop in loops.items()}
     products, operations = layer_products(network(), data.input_shape, device, bfloat16)
@@ -91,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
     loops["products"] = (lambda: [products() for _ in range(steps)], args.threads)
     slow = [(workers, threads) for workers in args.workers for threads in args.conventional_threads or [args.threads]]
     for workers, threads in slow:
-        loop = conventional_loop(data, network(), recipe, samples, device, ratio, augment, workers)
+        loop = conventional_loop(data, network(), recipe, samples, device, k, augment, workers)
         loops[f"conventional, {workers} workers, {threads} threads"] = loop, threads
     warm_up = max(WARM_UP + 1 if device.type == "cuda" else 1, -(-args.steps_before // steps))
     rates = time_turns(loops, args.repeats, warm_up, samples, device)
@@ -99,7 +101,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     machine = f"{describe_device(device)}, {args.precision}"
     print(f"processor: {cpu_name()}; torch {torch.__version__}")
-    print(f"{args.model} on {data.name}, k = {ratio:g}, batches of {BATCH}, {machine}")
+    print(f"{args.model} on {data.name}, k = {k:g}, batches of {BATCH}, {machine}")
     print(f"samples per second, median (range) of {args.repeats} turns of {samples:,} samples")
     if args.steps_before:
         print(f"after {warm_up * steps:,} steps of each loop")

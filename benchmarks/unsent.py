@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from benchmarks.command_line import one_line
 from data.arrival import Arrival
 from data.datasets import split_validation
-from data.errors import DatasetError
 from utils.edge import EdgeNode
 from utils.edge.run_files import message_files
 from utils.modes import MODES
@@ -100,10 +100,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rounds", nargs="+", type=whole(0), metavar="N", help="(default: all after the last message)")
     parser.add_argument("--dataset_dir", type=Path, metavar="PATH", help="(default: that of the run)")
     args = parser.parse_args(argv)
-    try:
+    with one_line(parser):
         found = tried_again(args.run, args.dataset_dir, args.rounds)
-    except (UserError, DatasetError) as error:
-        parser.error(str(error))
     lines = []
     for number, (line, *tried) in found.items():
         best = max(tried, key=lambda candidate: candidate.val)

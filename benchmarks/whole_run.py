@@ -11,6 +11,7 @@ import tempfile
 
 import multiround_dpu
 from benchmarks.targets import WHOLE_RUN_MINUTES
+from utils.run.argument_types import whole
 
 PAPERS_FIRST = (
     "--mode dpu --updating_ratio 0.01 --lamda 0.5 --model vgg --dataset cifar10 "
@@ -29,12 +30,10 @@ def fit(samples: list[int], seconds: list[float]) -> tuple[float, float]:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.whole_run", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--measured_rounds", type=int, default=4, help="rounds that are run, 3 or more (default: 4)")
-    parser.add_argument("--rounds", type=int, default=50, help="rounds of the whole run (default: 50)")
+    parser.add_argument("--measured_rounds", type=whole(3), default=4, help="rounds that are run (default: 4)")
+    parser.add_argument("--rounds", type=whole(1), default=50, help="rounds of the whole run (default: 50)")
     parser.add_argument("--dataset_dir", default="data/downloads")
     args, flags = parser.parse_known_args(argv)
-    if args.measured_rounds < 3:
-        parser.error(f"--measured_rounds is {args.measured_rounds}: two rounds after the first are needed")
     with tempfile.TemporaryDirectory() as out:
         run = [*PAPERS_FIRST, *flags, "--dataset_dir", args.dataset_dir, "--max_rounds", str(args.measured_rounds)]
         rows = multiround_dpu.main([*run, "--quiet", "--output_dir", out]).rows
@@ -42,9 +41,9 @@ def main(argv: list[str] | None = None) -> None:
     a, b = fit(samples[1:], seconds[1:])
     added = samples[1] - samples[0]
     later = [samples[0] + added * number for number in range(len(samples), args.rounds)]
-    whole = sum(seconds) + sum(a + b * n for n in later)
+    total = sum(seconds) + sum(a + b * n for n in later)
     print(f"\n{len(rows)} rounds took {sum(seconds):.0f} s: {a:.2f} s a round and {1000 * b:.3f} ms a sample")
-    print(f"{args.rounds} rounds would take {whole / 60:.1f} minutes, extrapolated by samples", end="")
+    print(f"{args.rounds} rounds would take {total / 60:.1f} minutes, extrapolated by samples", end="")
     print(f"; target on one H200: at most {WHOLE_RUN_MINUTES}" if not flags else "")
 
 

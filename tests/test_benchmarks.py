@@ -10,10 +10,10 @@ from torch import nn
 import multiround_dpu
 import multiround_fu
 import utils.training.device
-from benchmarks import unsent
+from benchmarks import loader, overheads, throughput, unsent, whole_run
 from benchmarks.loops import layer_products
 from models import build_model
-from tests.script_runs import SMALL
+from tests.script_runs import ROOT, SMALL
 from utils.training.device import cpu_name
 
 CPU = torch.device("cpu")
@@ -71,3 +71,20 @@ def test_candidates_that_were_not_sent_are_those_of_the_run(tmp_path, capsys):
         with pytest.raises(SystemExit):
             unsent.main(list(map(str, arguments)))
         assert words in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("benchmark, flags, words", [
+    (throughput, "--threads 0", "--threads: '0' is not a whole number from 1"),
+    (throughput, "--dataset nowhere.npz", "nowhere.npz"), (throughput, "--device cuda:99", "cuda:99"),
+    (throughput, "--precision tf32", "--precision is tf32, which needs CUDA"),
+    (overheads, "nothing", "nothing is not one of"), (overheads, "drift --dataset_dir {damaged}", "mnist.npz"),
+    (loader, "--folder tests/golden", "--folder is tests/golden, which holds no images"),
+    (whole_run, "--measured_rounds 2", "'2' is not a whole number from 3"),
+])  # fmt: skip
+def test_a_wrong_flag_of_a_benchmark_is_one_line(benchmark, flags, words, tmp_path, capsys, monkeypatch):
+    (tmp_path / "mnist.npz").write_text("no archive")
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as stop:
+        benchmark.main(flags.format(damaged=tmp_path).split())
+    assert stop.value.code == 2
+    assert words in capsys.readouterr().err.splitlines()[-1]
