@@ -174,8 +174,7 @@ class Outgoing:
         """Return how many weights of `network`, in the order of `ranking`, a message within the budget can bring."""
 
         def size(count: int) -> int:
-            draft = self._draft(self.only(network, ranking[:count]), ranking[:count], None)
-            return message_size(draft, self._link.sign_key)
+            return self._of_first(count, network, ranking)[1]
 
         if size(0) > self.most_bytes:
             return 0
@@ -183,20 +182,22 @@ class Outgoing:
 
     def _shortened(self, network: Tensor, ranking: Tensor, mask_seed: int | None, size: int) -> Draft | None:
         """Return the draft of `network` without the last weights of `ranking`, so that it fits; None if none does."""
-
-        def shortened(count: int) -> tuple[Draft, int]:
-            kept = ranking if mask_seed is not None else ranking[:count]
-            draft = self._draft(self.only(network, ranking[:count]), kept.sort().values, mask_seed)
-            return draft, message_size(draft, self._link.sign_key)
-
-        (draft, least), count = shortened(0), len(ranking)
+        (draft, least), count = self._of_first(0, network, ranking, mask_seed), len(ranking)
         if least > self.most_bytes:
             return None
         while size > self.most_bytes:
             # As many as would fit if all cost the same, and always fewer than before.
             count = min(count - 1, int(count * (self.most_bytes - least) / (size - least)))
-            draft, size = shortened(count)
+            draft, size = self._of_first(count, network, ranking, mask_seed)
         return draft
+
+    def _of_first(
+        self, count: int, network: Tensor, ranking: Tensor, mask_seed: int | None = None
+    ) -> tuple[Draft, int]:
+        """Return the draft of `network` with its first `count` weights of `ranking` alone, and the message's bytes."""
+        kept = ranking[:count].sort().values
+        draft = self._draft(self.only(network, kept), kept, mask_seed)
+        return draft, message_size(draft, self._link.sign_key)
 
     def only(self, network: Tensor, kept: Tensor) -> Tensor:
         """Return `network` with its weights at `kept` alone, the others as they are where none is sent."""

@@ -90,9 +90,9 @@ def draft_update(
     """Choose what is sent to turn the network that a node with `shared` builds on into `new`, and what comes of it.
 
     new        float32 (schema.size,)
-    selected   the weights that may differ ("sparse"; default: those that do) or stay (where a message deploys)
+    selected   ascending: the weights that may differ ("sparse"; default: those that do) or stay (where it deploys)
     mask_seed  of kind "random", 32 bits
-    Raises ValueError if `new` is not finite, or differs where the kind says that it must not.
+    Raises ValueError if `new` is not finite, or differs where the kind says that it must not, or `selected` is no such.
     """
     schema, deployed, kind = shared.schema, shared.deployed, coding.kind
     start = shared.state(base)
@@ -115,6 +115,8 @@ def draft_update(
         selected = schema.weight_indices(deployed)
     elif selected is None or (kind == "pruned" and not coding.deploys):
         selected = np.flatnonzero(differs)
+    if (selected[1:] <= selected[:-1]).any():
+        raise ValueError("the selected weights are not in ascending order")
     stray = differs.copy()
     stray[selected] = False
     if stray.any():

@@ -167,7 +167,7 @@ class RoundTraining:
     def validate_as_received(self) -> float:
         """Return the validation accuracy of what the edge would hold if the network were sent now."""
         as_it_is = self.outgoing is None or (self.outgoing.lossless and not self.budgeted)
-        if as_it_is or not self._finite():
+        if as_it_is or not self.finite:
             return self.validate()
         candidate = self.outgoing.candidate(self.flat.snapshot(), self.selected, self.mask_seed, self.ranking)
         if candidate is None:
@@ -208,10 +208,12 @@ class RoundTraining:
     def offer(self, val_acc: float, at_least: bool = False) -> None:
         """Make the network the best candidate if it is strictly better, or `at_least` as good, and finite."""
         better = val_acc > self.best_val_acc or (at_least and val_acc == self.best_val_acc)
-        if better and self._finite():
+        if better and self.finite:
             self.best, self.best_val_acc, self.improved = self.flat.snapshot(), val_acc, True
 
-    def _finite(self) -> bool:
+    @property
+    def finite(self) -> bool:
+        """Whether the network is one that can be sent."""
         return bool(self.flat.vector.isfinite().all())
 
     @property
