@@ -72,6 +72,36 @@ def test_layers_are_numbered_and_what_is_drawn_belongs_to_the_run(tmp_path):
     assert runs[0] == runs[1]
 
 
+def test_what_a_step_draws_belongs_to_the_run_wherever_it_goes_on(tmp_path, monkeypatch):
+    text = "import numpy as np, random, torch\nfrom utils.criterion import criterion\n"
+    text += "def step(gradient, before, after): return torch.rand(len(gradient)) + np.random.rand() * random.random()\n"
+    (tmp_path / "own.py").write_text(f"{text}@criterion(step=step)\ndef f(accumulated): return accumulated\n")
+    flags = ["--criterion", f"{tmp_path}/own.py:f", *FLAGS]
+    whole = multiround_dpu.main([*flags, "--output_dir", str(tmp_path / "whole")])
+    again = killed_and_resumed(multiround_dpu, [*flags, "--output_dir", str(tmp_path / "killed")], monkeypatch)
+    assert weights_of(whole.folder) == weights_of(again.folder)
+
+
+def test_every_step_has_a_stream_of_its_own():
+    @criterion(step=lambda gradient, before, after: torch.rand(len(gradient)))
+    def f(accumulated):
+        return accumulated
+
+    def drawn(seed, place):
+        sums = f.criterion.accumulates(1)
+        sums.begin(seed, place)
+        values = [0.0]
+        for _ in range(2):
+            sums.update(*[torch.ones(1)] * 3)
+            values.append(sums.value.item())
+        return [b - a for a, b in zip(values, values[1:])]
+
+    draws = [drawn(1, (0, 1, 0)), drawn(2, (0, 1, 0)), drawn(1, (0, 1, 1))]
+    assert len({value for pair in draws for value in pair}) == 6
+    torch.rand(5)
+    assert drawn(1, (0, 1, 0)) == draws[0]
+
+
 def test_a_sweep_of_criteria_has_a_row_each(tmp_path, capsys):
     sweep = ["--ablate", "criterion", f"{EXAMPLE}:relative_change", f"{EXAMPLE}:total_effect", "--seeds", "1", *FLAGS]
     sweep.remove("--seed"), sweep.remove("3")

@@ -154,6 +154,14 @@ def test_other_ways_to_update_a_sparse_network(tmp_path, more):
         assert update.selected.tolist() == np.flatnonzero(node.deployed).tolist()
 
 
+@pytest.mark.parametrize("epochs, steps", [(5, [2, 3]), (4, [2, 2]), (2, [1, 1])])
+def test_a_sparse_deployment_trains_as_many_epochs_as_asked(tmp_path, epochs, steps):
+    flags = [*SMALL, "--max_rounds", "1", "--deploy_sparsity", "0.5", "--deploy_epochs", str(epochs)]
+    folder = multiround_fu.main([*flags, "--output_dir", str(tmp_path)]).folder
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [sum(line["step"] == step for line in lines) for step in (1, 2)] == steps
+
+
 def test_convolutional_network(tmp_path):
     """33 samples in two batches; weight decay and BatchNorm are there, and zeros stay."""
     flags = "--dataset digits --model resnet56 --dataset_size_init 33 --dataset_size_subseq 33 --train_batch_size 17"

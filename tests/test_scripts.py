@@ -266,3 +266,27 @@ def test_without_its_packages_a_program_says_so_in_one_line(command):
     assert done.returncode == 2 and done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert "numpy is not installed for" in line and ".venv/bin/activate" in line and "pip install" in line
+
+
+@pytest.mark.parametrize("missing, command", [
+    ("torch", "utils.table --ablate lamda 0 1 --dataset digits --dry_run"),
+    ("torchvision", "multiround_dpu --dataset cifar10 --dataset_dir {tmp}"),
+    ("PIL", "utils.edge predict --node {tmp}/node --model-from {run} {tmp}"),
+])  # fmt: skip
+def test_a_package_that_is_needed_late_is_missing(missing, command, results, tmp_path):
+    run = results["dpu"].folder
+    EdgeNode.shipped(run / "initial.safetensors").save(tmp_path / "node")
+    (tmp_path / "a.png").write_bytes(b"")
+    code = f"""
+import runpy, sys
+class Hide:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == {missing!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Hide())
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+"""
+    words = command.format(tmp=tmp_path, run=run).split()
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert f"{missing} is not installed for" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr

@@ -38,6 +38,9 @@ class Accumulator:
     def __init__(self, num_weights: int, device: torch.device | str = "cpu"):
         self.value = torch.zeros(num_weights, device=device)
 
+    def begin(self, seed: int, place: tuple[int, ...]) -> None:
+        """An epoch begins, at `place` in the run with `seed`: what is drawn at random in it follows from these."""
+
     def update(self, grad: Tensor, before: Tensor, after: Tensor) -> None:
         """Add one optimizer step; `grad` (I,) is the gradient of the loss alone, without weight decay."""
         raise NotImplementedError

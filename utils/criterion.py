@@ -71,14 +71,20 @@ class _StepSum(Accumulator):
     def __init__(self, step: Callable[..., Tensor], num_weights: int, device: torch.device | str = "cpu"):
         super().__init__(num_weights, device)
         self._step = step
+        self.begin(0, ())
+
+    def begin(self, seed: int, place: tuple[int, ...]) -> None:
+        self._streams, self._number = partial(global_stream, seed, "criterion's step", *place), 0
 
     def update(self, grad: Tensor, before: Tensor, after: Tensor) -> None:
         what = f"--criterion: step, called as {self._step.__name__}(gradient, before, after)"
-        with own_code.faults_named(what):
+        # A stream for each step: not that of the network's own draws, which differ from process to process.
+        with own_code.faults_named(what), self._streams(self._number, device=grad.device):
             added = self._step(grad, before, after)
         if not isinstance(added, Tensor) or added.shape != self.value.shape:
             raise UsageError(f"{what} returned {_kind(added)} for {len(grad):,} weights: {_wanted(grad)}")
         self.value.add_(added)
+        self._number += 1
 
 
 def load_criterion(reference: str, flat: FlatParameters) -> Criterion:

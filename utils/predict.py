@@ -14,6 +14,7 @@ import torch
 from data.datasets import split_validation
 from data.inputs import Inputs, Queries, read_queries
 from utils.edge.node import EdgeNode
+from utils.message.body import differing
 from utils.run.folder import RunFolder
 from utils.run.identity import read_dataset
 from utils.run.plan import batches_of, network_maker
@@ -65,6 +66,7 @@ def predict(node: EdgeNode, run: Path, images: Path | None, model: str | None = 
             raise UserError(f"{run}: {name} {reason}: take the file of then")
     flat.load(torch.from_numpy(np.array(node.serving)).to(device))
     if images is None:
+        _check_run(node, run)
         with _config_read(run):
             queries = _test_images(settings, config, run)
     else:
@@ -79,6 +81,13 @@ def predict(node: EdgeNode, run: Path, images: Path | None, model: str | None = 
         classes = trainer.classes(batches).cpu()
     right = None if queries.labels is None else (classes == queries.labels).double().mean().item()
     return Answers(queries.names, [inputs.classes[number] for number in classes.tolist()], right)
+
+
+def _check_run(node: EdgeNode, run: Path) -> None:
+    """Raise UserError if another run than `run` shipped the node: what that is tested on, the node may know."""
+    initial = run / "initial.safetensors"
+    if initial.is_file() and differing(EdgeNode.shipped(initial).initial, node.initial).any():
+        raise UserError(f"{run}: the node began with another network: give the run that it is from, or images")
 
 
 @contextmanager

@@ -646,6 +646,28 @@ def test_the_edge_imports_numpy_and_constriction_only(run_folder):
     assert "5 messages" in done.stdout
 
 
+@pytest.mark.parametrize("command", ["status --node", "init --out new --initial", "apply m.dpu --node", "show m.dpu --node"])
+def test_files_that_are_none_are_one_line(command, tmp_path, monkeypatch, capsys):
+    """Nothing at all, a name with a line break, a pipe that nobody writes to."""
+    monkeypatch.chdir(tmp_path)
+    Path("m.dpu").write_bytes(b"DPU")
+    os.mkfifo("pipe")
+    for name, words in (("", "'' names nothing"), ("a\nb", "a\\nb: No such file"), ("pipe", "pipe is no regular file")):
+        assert edge.main([*command.split(), name]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert words in line
+
+
+def test_a_node_in_the_place_of_a_first_network_and_the_other_way_round(run_folder, tmp_path, capsys):
+    initial, node = run_folder / "initial.safetensors", tmp_path / "node"
+    assert edge.main(["init", "--initial", str(initial), "--out", str(node)]) == 0
+    assert edge.main(["init", "--initial", str(node), "--out", str(tmp_path / "other")]) == 2
+    assert edge.main(["status", "--node", str(initial)]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert "an edge node's file: give the run's initial.safetensors" in first
+    assert "not an edge node" in second and "`init` makes one" in second
+
+
 @pytest.mark.slow
 def test_the_edge_runs_in_an_environment_without_torch(run_folder, tmp_path):
     venv.create(tmp_path / "venv", with_pip=True)

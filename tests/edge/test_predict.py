@@ -11,10 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
+import multiround_dpu
 from data.datasets import load_dataset, split_validation
 from data.inputs import Inputs
 from models import build_model
 from tests.edge.test_edge import INITIAL, ROOT, SCHEMA, WITHOUT_TORCH
+from tests.script_runs import SMALL
 from utils.edge import EdgeNode
 from utils.edge import program as edge
 
@@ -104,6 +106,16 @@ def test_images_that_do_not_fit(node_of, tmp_path, capsys, images, words):
     assert predict(node, run, tmp_path / images) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and words in error
+
+
+def test_the_images_of_another_run_are_not_the_node_s(node_of, results, tmp_path, capsys):
+    _, node = node_of("dpu")
+    flags = ["--updating_ratio", "0.1", *SMALL, "--seed", "8", "--max_rounds", "1", "--output_dir", str(tmp_path)]
+    other = multiround_dpu.main(flags).folder
+    capsys.readouterr()
+    assert predict(node, other) == 2
+    assert "the node began with another network" in capsys.readouterr().err
+    assert predict(node, results["same_init"].folder) == 0, "of the same seed, so that the network is the same"
 
 
 def test_a_node_that_cannot_answer(results, node_of, tmp_path, capsys):

@@ -179,6 +179,16 @@ def test_the_bits_are_those_that_validate_best():
     assert seen[4] > seen[8] > seen[32] > 0
 
 
+@pytest.mark.parametrize("script, more", [
+    ("dpu", "--mode dpu"), ("dpu", "--mode gcpu --value_bits auto"), ("pruning", "--mode pruning"), ("rpu", "--mode rpu"),
+])  # fmt: skip
+@pytest.mark.filterwarnings("ignore:round")
+def test_training_that_diverges_sends_nothing(script, more, tmp_path):
+    flags = [*more.split(), *SMALL, "--max_rounds", "2", "--optimizer", "sgd", "--lr", "1e6", "--weight_decay", "10"]
+    rows = RUNS[script][0].main([*flags, "--byte_budget", "0.9k", "--output_dir", str(tmp_path)]).rows
+    assert [row["sent"] for row in rows] == [0, 0]
+
+
 @pytest.mark.parametrize("flags", [
     "--hidden_sizes 64 --value_bits 4 --byte_budget 136", "--model tests/own_networks.py:bare --byte_budget 95",
 ])  # fmt: skip

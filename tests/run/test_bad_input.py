@@ -162,6 +162,7 @@ FLAGS = [
     ("dpu", "--total_epochs 6 --num_epochs 3", "--total_epochs and --num_epochs both say how long a round trains"),
     ("dpu", "--deploy_epochs 6", "--deploy_epochs is for --deploy full or --deploy_sparsity: leave it out"),
     ("dpu", "--width 0.5", "--width is for convolutional networks, not mlp: leave it out"),
+    ("fu", "--deploy_sparsity 0.5 --deploy_epochs 1", "--deploy_epochs is 1, but a sparse deployment has 2 steps: give at least that"),
     ("fu", "--deploy full", f"{UNKNOWN}deploy full"),
     ("rpu", "--deploy whole", "--deploy: invalid choice: 'whole' (choose from"),
     ("rpu", "--deploy partial --deploy_sparsity 0.5", "--deploy is partial, but --deploy_sparsity is 0.5, and a sparse network is trained and sent as a whole: leave one out"),

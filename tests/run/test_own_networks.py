@@ -25,7 +25,9 @@ from tests.own_networks import Zoo
 from tests.run.test_resume import SUICIDE
 from tests.script_runs import one_line, start_process, weights_of, without_time
 from utils.contribution import LocalContribution
+from utils.edge import EdgeNode
 from utils.edge import program as edge
+from utils.edge.run_files import message_files
 from utils.flat import FlatParameters
 from utils.run.checkpoint import Checkpoints
 from utils.system.own_code import digests_of, files_of
@@ -173,6 +175,24 @@ def test_a_run_finds_out_what_changes_and_keeps_the_rest(tmp_path):
     state = torch.load(folder / "model.pt", weights_only=True)
     assert state["order"].tolist() == [7, 6, 5, 4, 3, 2, 1, 0] and state["mask"].dtype == torch.bool
     assert torch.equal(state["out.weight"], state["inner.weight"]) and not set(layers) & {"frozen.weight", "order"}
+
+
+def test_the_saved_network_has_a_buffer_that_is_not_persistent_but_changes(tmp_path):
+    (tmp_path / "net.py").write_text(
+        "import torch\nfrom torch import nn\nclass Net(nn.Module):\n"
+        "    def __init__(self, num_classes):\n        super().__init__()\n        self.out = nn.Linear(64, num_classes)\n"
+        "        self.register_buffer('mean', torch.zeros(64), persistent=False)\n"
+        "    def forward(self, x):\n        x = x.flatten(1)\n        if self.training:\n"
+        "            self.mean.lerp_(x.detach().mean(0), 0.1)\n        return self.out(x - self.mean)\n"
+    )
+    flags = ["--model", f"{tmp_path}/net.py:Net", "--updating_ratio", "0.1", *SMALL, "--max_rounds", "1"]
+    folder = multiround_dpu.main([*flags, "--output_dir", str(tmp_path)]).folder
+    state = torch.load(folder / "model.pt", weights_only=True)
+    node = EdgeNode.shipped(folder / "initial.safetensors")
+    for message in message_files(folder):
+        node.receive(message.read_bytes())
+    assert state.keys() == {"out.weight", "out.bias", "mean"} and state["mean"].abs().max() > 0
+    assert state["mean"].tolist() == node.serving[node.schema.of_role("buffer")[0].part].tolist()
 
 
 def test_steps_are_those_of_a_plain_optimizer():

@@ -58,6 +58,16 @@ def test_closed_and_full_streams_cost_no_result(tmp_path, closed):
     assert (folder / "summary.json").exists() and "Traceback" not in result.stderr
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_table_that_a_full_disk_does_not_take_is_an_error(tmp_path):
+    make_run(tmp_path, "dpu", 1, [0.5, 0.6])
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "utils.table", str(tmp_path)]
+        result = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert result.returncode == 2
+    assert result.stderr == "python -m utils.table: error: standard output takes no more (No space left on device)\n"
+
+
 def test_what_an_encoding_lacks_is_written_as_escapes(monkeypatch):
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii", write_through=True))

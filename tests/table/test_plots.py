@@ -303,7 +303,9 @@ def test_export_loses_no_run_of_the_same_name_and_none_with_odd_words(tmp_path, 
         run.rename(run.with_name("same-name" if parent != "c" else "odd"))
     config = json.loads((tmp_path / "c" / "odd" / "config.json").read_text())
     (tmp_path / "c" / "odd" / "config.json").write_text(json.dumps({**config, "command": ["x.py", "stray", "--seed", "1"]}))
-    main([str(tmp_path / "a"), str(tmp_path / "b"), str(tmp_path / "c"), "--export", str(tmp_path / "to")])
+    with pytest.raises(SystemExit) as stop:
+        main([str(tmp_path / "a"), str(tmp_path / "b"), str(tmp_path / "c"), "--export", str(tmp_path / "to")])
+    assert stop.value.code == 1
     err = capsys.readouterr().err
     assert f"not exported: {tmp_path}/b/same-name has the name of {tmp_path}/a/same-name" in err
     assert "not exported: odd: " in err

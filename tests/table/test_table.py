@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -301,6 +302,14 @@ def test_what_cannot_be_used_is_left_out_with_the_reason(two_seeds, capsys):
     assert reasons[again.name].startswith("the same method and seed as dpu-2")
 
 
+def test_runs_are_compared_with_a_full_updating_that_the_table_shows(tmp_path, capsys):
+    make_run(tmp_path, "dpu", 1, [0.5, 0.7], threads=7)
+    make_run(tmp_path, "same_init", 1, [0.6, 0.8])
+    make_run(tmp_path, "same_init", 1, [0.1, 0.1], threads=7)  # left out: no row could tell it apart
+    (dpu, full) = csv.DictReader(io.StringIO(table_of(capsys, "--format", "csv", tmp_path)))
+    assert (float(dpu["difference_mean"]), float(full["served_mean"])) == pytest.approx((-10, 70))
+
+
 def test_every_table_of_other_data_or_sizes_is_its_own(tmp_path, capsys):
     for sizes in (1000, 5000):
         make_run(tmp_path, "dpu", 1, [0.5], dataset_size_subseq=sizes)
@@ -458,6 +467,8 @@ def test_committed_runs_name_no_place_on_a_machine():
     ("runs --jobs 2", "--jobs goes with --run or --ablate"),
     ("runs --out file", "--out is file, but file is a file: name a folder"),
     ("runs --export file/x", "--export is file/x, but file is a file: name a folder"),
+    ("runs --out ''", "argument --out: '' names nothing"), ("runs --export ''", "argument --export: '' names nothing"),
+    ("runs --format csv --rounds", "--rounds prints another table, which is no part of --format csv: leave one out"),
 ])  # fmt: skip
 def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, flags, needed):
     monkeypatch.chdir(tmp_path)
@@ -466,7 +477,7 @@ def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, flags, needed):
     make_run(Path("runs"), "dpu", 1, [0.5])
     (make_run(Path("cut"), "rpu", 1, [0.5]) / "summary.json").unlink()
     with pytest.raises(SystemExit) as stop:
-        main(flags.split())
+        main(shlex.split(flags))
     out, err = capsys.readouterr()
     assert (stop.value.code, out) == (2, "")
     assert err.startswith("python -m utils.table: error: ") and len(err.splitlines()) == 1

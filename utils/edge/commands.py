@@ -121,7 +121,7 @@ def catch_up(args: argparse.Namespace) -> int:
         elif args.to is None or round_of(path) <= args.to:
             missed.append(_read(path, node.most_bytes))
     if not missed:
-        end = "" if args.to is None else f" up to round {args.to}"
+        end = "" if args.to is None else f" up to {_named(args.to)}"
         print(f"{args.run}: nothing was sent after {_named(args.since)}{end}: there is nothing to catch up with")
         return _NOTHING_NEW
     try:

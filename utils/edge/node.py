@@ -169,7 +169,8 @@ class EdgeNode:
                 self.deployed = states["deployed"][: schema.num_weights] != 0
             self.round, self.applied = int(node["round"]), tuple(node["applied"][-1:])
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise ValueError(f"{path}: not an edge node, or a damaged one ({error})") from None
+            way = "" if "node" in metadata else ": `init` makes one of initial.safetensors"
+            raise ValueError(f"{path}: not an edge node, or a damaged one ({error}){way}") from None
         return self
 
 

@@ -45,7 +45,7 @@ def predict(args: argparse.Namespace) -> None:
             if error.name != "utils.predict":
                 raise
             raise Refused("predict needs the whole project: a bundle does not have the code of networks") from None
-    answers = answers_of(node, args.model_from, args.images, args.model)
+        answers = answers_of(node, args.model_from, args.images, args.model)
     rows = [("image", "class"), *zip(answers.names, answers.classes)]
     if args.out is not None:
         text = io.StringIO(newline="")
@@ -62,6 +62,13 @@ def predict(args: argparse.Namespace) -> None:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
         raise Refused(f"{message} (see {self.prog} -h)")
+
+
+def _path(text: str) -> Path:
+    """Return a path; none for nothing, which is what a variable of a shell leaves that is not set."""
+    if not text:
+        raise argparse.ArgumentTypeError("'' names nothing")
+    return Path(text)
 
 
 def _round(text: str) -> int:
@@ -83,7 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
         sub.set_defaults(function=function)
         for flag, (required, help_) in files.items():
             names = dict.fromkeys((f"--{flag}", f"--{flag.replace('_', '-')}"))
-            sub.add_argument(*names, type=Path, required=required, metavar="FILE", help=help_)
+            sub.add_argument(*names, type=_path, required=required, metavar="FILE", help=help_)
         return sub
 
     initial = (True, "the initial network, which a run writes as initial.safetensors")
@@ -94,24 +101,24 @@ def build_parser() -> argparse.ArgumentParser:
         command(apply, node=(True, "the node file; replaced atomically"), sign_key=sign_key),
         command(show, node=network),
     ):
-        sub.add_argument("messages", type=Path, nargs="+", metavar="FILE.dpu")
+        sub.add_argument("messages", type=_path, nargs="+", metavar="FILE.dpu")
     commands.choices["apply"].add_argument("--strict", action="store_true", help="refuse messages that it would skip")
     command(status, node=(True, "the node file; it is only read"))
     sub = command(replay, out=(False, "write the rebuilt node here"), sign_key=sign_key)
-    sub.add_argument("run", type=Path, metavar="RUN_FOLDER")
+    sub.add_argument("run", type=_path, metavar="RUN_FOLDER")
     sub = command(catch_up, out=(True, "the file to make"), sign_key=(False, "the key that the run signs with"))
-    sub.add_argument("run", type=Path, metavar="RUN_FOLDER")
+    sub.add_argument("run", type=_path, metavar="RUN_FOLDER")
     help_ = "the last round that the node has applied, as `status` says; `shipped`: none"
     sub.add_argument("--from", dest="since", type=_round, required=True, metavar="ROUND", help=help_)
     sub.add_argument("--to", type=_round, metavar="ROUND", help="default: that of the run's last message")
     sub = command(bundle)
-    sub.add_argument("to", type=Path, metavar="DIR", help="the folder to make")
+    sub.add_argument("to", type=_path, metavar="DIR", help="the folder to make")
     model_from = (True, "the run folder whose config.json says how the network is built")
     sub = command(
         predict, node=(True, "the node file"), model_from=model_from, out=(False, "write all classes here, as CSV")
     )
     help_ = "an .npz file with `images` (and `labels`) or a folder; default: what the run is tested on"
-    sub.add_argument("images", type=Path, nargs="?", metavar="IMAGES", help=help_)
+    sub.add_argument("images", type=_path, nargs="?", metavar="IMAGES", help=help_)
     help_ = "the file of a network of one's own: its code runs here, so no run folder can say which it is"
     sub.add_argument("--model", metavar="FILE.py:NAME", help=help_)
     return parser
@@ -125,10 +132,10 @@ def main(argv: list[str] | None = None) -> int:
             args = build_parser().parse_args(argv)
             return args.function(args) or 0
         except (Refused, ValueError) as error:
-            print(f"edge: error: {error}", file=sys.stderr)
+            print(printable(f"edge: error: {error}"), file=sys.stderr)
             return getattr(error, "status", 2)
         except OSError as error:
-            print(f"edge: error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+            print(printable(f"edge: error: {error.filename or 'a file'}: {error.strerror or error}"), file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print("edge: interrupted: what is said to be applied is in the node's file", file=sys.stderr)

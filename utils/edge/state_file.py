@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from utils.schema import Schema
-from utils.system.files import naming, write_atomic
+from utils.system.files import open_regular, write_atomic
 
 _MAX_HEADER = 100 << 20  # as in the safetensors library
 
@@ -36,7 +36,7 @@ def write_tensors(path: str | Path, tensors: dict[str, np.ndarray], metadata: di
 
 def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Return the float32 tensors of a file by name, and its metadata. Raises ValueError if it is not such a file."""
-    with naming(path), open(path, "rb") as file:
+    with open_regular(Path(path)) as file:
         length = int.from_bytes(file.read(8), "little")
         text = file.read(min(length, _MAX_HEADER))
         # Of a file that is no such file, however long, no more is read.
@@ -127,6 +127,8 @@ def read_state(path: str | Path) -> tuple[Schema, np.ndarray]:
 def read_shipped(path: str | Path) -> tuple[Schema, np.ndarray, str, str]:
     """Return all that `write_state` wrote. Raises ValueError, naming the file, if it is damaged."""
     tensors, metadata = read_tensors(path)
+    if "node" in metadata:
+        raise ValueError(f"{path}: an edge node's file: give the run's initial.safetensors")
     schema = read_schema(path, metadata)
     try:
         return schema, join_state(schema, tensors), metadata.get("run", ""), metadata.get("inputs", "")

@@ -147,7 +147,9 @@ class Books:
         """Write the served network and the summary, after which the run is finished."""
         self._metrics.close()
         flat.load(edge.served)
-        self.folder.write_model(flat.model.state_dict())
+        everything = {entry.name: flat.vector[entry.part].view(entry.shape) for entry in flat.schema.entries}
+        # Without the first, buffers that are not persistent, but that training changes, would be missing.
+        self.folder.write_model({**everything, **flat.model.state_dict()})
         self.folder.write_summary(
             {
                 **summarize(edge.rows, flat.num_weights, flat.vector.numel()),

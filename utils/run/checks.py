@@ -128,6 +128,9 @@ def _check_epochs(settings: dict[str, Any]) -> None:
     fully = settings["deploy"] == "full" or settings["deploy_sparsity"] or mode.kind == "dense"
     if settings["deploy_epochs"] is not None and not fully:
         raise UsageError("--deploy_epochs is for --deploy full or --deploy_sparsity: leave it out, or give one of them")
+    name = "deploy_epochs" if settings["deploy_epochs"] is not None else "total_epochs"
+    if settings["deploy_sparsity"] and settings[name] == 1:
+        raise UsageError(f"--{name} is 1, but a sparse deployment has 2 steps: give at least that")
 
 
 def _check_streaming(settings: dict[str, Any]) -> None:

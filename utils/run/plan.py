@@ -192,17 +192,18 @@ def _update(settings: Settings, flat: FlatParameters, ratio: float) -> tuple[Cal
 def _deployment(settings: Settings, num_weights: int, deployed: int) -> Way | None:
     """Return how the network is deployed, `deployed` of its weights; None: by a round like all others.
 
-    A full deployment trains as many epochs as the steps of a round have together that rewinds once, a sparse one half
-    of them in each of its two steps, which are those of pruning.
+    It trains as many epochs as the steps of a round have together that rewinds once; a sparse one shares them between
+    its two steps, which are those of pruning.
     """
     recipe = recipe_of(settings)
     epochs = recipe.num_epochs * (2 if MODES[settings.mode].two_steps else 1)
     epochs = settings.deploy_epochs or settings.total_epochs or epochs
     if deployed < num_weights:
         pruning, kept = MODES["pruning"], Fraction(deployed, num_weights)
-        update = partial(partial_update, mode=pruning, updating_ratio=kept)
-        half = replace(recipe, num_epochs=max(1, epochs // 2))
-        return Way(update, half, Coding(pruning.kind, settings.value_bits, float(kept), deploys=True))
+        epochs = max(2, epochs)
+        update = partial(partial_update, mode=pruning, updating_ratio=kept, total_epochs=epochs)
+        shorter = replace(recipe, num_epochs=epochs // 2)
+        return Way(update, shorter, Coding(pruning.kind, settings.value_bits, float(kept), deploys=True))
     if settings.deploy == "full" or settings.deploy_epochs:  # full updating always deploys fully
         return Way(full_update, replace(recipe, num_epochs=epochs), Coding("dense", settings.value_bits, 1.0))
     return None

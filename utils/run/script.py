@@ -58,8 +58,9 @@ def run(
                 ways = "fewer or smaller images, --stream, a smaller network or a smaller --train_batch_size"
                 parser.error(f"the memory of this machine, or of its --device, does not suffice: take {ways}")
             fault = own_code.fault_in(error)
-            if fault is None:  # it is ours
-                raise
+            if fault is None:  # it is ours, or a package is missing that is needed only now
+                with packages_needed(prog):
+                    raise
             parser.error(fault)
 
 

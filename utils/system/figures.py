@@ -28,7 +28,10 @@ def save_figure(path: Path, draw: Callable) -> str | None:
                 draw().savefig(image, format="png", dpi=150, backend="agg")
         write_atomic(path, image.getvalue())
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        reason = " ".join(text.split()) or type(error).__name__
+        if isinstance(error, ModuleNotFoundError):
+            reason += ": pip install -r requirements.txt"
         return f"{path} cannot be drawn ({reason[:200]})"
     finally:
         if backend is not None:

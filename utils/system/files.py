@@ -98,15 +98,21 @@ def naming(path: str | Path) -> Iterator[None]:
         raise
 
 
-def read_regular(path: Path, most: int) -> bytes:
-    """Return what is in a file that somebody else may have made.
+@contextmanager
+def open_regular(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to read that somebody else may have made.
 
-    Raises ValueError for more than `most` bytes, and for a pipe or device, on which reading could wait for ever;
-    OSError for what cannot be read.
+    Raises ValueError for a pipe or device, on which reading could wait for ever; OSError for what cannot be read.
     """
     with naming(path), open(path, "rb", opener=_not_waiting) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ValueError(f"{path.name} is no regular file")
+        yield file
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """Return what is in such a file. Raises ValueError for more than `most` bytes, too."""
+    with open_regular(path) as file:
         data = file.read(most + 1)
     if len(data) > most:
         raise ValueError(f"{path.name} has more than {most:,} bytes")

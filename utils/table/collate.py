@@ -101,7 +101,6 @@ class Sweep:
 
 def collate(records: Sequence[Record]) -> tuple[list[Group], list[str]]:
     """Return a table for each data set, model and sizes among `records`, and which runs are left out and why."""
-    fulls = [record for record in records if record.mode == REFERENCE]
     tables, left_out = defaultdict(dict), []
     for record in records:
         runs = tables[_table_key(record)].setdefault(row_key(record), {})
@@ -111,7 +110,8 @@ def collate(records: Sequence[Record]) -> tuple[list[Group], list[str]]:
             left_out.append("{}: the same method and seed as {}".format(*names))
         else:
             runs[record.seed] = record
-    groups = []
+    kept = [run for methods in tables.values() for runs in methods.values() for run in runs.values()]
+    fulls, groups = [run for run in kept if run.mode == REFERENCE], []
     for methods in tables.values():
         rows, same = [], [list(methods[key].values()) for key in sorted(methods, key=rank)]
         shared = _shared([runs[0] for runs in same])

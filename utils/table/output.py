@@ -14,6 +14,7 @@ from utils.system.errors import UsageError
 from utils.system.figures import save_figure
 from utils.system.files import write_atomic
 from utils.system.references import label_of
+from utils.system.terminal import printable
 from utils.table.collate import Sweep, collate
 from utils.table.commands import flag_of, joined, split_flags, value_of
 from utils.table.pictures.layers import FILE, as_csv, read_layer_counts
@@ -28,8 +29,8 @@ _PLACES = {name for flag in FLAGS.values() if flag.place for name in (flag.name,
 _MACHINE = ("platform",)
 
 
-def present(args: Namespace, records: Sequence[Record], left_out: Sequence[str]) -> None:
-    """Print the tables of `records`, and write what --out and --export ask for."""
+def present(args: Namespace, records: Sequence[Record], left_out: Sequence[str]) -> bool:
+    """Print the tables of `records`, write what --out and --export ask for; return whether all runs were exported."""
     groups, doubles = collate(records)
     left_out = [*left_out, *doubles]
     if args.format == "csv":  # which has no place for them
@@ -41,17 +42,17 @@ def present(args: Namespace, records: Sequence[Record], left_out: Sequence[str])
             print(f"\n{render_rounds(describe_group(group), group.rows)}")
     for group in groups if args.link else ():
         print(f"\n{render_link(describe_group(group), group.rows, args.link)}")
-    if args.export:
-        _export_all(records, args.export)
+    exported = not args.export or _export_all(records, args.export)
     if args.out:
         _write_tables(args.out, rendered)
         for number, group in enumerate(groups, start=1):
             paths, problems = save_plots(group, args.out, f"-{number}" if len(groups) > 1 else "")
             _note([*(f"written: {path}" for path in paths), *problems])
+    return exported
 
 
-def present_sweep(args: Namespace, sweep: Sweep, left_out: Sequence[str]) -> None:
-    """Print the table of a sweep, and write it with its plot into --out."""
+def present_sweep(args: Namespace, sweep: Sweep, left_out: Sequence[str]) -> bool:
+    """Print the table of a sweep, and write it with its plot into --out; return whether all runs were exported."""
     sweep.notes += (notes := [f"left out: {line}" for line in left_out])
     if args.format == "csv":
         _note(notes)
@@ -65,9 +66,8 @@ def present_sweep(args: Namespace, sweep: Sweep, left_out: Sequence[str]) -> Non
     path = args.out / "ablation.png"
     problem = save_figure(path, lambda: sweep_figure(sweep, sweep_title(sweep)))
     _note([problem or f"written: {path}"])
-    if args.export:
-        runs = [run for row in sweep.all_rows for run in [*row.runs, *(pair.full for pair in row.pairs)]]
-        _export_all(runs, args.export)
+    runs = [run for row in sweep.all_rows for run in [*row.runs, *(pair.full for pair in row.pairs)]]
+    return not args.export or _export_all(runs, args.export)
 
 
 def export(record: Record, to: Path) -> Path:
@@ -119,9 +119,11 @@ def _command(words: list[str]) -> list[str]:
     return joined(pieces)
 
 
-def _export_all(records: Sequence[Record], to: Path) -> None:
+def _export_all(records: Sequence[Record], to: Path) -> bool:
+    """Export each run once, say what becomes of it, and return whether all were written."""
     done: dict[str, Path] = {}
-    for record in {record.folder: record for record in records}.values():
+    different = {record.folder: record for record in records}.values()
+    for record in different:
         if record.name in done:
             _note([f"not exported: {record.folder} has the name of {done[record.name]}"])
             continue
@@ -130,6 +132,7 @@ def _export_all(records: Sequence[Record], to: Path) -> None:
             done[record.name] = record.folder
         except (NotUsable, UsageError, ValueError, RecursionError) as reason:
             _note([f"not exported: {record.name}: {reason}"])
+    return len(done) == len(different)
 
 
 def _write_tables(folder: Path, rendered: Callable[[str], str]) -> None:
@@ -141,4 +144,4 @@ def _write_tables(folder: Path, rendered: Callable[[str], str]) -> None:
 
 def _note(lines) -> None:
     for line in lines:
-        print(line, file=sys.stderr)
+        print(printable(line), file=sys.stderr)

@@ -8,9 +8,8 @@ import argparse
 import sys
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
-from utils.run.argument_types import filled, whole
+from utils.run.argument_types import filled, path, whole
 from utils.run.argument_types import link as link_of
 from utils.run.checks import check_folder
 from utils.run.options import Parser, help_formatter
@@ -38,14 +37,14 @@ def build_parser() -> argparse.ArgumentParser:
     folders = "run folders, folders of them, or what --export made of them"
     parser.add_argument("folders", nargs="*", type=filled, metavar="RUN_FOLDER", help=folders)
     g = parser.add_argument_group("output")
-    g.add_argument("--format", choices=FORMATS, default="text", help="of what is printed")
+    g.add_argument("--format", choices=FORMATS, default="text", help="of the table that is printed")
     g.add_argument("--side_by_side", action="store_true", help="a column for each table: difference to full updating")
     g.add_argument("--rounds", action="store_true", help="the accuracy of every round behind the table")
     link = "how long messages are on the air: bits a second, or with the bytes of a frame for the message and beside it"
     g.add_argument("--link", type=link_of, metavar="RATE[/PAYLOAD/OVERHEAD]", help=link)
     where = "write table.txt, .md, .csv and plots here (default for --ablate: OUTPUT_DIR/ablate-FLAG)"
-    g.add_argument("--out", type=Path, metavar="DIR", help=where)
-    g.add_argument("--export", type=Path, metavar="DIR", help="copy what tables and plots need of each run here")
+    g.add_argument("--out", type=path, metavar="DIR", help=where)
+    g.add_argument("--export", type=path, metavar="DIR", help="copy what tables and plots need of each run here")
     g = parser.add_argument_group("runs to make")
     what = "run what is missing of the paper's table: DPU, GCPU, RPU, pruning and full updating, each seed"
     g.add_argument("--run", choices=paper.DATASETS, help=what)
@@ -63,9 +62,9 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-@forgiving_streams()
+@forgiving_streams("python -m utils.table")
 def main(argv: Sequence[str] | None = None) -> None:
-    """Make the table that `argv` asks for; exits with status 2 for bad input, with 1 if a run failed."""
+    """Make the table that `argv` asks for; exits with status 2 for bad input, 1 if a run or an export failed."""
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser()
     with warnings.catch_warnings():
@@ -90,7 +89,7 @@ def _collate(parser: argparse.ArgumentParser, argv: list[str]) -> None:
             parser.error(f"--{name} goes with --run or --ablate")
     if not args.folders:
         parser.error("give run folders, --run or --ablate; -h says more")
-    _check_places(args)
+    _check_output(args)
     records, left_out = [], []
 
     def unlisted(error: OSError) -> None:
@@ -104,7 +103,8 @@ def _collate(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     if not records:
         more = f", and {len(left_out) - 1} more" if len(left_out) > 1 else ""
         raise NotUsable(f"no finished run to show ({left_out[0]}{more})")
-    present(args, records, left_out)
+    if not present(args, records, left_out):
+        sys.exit(1)
 
 
 def _sweep(parser: argparse.ArgumentParser, argv: list[str]) -> None:
@@ -118,8 +118,8 @@ def _sweep(parser: argparse.ArgumentParser, argv: list[str]) -> None:
         parser.error("--side_by_side goes with run folders")
     if args.run and args.mode:
         parser.error("--mode goes with --ablate; --run has all rows of the paper's table")
-    _check_places(args)
-    seeds = list(dict.fromkeys(args.seeds or ("1", "2", "3")))
+    _check_output(args)
+    seeds = list(dict.fromkeys(str(int(seed)) if seed.isdecimal() else seed for seed in args.seeds or "123"))
     if args.run:
         ablation, commands = None, paper_commands(args.run, seeds, rest)
     else:
@@ -134,12 +134,13 @@ def _sweep(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     jobs = find_jobs(commands)
     failures = run_missing(jobs, args.jobs or 1, args.quiet)
     records, left_out = read_finished(jobs, failures, "all" if args.run else "the swept ones")
+    written = True
     if ablation is None and records:
-        present(args, list(records.values()), left_out)
+        written = present(args, list(records.values()), left_out)
     elif ablation and any(job.folder in records for job in jobs[: len(ablation.swept)]):
         args.out = args.out or jobs[0].folder.parent / f"ablate-{'-'.join(ablation.flags)}"
-        present_sweep(args, collect(ablation, jobs, records), left_out)
-    if failures:
+        written = present_sweep(args, collect(ablation, jobs, records), left_out)
+    if failures or not written:
         sys.exit(1)
 
 
@@ -149,13 +150,16 @@ def _sweeps(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[t
     for flag, *values in args.ablate:
         if not values:
             parser.error(f"--ablate {flag}: give one or more values behind it")
-        sweeps.append((flag.removeprefix("--"), list(dict.fromkeys(values))))
+        sweeps.append((flag, list(dict.fromkeys(values))))
     if args.mode and "mode" in dict(sweeps):
         parser.error("--mode: it is what --ablate varies")
     return sweeps
 
 
-def _check_places(args: argparse.Namespace) -> None:
+def _check_output(args: argparse.Namespace) -> None:
     for name in ("out", "export"):
         if getattr(args, name):
             check_folder(f"--{name}", getattr(args, name))
+    for name in ("rounds", "link"):
+        if args.format == "csv" and getattr(args, name):
+            raise UsageError(f"--{name} prints another table, which is no part of --format csv: leave one out")

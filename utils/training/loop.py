@@ -64,6 +64,8 @@ class Trainer:
         """
         self.flat.model.train()
         optimizer.set_epoch(place[-1])
+        if local is not None:
+            local.begin(self.seed, place)
         self._loss.zero_()
         order, draws = self.train.draw(samples, torch_generator(self.seed, "training", *place))
         parts = self.train.parts(len(order))
