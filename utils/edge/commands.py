@@ -35,10 +35,7 @@ class Refused(Exception):
 
 def init(args: argparse.Namespace) -> None:
     """Make a node file of the initial network."""
-    node = EdgeNode.shipped(args.initial, key=_key(args))
-    with locked_node(args.out):
-        refuse_existing(args.out)
-        node.save(args.out)
+    _save_new(EdgeNode.shipped(args.initial, key=_key(args)), args.out)
     print(f"{args.out}: an edge node with the initial network of {args.initial}")
 
 
@@ -94,6 +91,8 @@ def show(args: argparse.Namespace) -> None:
 
 def replay(args: argparse.Namespace) -> None:
     """Rebuild the node from a run's initial network and all its messages; check fingerprints and the run's records."""
+    if args.out is not None:
+        refuse_existing(args.out)
     messages, promises, node = _open_run(args)
     rows = [REPLAY_HEADER, *(replay_row(path.name, _receive(node, path)) for path in messages)]
     promises.check_served(node.serving)
@@ -103,9 +102,7 @@ def replay(args: argparse.Namespace) -> None:
     if note := promises.note(messages):
         print(f"note: {note}")
     if args.out is not None:
-        with locked_node(args.out):
-            refuse_existing(args.out)
-            node.save(args.out)
+        _save_new(node, args.out)
 
 
 def catch_up(args: argparse.Namespace) -> int:
@@ -146,6 +143,12 @@ def bundle(args: argparse.Namespace) -> None:
     size = sum((args.to / file).stat().st_size for file in files)
     print(*files, sep="\n")
     print(f"{args.to}: {len(files)} files, {size:,} bytes; pip install -r requirements.txt there, Python 3.10 or newer")
+
+
+def _save_new(node: EdgeNode, out: Path) -> None:
+    with locked_node(out):
+        refuse_existing(out)
+        node.save(out)
 
 
 def refuse_existing(out: Path) -> None:

@@ -158,8 +158,8 @@ def _ratio_of_budget(settings: Settings, flat: FlatParameters, sign_key: bytes |
     shared = Shared(flat.schema, initial, initial)
     least = smallest_budget(shared, value_bits, sign_key)
     if budget < least:
-        rest = "BatchNorm and " if flat.num_buffers else ""
-        reason = f"{rest}biases alone take up to {least:,} bytes with --value_bits {value_bits}"
+        rest = "biases alone take" if flat.num_rest else "a message without weights takes"
+        reason = f"{'BatchNorm and ' * bool(flat.num_buffers)}{rest} up to {least:,} bytes with --value_bits {value_bits}"
         way = "more than" if MODES[settings.mode].kind == "random" else "at least"
         raise UsageError(f"--byte_budget is {budget:,}, but {reason}: give {way} that")
     if MODES[settings.mode].kind != "random":
