@@ -159,7 +159,8 @@ def _ratio_of_budget(settings: Settings, flat: FlatParameters, sign_key: bytes |
     least = smallest_budget(shared, value_bits, sign_key)
     if budget < least:
         rest = "biases alone take" if flat.num_rest else "a message without weights takes"
-        reason = f"{'BatchNorm and ' * bool(flat.num_buffers)}{rest} up to {least:,} bytes with --value_bits {value_bits}"
+        rest = f"BatchNorm and {rest}" if flat.num_buffers else rest
+        reason = f"{rest} up to {least:,} bytes with --value_bits {value_bits}"
         way = "more than" if MODES[settings.mode].kind == "random" else "at least"
         raise UsageError(f"--byte_budget is {budget:,}, but {reason}: give {way} that")
     if MODES[settings.mode].kind != "random":
