@@ -14,7 +14,6 @@ import torch
 from data.datasets import split_validation
 from data.inputs import Inputs, Queries, read_queries
 from utils.edge.node import EdgeNode
-from utils.message.body import differing
 from utils.run.folder import RunFolder
 from utils.run.identity import read_dataset
 from utils.run.plan import batches_of, network_maker
@@ -86,7 +85,7 @@ def predict(node: EdgeNode, run: Path, images: Path | None, model: str | None = 
 def _check_run(node: EdgeNode, run: Path) -> None:
     """Raise UserError if another run than `run` shipped the node: what that is tested on, the node may know."""
     initial = run / "initial.safetensors"
-    if initial.is_file() and differing(EdgeNode.shipped(initial).initial, node.initial).any():
+    if initial.is_file() and EdgeNode.shipped(initial).fingerprint != node.schema.state_fingerprint(node.initial):
         raise UserError(f"{run}: the node began with another network: give the run that it is from, or images")
 
 

@@ -589,6 +589,8 @@ def test_an_export_of_ones_own_network_reads_back(tmp_path, capsys):
     again = capsys.readouterr().out
     assert again.strip() and again.strip() in shown
     before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-    table.main([str(tmp_path / "runs"), "--export", str(tmp_path / "runs")])
+    with pytest.raises(SystemExit) as stop:
+        table.main([str(tmp_path / "runs"), "--export", str(tmp_path / "runs")])
+    assert stop.value.code == 1
     assert "is the run itself: name another folder" in capsys.readouterr().err
     assert before == {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}

@@ -189,8 +189,7 @@ class RoundTraining:
         return self.outgoing is not None and self.outgoing.most_bytes is not None
 
     @property
-    def start_weights(self) -> Tensor:
-        """The weights of the start point, (I,)."""
+    def start_weights(self) -> Tensor:  # (I,)
         return self.start[: self.flat.num_weights]
 
     def at_start(self, measure: Callable[[SampleGradients], Tensor]) -> Tensor:
@@ -212,8 +211,7 @@ class RoundTraining:
             self.best, self.best_val_acc, self.improved = self.flat.snapshot(), val_acc, True
 
     @property
-    def finite(self) -> bool:
-        """Whether the network is one that can be sent."""
+    def finite(self) -> bool:  # else the network cannot be sent
         return bool(self.flat.vector.isfinite().all())
 
     @property
