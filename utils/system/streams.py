@@ -17,7 +17,8 @@ def forgiving_streams(program: str | None = None) -> Iterator[None]:
     Characters that the stream's encoding lacks are written as their escapes.
     """
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = out, _ = tuple(map(_Forgiving, before))
+    out, err = map(_Forgiving, before)
+    sys.stdout, sys.stderr = out, err
     try:
         yield
         out.flush()

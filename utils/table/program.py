@@ -119,7 +119,8 @@ def _sweep(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     if args.run and args.mode:
         parser.error("--mode goes with --ablate; --run has all rows of the paper's table")
     _check_output(args)
-    seeds = list(dict.fromkeys(str(int(seed)) if seed.isdecimal() else seed for seed in args.seeds or "123"))
+    seeds = args.seeds or ("1", "2", "3")
+    seeds = list(dict.fromkeys(str(int(seed)) if seed.isdecimal() else seed for seed in seeds))  # 01 is 1
     if args.run:
         ablation, commands = None, paper_commands(args.run, seeds, rest)
     else:

@@ -114,7 +114,7 @@ def collect(ablation: Ablation, jobs: Sequence[Job], records: dict[Path, Record]
 
 def _rows(jobs: Sequence[Job], records: dict[Path, Record], fulls: Sequence[Record]) -> list[Row]:
     by_label: dict[str, list[Job]] = {}
-    for job in _unique(jobs):  # a seed may be given twice, as 1 and 01, and a value, as 0 and 0.0
+    for job in _unique(jobs):  # a value may be given twice, as 0 and 0.0
         if job.folder in records:
             by_label.setdefault(job.command.label, []).append(job)
     rows = []

@@ -189,7 +189,8 @@ class RoundTraining:
         return self.outgoing is not None and self.outgoing.most_bytes is not None
 
     @property
-    def start_weights(self) -> Tensor:  # (I,)
+    def start_weights(self) -> Tensor:
+        """The weights of the start point, (I,)."""
         return self.start[: self.flat.num_weights]
 
     def at_start(self, measure: Callable[[SampleGradients], Tensor]) -> Tensor:
@@ -211,7 +212,8 @@ class RoundTraining:
             self.best, self.best_val_acc, self.improved = self.flat.snapshot(), val_acc, True
 
     @property
-    def finite(self) -> bool:  # else the network cannot be sent
+    def finite(self) -> bool:
+        """Whether all of the network is finite; else it cannot be sent."""
         return bool(self.flat.vector.isfinite().all())
 
     @property
@@ -224,18 +226,16 @@ class RoundTraining:
         """Everything that another process needs to go on: tensors and plain values."""
         return {
             "number": self.number,
-            "step": self._step,
-            "epoch": self._epoch,
+            "step": self._step, "epoch": self._epoch,
             "vector": self.flat.vector,
             "optimizer": self._optimizer.state_dict(),
             "local": None if self._local is None else self._local.value,
-            "selected": self.selected,
-            "ranking": self.ranking,
+            "selected": self.selected, "ranking": self.ranking,
             "value_bits": self.outgoing.value_bits if self.outgoing else None,
             "best": self.best if self.improved else None,
             "seconds": self.seconds,
             **{name: getattr(self, name) for name in _ACCURACIES},
-        }
+        }  # fmt: skip
 
     def _restore(self, saved: dict[str, Any]) -> None:
         self.flat.load(saved["vector"])
