@@ -160,7 +160,14 @@ def test_damaged_inputs_are_refused(change):
 def test_a_bundle_runs_by_itself(results, tmp_path, capsys):
     device = tmp_path / "device"
     assert edge.main(["bundle", str(device)]) == 0
-    assert edge.main(["bundle", str(device)]) == 2 and "is not empty" in capsys.readouterr().err
+    (device / "LICENSE").unlink()
+    assert edge.main(["bundle", str(device)]) == 0, "one that was cut short is finished"
+    (device / "LICENSE").write_text("another")
+    assert edge.main(["bundle", str(device)]) == 2
+    assert f"{device / 'LICENSE'} is no part of this bundle" in capsys.readouterr().err
+    assert (device / "LICENSE").read_text() == "another"
+    (device / "LICENSE").unlink()
+    assert edge.main(["bundle", str(device)]) == 0
     assert {path.name for path in device.iterdir()} == {"utils", "requirements.txt", "LICENSE"}
     assert [line[:5] for line in (device / "requirements.txt").read_text().splitlines()] == ["numpy", "const"]
 

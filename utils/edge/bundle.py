@@ -7,8 +7,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from utils.system.files import write_atomic
-
 _ROOT = Path(__file__).resolve().parents[2]
 _BEGIN = "utils.edge.__main__"
 _PACKAGES = "numpy", "constriction"
@@ -29,16 +27,12 @@ def device_files() -> list[Path]:
     return sorted(found)
 
 
-def copy_device_files(to: Path) -> list[Path]:
-    """Copy the edge node's program, the licence and a requirements.txt into the folder `to`; return the files."""
-    files = [*device_files(), Path("LICENSE")]
-    for file in files:
-        (to / file).parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(to / file, (_ROOT / file).read_bytes())
+def device_contents() -> dict[Path, bytes]:
+    """Return what a bundle holds: the edge node's program, the licence and a requirements.txt."""
+    contents = {file: (_ROOT / file).read_bytes() for file in [*device_files(), Path("LICENSE")]}
     lines = (_ROOT / "requirements.txt").read_text().splitlines()
     needed = [line for line in lines if re.split(r"[<>=!~ ]", line)[0] in _PACKAGES]
-    write_atomic(to / "requirements.txt", "".join(f"{line}\n" for line in needed).encode())
-    return [*files, Path("requirements.txt")]
+    return {**contents, Path("requirements.txt"): "".join(f"{line}\n" for line in needed).encode()}
 
 
 def _imported(node: ast.AST) -> Iterator[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.edge.bundle import copy_device_files
+from utils.edge.bundle import device_contents
 from utils.edge.catch_up import catch_up as shortest_catch_up
 from utils.edge.node import EdgeNode, locked_node
 from utils.edge.report import REPLAY_HEADER, describe, describe_layers, describe_node, replay_row
@@ -18,7 +18,7 @@ from utils.message.container import most_bytes, read_sign_key, split_messages, u
 from utils.message.streams import BaseMissingError, NothingNewError, UpdateFormatError
 from utils.message.update import Update, sent_by_layer
 from utils.schema import Schema
-from utils.system.files import naming, write_atomic
+from utils.system.files import make_folder, naming, write_atomic
 from utils.system.terminal import columns
 
 _NOTHING_NEW, _BASE_MISSING = 3, 4  # exit statuses
@@ -137,12 +137,17 @@ def catch_up(args: argparse.Namespace) -> int:
 
 def bundle(args: argparse.Namespace) -> None:
     """Copy the files that a device needs into a new folder: this program without `predict`."""
-    if args.to.exists() and any(args.to.iterdir()):
-        raise Refused(f"{args.to} is not empty; choose another folder")
-    files = copy_device_files(args.to)
-    size = sum((args.to / file).stat().st_size for file in files)
-    print(*files, sep="\n")
-    print(f"{args.to}: {len(files)} files, {size:,} bytes; pip install -r requirements.txt there, Python 3.10 or newer")
+    contents = device_contents()
+    for path in args.to.rglob("*"):  # what a call that was cut short has left may stay
+        known = contents.get(path.relative_to(args.to))
+        if not path.is_dir() and not (path.is_file() and path.read_bytes() == known):
+            raise Refused(f"{path} is no part of this bundle; choose another folder")
+    for file, data in contents.items():
+        make_folder((args.to / file).parent)
+        write_atomic(args.to / file, data)
+    print(*contents, sep="\n")
+    size = sum(map(len, contents.values()))
+    print(f"{args.to}: {len(contents)} files, {size:,} bytes; pip install -r requirements.txt there, Python 3.10 or newer")
 
 
 def _save_new(node: EdgeNode, out: Path) -> None:
