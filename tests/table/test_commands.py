@@ -54,6 +54,14 @@ def test_epochs_keep_the_recipe_s_proportion(model, one_step):
     assert epochs == {"DPU": 5, "GCPU": 5, "Pruning": 5, "RPU": one_step, "FU": one_step}
 
 
+def test_an_equals_sign_in_front_of_several_values(capsys):
+    outputs = []
+    for words in ("--ablate=lamda 0 1 --seeds=1 2", "--ablate lamda 0 1 --seeds 1 2"):
+        main([*words.split(), "--dataset", "digits", "--dry_run", "--quiet"])
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1] and outputs[0].count("multiround_dpu.py") == 4
+
+
 def test_commands_can_be_copied_from_a_shell():
     commands = of_paper("mlp", "--dataset_dir")
     assert shlex.split(str(commands[0]))[-4:] == ["mnist", "--dataset_dir", "--seed", "1"]

@@ -18,7 +18,7 @@ from utils.system.streams import forgiving_streams
 from utils.system.terminal import printable
 from utils.table import paper
 from utils.table.ablation import ablation_commands, describe_epochs
-from utils.table.commands import flag_of, paper_commands, split_flags
+from utils.table.commands import flag_of, joined, paper_commands, split_flags
 from utils.table.output import FORMATS, present, present_sweep
 from utils.table.records import NotUsable, find_run_folders, folder_label, read_record
 from utils.table.sweep import collect, find_jobs, list_commands, read_finished, run_missing
@@ -110,7 +110,7 @@ def _collate(parser: argparse.ArgumentParser, argv: list[str]) -> None:
 def _sweep(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     pieces = split_flags(argv)
     tables = {action.dest for action in parser._actions}  # argparse has no other way to ask
-    args = parser.parse_args([word for piece in pieces if flag_of(piece) in tables for word in piece])
+    args = parser.parse_args(joined([_spaced(piece) for piece in pieces if flag_of(piece) in tables]))
     rest = [piece for piece in pieces if flag_of(piece) not in tables]
     if args.folders or (args.run and args.ablate):
         parser.error("give one of run folders, --run and --ablate")
@@ -143,6 +143,11 @@ def _sweep(parser: argparse.ArgumentParser, argv: list[str]) -> None:
         written = present_sweep(args, collect(ablation, jobs, records), left_out)
     if failures or not written:
         sys.exit(1)
+
+
+def _spaced(piece: list[str]) -> list[str]:
+    """Return --ablate=FLAG VALUE as --ablate FLAG VALUE: argparse takes all behind the equals sign for something else."""
+    return [*piece[0].split("=", 1), *piece[1:]] if len(piece) > 1 else piece
 
 
 def _sweeps(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[tuple[str, list[str]]]:
