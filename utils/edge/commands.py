@@ -145,9 +145,9 @@ def bundle(args: argparse.Namespace) -> None:
     for file, data in contents.items():
         make_folder((args.to / file).parent)
         write_atomic(args.to / file, data)
+    size = f"{len(contents)} files, {sum(map(len, contents.values())):,} bytes"
     print(*contents, sep="\n")
-    size = sum(map(len, contents.values()))
-    print(f"{args.to}: {len(contents)} files, {size:,} bytes; pip install -r requirements.txt there, Python 3.10 or newer")
+    print(f"{args.to}: {size}; pip install -r requirements.txt there, Python 3.10 or newer")
 
 
 def _save_new(node: EdgeNode, out: Path) -> None:

@@ -146,7 +146,7 @@ def _sweep(parser: argparse.ArgumentParser, argv: list[str]) -> None:
 
 
 def _spaced(piece: list[str]) -> list[str]:
-    """Return --ablate=FLAG VALUE as --ablate FLAG VALUE: argparse takes all behind the equals sign for something else."""
+    """Return --ablate=FLAG VALUE as --ablate FLAG VALUE: argparse takes one value behind the sign."""
     return [*piece[0].split("=", 1), *piece[1:]] if len(piece) > 1 else piece
 
 
