@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from utils.edge.node import EdgeNode
-from utils.edge.state_file import write_state
+from utils.edge.state_file import read_state, write_state
 from utils.message.base import Base, pruned
 from utils.message.body import Coding, Draft, differing, draft_update
 from utils.message.budget import message_size, most_that_fit
-from utils.message.container import checksum
+from utils.message.container import is_message
 from utils.message.update import Update, encode_update
 from utils.schema import Schema
 from utils.system.errors import UserError
@@ -61,7 +61,7 @@ class Link:
             raise UserError(f"{self._updates.parent}: {reason}: start anew with --overwrite")
         expected = {self._path(number): digest for number, digest in zip(rounds, applied, strict=True)}
         for path, digest in expected.items():
-            if not path.is_file() or checksum(path.read_bytes()).hex() != digest:
+            if not path.is_file() or not is_message(path.read_bytes(), digest):
                 raise UserError(f"{path} is missing or damaged: start anew with --overwrite")
         for path in set(self._updates.glob("round_*.dpu")) - set(expected):
             path.unlink()
@@ -226,6 +226,15 @@ class Outgoing:
         if differing(update.result, to_numpy(candidate.network)).any():
             raise AssertionError(f"round {self._number}: the edge node's network is not the server's")
         return update
+
+
+def read_shipped(file: Path, schema: Schema, device: torch.device) -> Tensor | None:
+    """Return the network (I+J+B,) in a run's initial.safetensors; None if there is none of this layout."""
+    try:
+        layout, state = read_state(file)
+    except (OSError, ValueError):
+        return None
+    return torch.from_numpy(state).to(device) if layout.fingerprint == schema.fingerprint else None
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 import multiround_dpu
+from models import build_model
 from tests.script_runs import ROOT, RUNS, SMALL, metrics_of, start_process, weights_of, without_time
+from utils.edge import program as edge
 
 # The process kills itself with SIGKILL right after (or in the middle of) its n-th checkpoint.
 SUICIDE = """
@@ -73,6 +75,49 @@ def test_killed_run_goes_on_to_the_same_bytes(results, tmp_path, name, moment, n
     assert metrics_of(folder) == metrics_of(results[name].folder), "no line twice, none missing"
 
 
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """From here on other initial weights are drawn, by a bit or two, as on another kind of processor."""
+
+    def build(*args, **more):
+        model = build_model(*args, **more)
+        for parameter in model.parameters():
+            parameter.data *= 1 + 1e-6
+        return model
+
+    return lambda: monkeypatch.setattr("utils.run.plan.build_model", build)
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [("dpu", 2), ("dpu", 7), ("dpu", 20), ("shrink_perturb", 16), ("budget", 4), ("same_init", 5)]
+)
+def test_a_run_goes_on_from_the_network_that_was_shipped(results, tmp_path, elsewhere, name, number):
+    script, mode = RUNS[name]
+    flags = [*mode.split(), *SMALL, "--output_dir", str(tmp_path), "--checkpoint_interval", "0"]
+    code = SUICIDE.replace("multiround_dpu", script.__name__)
+    start_process("after", str(number), *flags, code=code).communicate(timeout=120)
+    elsewhere()
+    folder, expected = script.main(flags).folder, results[name].folder
+    assert without_time(folder) == without_time(expected) and weights_of(folder) == weights_of(expected)
+    assert (folder / "initial.safetensors").read_bytes() == (expected / "initial.safetensors").read_bytes()
+    assert edge.main(["replay", str(folder)]) == 0
+
+
+def test_without_that_network_a_run_goes_on_only_where_it_is_drawn_alike(results, tmp_path, capsys, elsewhere):
+    flags = [*RUNS["dpu"][1].split(), *SMALL, "--output_dir", str(tmp_path), "--checkpoint_interval", "0"]
+    for number in ("7", "4"):  # the second goes on where the first was killed
+        start_process("after", number, *flags, code=SUICIDE).communicate(timeout=120)
+        (shipped,) = tmp_path.glob("*/initial.safetensors")
+        shipped.unlink()
+    assert len(metrics_of(shipped.parent)) == 7 + 3, "epochs"
+    elsewhere()
+    with pytest.raises(SystemExit) as stop:
+        multiround_dpu.main(flags)
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and err.count("\n") == 1
+    assert f"{shipped} is missing or damaged, and another initial network is drawn here" in err
+
+
 def wait_for_progress(folder: Path, process: subprocess.Popen) -> None:
     """Wait until the process has saved another checkpoint in a run folder in `folder`, or has ended."""
 
@@ -128,7 +173,7 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(results, tmp_path, caps
     assert without_time(folder) == without_time(results["dpu"].folder)
 
 
-@pytest.mark.parametrize("damage", ["missing", "altered"])
+@pytest.mark.parametrize("damage", ["missing", "altered", "altered at its end"])
 def test_lost_message_of_a_saved_round_is_named(tmp_path, capsys, damage):
     flags = [*RUNS["dpu"][1].split(), *SMALL, "--output_dir", str(tmp_path), "--checkpoint_interval", "0"]
     start_process("after", "9", *flags, code=SUICIDE).communicate(timeout=120)
@@ -136,7 +181,9 @@ def test_lost_message_of_a_saved_round_is_named(tmp_path, capsys, damage):
     if damage == "missing":
         message.unlink()
     else:
-        message.write_bytes(message.read_bytes()[:-1] + b"x")
+        data, place = bytearray(message.read_bytes()), -1 if "end" in damage else 70
+        data[place] ^= 1
+        message.write_bytes(data)
     with pytest.raises(SystemExit) as stop:
         multiround_dpu.main(flags)
     assert stop.value.code == 2

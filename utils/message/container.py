@@ -177,6 +177,11 @@ def checksum(message: bytes) -> bytes:
     return message[-_DIGEST:]
 
 
+def is_message(data: bytes, digest: str) -> bool:
+    """Return whether `data` is, to the last byte, the message with this checksum, in hexadecimal."""
+    return data[-_DIGEST:] == _digest(data[:-_DIGEST]) == bytes.fromhex(digest)
+
+
 def _factors(base: Base) -> bytes:
     return b"" if base.shrink_perturb is None else _FACTORS.pack(*base.shrink_perturb)
 

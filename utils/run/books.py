@@ -7,10 +7,10 @@ from functools import partial
 from textwrap import fill
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from utils.flat import FlatParameters, sha256
-from utils.link import Link
+from utils.link import Link, read_shipped
 from utils.rounds import EdgeCopy
 from utils.run.checkpoint import CheckpointError, Checkpoints, fits, pack
 from utils.run.folder import ResultsError, RunFolder, RunResult, config_digest, digest_of
@@ -45,11 +45,13 @@ class Books:
         self._last_saved = time.monotonic()
         self._metrics = JsonLines(folder.metrics, partial(warnings.warn, stacklevel=2))
         self._result: RunResult | None = None
+        self._initial: str | None = None  # the digest of the network that the edge is shipped with
         self._place: str | None = None  # where the latest checkpoint stands, in words
 
-    def where_to_begin(self, device: torch.device) -> dict[str, Any] | None:
-        """Return the state of the last checkpoint, empty if there is none; None: the run is finished.
+    def where_to_begin(self, drawn: Tensor) -> dict[str, Any] | None:
+        """Return the state of the last checkpoint, or of a run that begins now; None: the run is finished.
 
+        drawn  the initial network as it is drawn here; in the state is the one that the edge was shipped with
         Raises ResultsError for a finished run whose files are not as it left them, CheckpointError for a checkpoint
         that is not this run's.
         """
@@ -59,12 +61,14 @@ class Books:
             if (config := self.folder.read_config()) is not None:
                 self.folder.check_config(config, self._result.summary)
             return None
-        state = self._checkpoints.load(device)
+        state = self._checkpoints.load(drawn.device)
         if state is None:
-            return {}
+            self._initial = sha256(drawn)
+            return {"initial": drawn}
         whose = state.pop("run", None)
         digest = state.pop("rows", None)
         code = state.pop("code", None)
+        initial = state.pop("initial", None)
         same = whose == self.folder.path.name
         suits = same and fits(state, Schema(self.config["layers"]))
         if same:
@@ -79,7 +83,20 @@ class Books:
             problem = "does not have the rows that the checkpoint knows"
             raise ResultsError(f"{self.folder.rounds} {problem}: start anew with --overwrite")
         state["edge"]["rows"] = rows
+        state["initial"] = self._shipped(drawn, initial)
+        self._initial = sha256(state["initial"])
         return state
+
+    def _shipped(self, drawn: Tensor, digest: str | None) -> Tensor:
+        """Return the network that the edge was shipped with: other processors and versions of torch may draw another.
+
+        digest  of that network; None: the checkpoint, of earlier code, does not say
+        """
+        for network in (read_shipped(self.folder.initial, Schema(self.config["layers"]), drawn.device), drawn):
+            if network is not None and digest in (None, sha256(network)):
+                return network
+        problem = "is missing or damaged, and another initial network is drawn here"
+        raise CheckpointError(f"{self.folder.initial} {problem}: put the file back, or start anew with --overwrite")
 
     def _check_code(self, fingerprint: str | None, suits: bool) -> None:
         """Raise UsageError if the checkpoint is of other code, unless the command line says to go on.
@@ -137,7 +154,7 @@ class Books:
 
     def _save(self, edge: EdgeCopy, training: RoundTraining | None) -> None:
         about = {"run": self.folder.path.name, "rows": digest_of(edge.rows), "code": self._start["code"]}
-        state = {**about, **pack(edge, training)}
+        state = {**about, "initial": self._initial, **pack(edge, training)}
         self._metrics.sync()  # so that no line is missing before the place from which a resumed run goes on
         self._checkpoints.save(state)
         self._place = _place(edge, state["training"])

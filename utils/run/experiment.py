@@ -6,10 +6,12 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from data.datasets import Dataset
 from data.inputs import Inputs
 from models.own import fingerprint_of
+from utils.flat import sha256
 from utils.link import Link
 from utils.rounds import EdgeCopy, run_rounds
 from utils.run.books import Books, NoBooks
@@ -84,12 +86,16 @@ def _run_in(
     # Of several processes torchrun itself ends the others when one is told to stop.
     with claim, stop_request() if group.size == 1 else nullcontext(StopRequest()) as stop:
         books = Books(folder, config, start, stop, settings.resume_changed) if group.is_rank0 else NoBooks()
-        state = _where_to_begin(group, books, device)
+        state = _where_to_begin(group, books, plan.initial)
         if state is not None:
+            initial = state.pop("initial")
+            if sha256(initial) != sha256(plan.initial):  # the run began on another processor, or with another torch
+                flat.load(initial)
+                plan = make_plan(settings, flat, run.arrival, make_network, sign_key)
             trainer = make_trainer(settings, dataset, run.split, flat, device, group)
             to = run.folder if group.is_rank0 else None
             link = Link(flat.schema, plan.initial, to, sign_key, Inputs.of(dataset).to_text())
-            edge, interrupted = unpack(state) if state else (EdgeCopy(plan.initial, plan.initial), None)
+            edge, interrupted = unpack(state) if "edge" in state else (EdgeCopy(plan.initial, plan.initial), None)
             books.begin(about, edge, interrupted, link)
             bars = Bars(plan.num_rounds, edge.next_round, shown)
             try:
@@ -117,12 +123,15 @@ def _check_same_run(group: Group, run: Identity) -> None:
             raise UsageError(f"process {rank} differs from process 0 in {names}: start all alike, on the same data")
 
 
-def _where_to_begin(group: Group, books: Books | NoBooks, device: torch.device) -> dict[str, Any] | None:
-    """Return the state that all processes go on from, empty at the beginning; None: the run is finished."""
-    if group.is_rank0:
-        state = books.where_to_begin(device)
-        if group.size > 1:
-            group.broadcast(None if state is None else state_to_bytes(state) if state else b"")
-        return state
-    data = group.broadcast()
-    return None if data is None else state_from_bytes(data, device) if data else {}
+def _where_to_begin(group: Group, books: Books | NoBooks, drawn: Tensor) -> dict[str, Any] | None:
+    """Return the state that all processes begin with or go on from; None: the run is finished.
+
+    drawn  the initial network as it is drawn here
+    """
+    if not group.is_rank0:
+        data = group.broadcast()
+        return data and state_from_bytes(data, drawn.device)
+    state = books.where_to_begin(drawn)
+    if group.size > 1:
+        group.broadcast(state and state_to_bytes(state))
+    return state

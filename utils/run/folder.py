@@ -51,6 +51,7 @@ class RunFolder:
         self.plot = path / "accuracy.png"
         self.model = path / "model.pt"
         self.metrics = path / "metrics.jsonl"
+        self.initial = path / "initial.safetensors"  # what the edge is shipped with
 
     @property
     def finished(self) -> bool:
@@ -139,7 +140,7 @@ class RunFolder:
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json with the checksums of the other files; where it is, the run is finished."""
-        files = [self.rounds, self.model, self.path / "initial.safetensors", *self.path.glob("updates/*.dpu")]
+        files = [self.rounds, self.model, self.initial, *self.path.glob("updates/*.dpu")]
         files = [path for path in sorted(files) if path.is_file()]
         digests = {path.relative_to(self.path).as_posix(): file_digest(path) for path in files}
         write_atomic(self.summary, json.dumps({**summary, "files": digests}, indent=2) + "\n")
