@@ -1,5 +1,6 @@
 """The server's end of the link: every update crosses it as a message, kept as a file."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,12 +54,12 @@ class Link:
         rounds, applied  of the messages sent: their rounds and checksums; files of others were never saved and go
         Raises UserError if a message is missing or another one.
         """
-        self._updates.mkdir(exist_ok=True)
         node = self.node
+        self._updates.mkdir(exist_ok=True)
         write_state(self._initial_file, node.schema, node.initial, node.run, node.inputs)
         if len(rounds) != len(applied):
-            reason = f"rounds.csv has {len(rounds)} messages, the checkpoint {len(applied)}"
-            raise UserError(f"{self._updates.parent}: {reason}: start anew with --overwrite")
+            counts = f"rounds.csv has {len(rounds)} messages, the checkpoint {len(applied)}"
+            raise UserError(f"{self._updates.parent}: {counts}: start anew with --overwrite")
         expected = {self._path(number): digest for number, digest in zip(rounds, applied, strict=True)}
         for path, digest in expected.items():
             if not path.is_file() or not is_message(path.read_bytes(), digest):
@@ -108,33 +109,40 @@ class Link:
 class Outgoing:
     """The message of round `number`, from the network that it builds on to its delivery.
 
-    .start  that network (I+J+B,), made of what server and node both hold
+    .start   that network (I+J+B,), made of what server and node both hold
+    .coding  how the message names weights and codes their values
     """
 
     # Training flushes denormals to zero. The node does not, so nothing that both sides work out may, either.
     @denormals(flushed=False)
     def __init__(self, link: Link, number: int, coding: Coding, base: Base):
-        self._link, self._number, self._coding, self._base = link, number, coding, base
+        self._link, self._number, self.coding, self._base = link, number, coding, base
         self._shared = link.node.shared
         self.start = link.to_tensor(self._shared.state(base))
 
     @property
     def lossless(self) -> bool:
         """Whether every network arrives as it is."""
-        return self._coding.value_bits == 32
+        return self.coding.value_bits == 32
+
+    def is_finite(self, network: Tensor) -> bool:
+        """Return whether all of `network` is finite, and stays so where values are rounded: below 2^126 they do."""
+        finite = bool(network.isfinite().all())
+        if not finite or (self.lossless and self.most_bytes is None):
+            return finite
+        within = all(float(vector.abs().max()) < 2.0**126 for vector in (network, network - self.start))
+        if not within:
+            warnings.warn(f"round {self._number}: a value, or its change, is too large to be rounded", stacklevel=2)
+        return within
 
     @property
     def most_bytes(self) -> int | None:
         """What the message may have at most; None: any number."""
-        return self._coding.most_bytes
-
-    @property
-    def value_bits(self) -> int:
-        return self._coding.value_bits
+        return self.coding.most_bytes
 
     def use_bits(self, value_bits: int) -> None:
         """Code values in so many bits from here on."""
-        self._coding = replace(self._coding, value_bits=value_bits)
+        self.coding = replace(self.coding, value_bits=value_bits)
 
     def best_bits(
         self, network: Tensor, ranking: Tensor, bits: Sequence[int], accuracy: Callable[[Tensor], float]
@@ -166,8 +174,8 @@ class Outgoing:
             draft = self._shortened(network, selected if ranking is None else ranking, mask_seed, size)
             if draft is None:
                 return None
-        unchanged = self.lossless and (size is None or size <= most)
-        return Candidate(network if unchanged else self._link.to_tensor(draft.result), draft)
+        whole = size is None or size <= most
+        return Candidate(network if self.lossless and whole else self._link.to_tensor(draft.result), draft)
 
     @denormals(flushed=False)
     def as_many_as_fit(self, network: Tensor, ranking: Tensor) -> int:
@@ -201,7 +209,7 @@ class Outgoing:
 
     def only(self, network: Tensor, kept: Tensor) -> Tensor:
         """Return `network` with its weights at `kept` alone, the others as they are where none is sent."""
-        num_weights, pruned = self._shared.schema.num_weights, self._coding.kind == "pruned"
+        num_weights, pruned = self._shared.schema.num_weights, self.coding.kind == "pruned"
         network_of_kept = network.clone()
         network_of_kept[:num_weights] = 0 if pruned else self.start[:num_weights]
         network_of_kept[kept] = network[kept]
@@ -209,9 +217,9 @@ class Outgoing:
 
     def _draft(self, network: Tensor, selected: Tensor | None, mask_seed: int | None) -> Draft:
         indices = None
-        if selected is not None and (self._coding.kind == "sparse" or self._coding.deploys):
+        if selected is not None and (self.coding.kind == "sparse" or self.coding.deploys):
             indices = to_numpy(selected)
-        return draft_update(self._shared, to_numpy(network), self._coding, self._base, indices, mask_seed)
+        return draft_update(self._shared, to_numpy(network), self.coding, self._base, indices, mask_seed)
 
     @denormals(flushed=False)
     def send(self, candidate: Candidate, serve: bool) -> Update:

@@ -1,5 +1,7 @@
 """Byte budgets: the search for what fits, and that no message of a run is larger."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -113,6 +115,22 @@ def test_a_selection_in_another_order_is_refused():
             draft_update(link.node.shared, network, Coding("sparse", 8), selected=np.array(selected))
 
 
+@pytest.mark.parametrize("value_bits", [32, 16, 8, 6, 5, 4])
+def test_what_rounding_would_make_infinite_is_not_sent(value_bits):
+    _, outgoing, network = link_and_network(None, value_bits)
+    for place in (7, 1780):  # a weight and a bias
+        for value in (1.999 * 2.0**125, -1.999 * 2.0**125):
+            network[place] = value
+            assert outgoing.is_finite(network)
+            assert outgoing.candidate(network, torch.arange(1776)).network.isfinite().all()
+        for value in (torch.finfo(torch.float32).max, torch.inf, torch.nan):
+            network[place] = value
+            with warnings.catch_warnings(record=True) as warned:
+                assert outgoing.is_finite(network) == (value_bits == 32 and value < torch.inf)
+            assert len(warned) == (value_bits < 32 and value < torch.inf)
+        network[place] = 0
+
+
 def test_a_candidate_whose_rest_is_too_large_is_none():
     _, outgoing, moved = link_and_network(150)
     assert outgoing.candidate(moved, torch.arange(1776)) is None
@@ -172,8 +190,8 @@ def test_the_bits_are_those_that_validate_best():
     seen = {}
 
     def accuracy(network):
-        seen[outgoing.value_bits] = int((network != outgoing.start)[:1776].sum())
-        return {32: 0.5, 8: 0.75, 4: 0.75}[outgoing.value_bits]
+        seen[outgoing.coding.value_bits] = int((network != outgoing.start)[:1776].sum())
+        return {32: 0.5, 8: 0.75, 4: 0.75}[outgoing.coding.value_bits]
 
     assert outgoing.best_bits(moved, torch.arange(1776), [4, 8, 32], accuracy) == 4, "of equals the first"
     assert seen[4] > seen[8] > seen[32] > 0

@@ -97,7 +97,7 @@ def round_row(done: "Round", edge: "EdgeCopy") -> dict[str, Any]:
         **sizes,
         "seconds": training.seconds,
         **top5,
-        **({"value_bits": training.outgoing.value_bits} if done.way.bits_vary else {}),
+        **({"value_bits": training.outgoing.coding.value_bits} if done.way.bits_vary else {}),
     }
     # As rounds.csv has them, so that a run that is resumed has the same rows.
     return {

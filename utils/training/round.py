@@ -147,8 +147,7 @@ class RoundTraining:
                     val_acc = self.validate_as_received()
                     self.offer(val_acc)
                 seconds = time.perf_counter() - began
-                lr = recipe.learning_rate(epoch)
-                self.last_epoch = Epoch(step, epoch + 1, loss, val_acc, lr, rate, seconds)
+                self.last_epoch = Epoch(step, epoch + 1, loss, val_acc, recipe.learning_rate(epoch), rate, seconds)
                 bar.show(epoch + 1, loss, val_acc)
                 self.on_epoch(self)
         if changed := self.flat.changed_constants():
@@ -213,8 +212,9 @@ class RoundTraining:
 
     @property
     def finite(self) -> bool:
-        """Whether all of the network is finite; else it cannot be sent."""
-        return bool(self.flat.vector.isfinite().all())
+        """Whether all of the network is finite, and at the edge node, too; else it cannot be sent."""
+        vector = self.flat.vector
+        return bool(vector.isfinite().all()) if self.outgoing is None else self.outgoing.is_finite(vector)
 
     @property
     def seconds(self) -> float:
@@ -231,7 +231,7 @@ class RoundTraining:
             "optimizer": self._optimizer.state_dict(),
             "local": None if self._local is None else self._local.value,
             "selected": self.selected, "ranking": self.ranking,
-            "value_bits": self.outgoing.value_bits if self.outgoing else None,
+            "value_bits": self.outgoing.coding.value_bits if self.outgoing else None,
             "best": self.best if self.improved else None,
             "seconds": self.seconds,
             **{name: getattr(self, name) for name in _ACCURACIES},
