@@ -1,6 +1,7 @@
 """What a network of a user's must be, tried before any work: tensors that can be sent, passes that can be repeated."""
 
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -83,14 +84,30 @@ def _try_passes(network: nn.Module, images: Tensor, num_classes: int, what: str)
     _check_output(one, (1, num_classes), what)
     if not torch.equal(first, second):
         raise UsageError(f"{what}: two passes in eval mode over the same images gave different outputs")
-    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    before = {name: tensor.detach().clone() for name, tensor in _tensors(network).items()}
+    untouched = {name: torch.zeros_like(parameter) for name, parameter in network.named_parameters()}
+    for name, parameter in network.named_parameters():
+        parameter.grad = untouched[name] if parameter.requires_grad else None
     network.train()
+    kept = _kept_outside_tensors(network)
     with faults_named(f"{what}, in training on images of {size}", layer):
         output = network(images)
         _check_output(output, (2, num_classes), what)
+        for name, parameter in network.named_parameters():
+            if parameter.requires_grad and parameter.grad is not untouched.get(name):
+                way = "torch.autograd.grad leaves it alone"
+                raise UsageError(f"{what}: a pass in training removes the gradient of {name}: {way}")
+            parameter.grad = None
         F.cross_entropy(output, torch.tensor([0, num_classes - 1])).backward()
     if all(parameter.grad is None for parameter in network.parameters()):
         raise UsageError(f"{what}: no parameter has a gradient: none of them is used")
+    for name, value in _kept_outside_tensors(network).items():
+        if kept.get(name) != value:
+            lost = "no checkpoint saves it, so a run that is stopped and goes on may end otherwise"
+            warnings.warn(f"{what}: a pass in training changes {name}: {lost}; buffers are saved", stacklevel=2)
+    for name, parameter in network.named_parameters():
+        if name in before and not _same(parameter, before[name]):
+            raise UsageError(f"{what}: a pass in training changes parameter {name}: leave that to the optimizer")
     changing = {name for name, buffer in network.named_buffers() if not _same(buffer, before[name])}
     norms = [module for module in network.modules() if isinstance(module, _NormBase)]
     running = {id(statistic) for norm in norms for statistic in (norm.running_mean, norm.running_var)}
@@ -105,7 +122,23 @@ def _try_passes(network: nn.Module, images: Tensor, num_classes: int, what: str)
         if name in changing and buffer.dtype != torch.float32 and id(buffer) not in counters:
             way = "give its BatchNorm a momentum" if "num_batches_tracked" in name else "messages carry float32 alone"
             raise UsageError(f"{what}: buffer {name} is {buffer.dtype} and changes in training: {way}")
+        if name in changing and not before[name].isfinite().all():
+            way = "start at finite ones, such as torch.finfo(torch.float32).max"
+            raise UsageError(f"{what}: buffer {name} changes in training, from values that are not finite: {way}")
     return {name for name in changing if network.get_buffer(name).dtype == torch.float32}
+
+
+def _kept_outside_tensors(network: nn.Module) -> dict[str, object]:
+    """Return the plain values and random generators that modules hold as attributes, by name."""
+    kept = {}
+    for prefix, module in network.named_modules():
+        for name, value in vars(module).items():
+            if isinstance(value, torch.Generator):
+                value = value.get_state().tolist()
+            elif not isinstance(value, (int, float, complex, str)) or name == "training":
+                continue
+            kept[f"{prefix}.{name}".lstrip(".")] = value
+    return kept
 
 
 def _layer_in(network: nn.Module, error: BaseException) -> str:

@@ -148,6 +148,25 @@ def test_a_changed_formula_is_other_code(tmp_path, capsys):
     assert "own.py:f against own.py:g: made by different versions of own.py" in one_line(capsys)
 
 
+def test_partials_and_objects_are_functions_too(tmp_path):
+    """They have no name of their own, which errors and rows need."""
+    lines = [
+        "from functools import partial",
+        "from utils.criterion import criterion",
+        "class Step:",
+        "    def __call__(self, gradient, before, after): return (gradient * before).abs()",
+        "def scaled(factor, gradient, before, after): return factor * (gradient * before).abs()",
+        "def total(accumulated): return accumulated",
+        "f = criterion(partial(total), step=Step())",
+        "g = criterion(partial(total), step=partial(scaled, 1.0))",
+    ]
+    (tmp_path / "own.py").write_text("\n".join(lines))
+    one, other = (run(f"{tmp_path}/own.py:{name}", "--output_dir", tmp_path / "runs") for name in "fg")
+    assert weights_of(one.folder) == weights_of(other.folder)
+    with pytest.raises(TypeError, match="criterion Unknown asks for weight: it can have"):
+        criterion(type("Unknown", (), {"__call__": lambda self, weight: weight})())
+
+
 IMPORT = "import torch\nfrom utils.criterion import criterion\n"
 REFUSED = {
     "no criterion": ("def f(weights): return weights\n", "own.py:f is no criterion: write @criterion"),

@@ -48,12 +48,12 @@ def criterion(function: Callable[..., Tensor] | None = None, *, step: Callable[.
     """
     if function is None:
         return partial(criterion, step=step)
-    asked = list(inspect.signature(function).parameters)
+    asked, what = list(inspect.signature(function).parameters), f"criterion {_name(function)}"
     for name in asked:
         if name not in OFFERED:
-            raise TypeError(f"criterion {function.__name__} asks for {name}: it can have {', '.join(OFFERED)}")
+            raise TypeError(f"{what} asks for {name}: it can have {', '.join(OFFERED)}")
     if step is not None and "accumulated" not in asked:
-        raise TypeError(f"criterion {function.__name__} has a step, but no argument that is called accumulated")
+        raise TypeError(f"{what} has a step, but no argument that is called accumulated")
 
     def score(e: Evidence) -> Tensor:
         return function(**{name: OFFERED[name](e) for name in asked})
@@ -70,14 +70,14 @@ class _StepSum(Accumulator):
 
     def __init__(self, step: Callable[..., Tensor], num_weights: int, device: torch.device | str = "cpu"):
         super().__init__(num_weights, device)
-        self._step = step
+        self._step, self._name = step, _name(step)
         self.begin(0, ())
 
     def begin(self, seed: int, place: tuple[int, ...]) -> None:
         self._streams, self._number = partial(global_stream, seed, "criterion's step", *place), 0
 
     def update(self, grad: Tensor, before: Tensor, after: Tensor) -> None:
-        what = f"--criterion: step, called as {self._step.__name__}(gradient, before, after)"
+        what = f"--criterion: step, called as {self._name}(gradient, before, after)"
         # A stream for each step: not that of the network's own draws, which differ from process to process.
         with own_code.faults_named(what), self._streams(self._number, device=grad.device):
             added = self._step(grad, before, after)
@@ -136,6 +136,10 @@ def _try_out(checked: Criterion, flat: FlatParameters, what: str) -> None:
         at_start=lambda measure: drawn().square_(), layer=flat.layer_of_weight,
     )  # fmt: skip
     checked.score(evidence)
+
+
+def _name(thing: Callable) -> str:
+    return own_code.describe(thing).rpartition(":")[2]
 
 
 def _kind(value: object) -> str:

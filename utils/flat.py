@@ -93,16 +93,33 @@ class FlatParameters:
         sizes = torch.tensor(self.layer_sizes, device=self.vector.device)
         return torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes)
 
-    def changed_constants(self) -> list[str]:
-        """Return the names of constants that are not what they were."""
-        pairs = [(name, now, self._constants_before[name]) for name, now in self.constants.items()]
-        return [name for name, now, before in pairs if not torch.equal(raw_bytes(now), raw_bytes(before))]
+    def broken(self, selected: Tensor | None, before: Tensor) -> str | None:
+        """Return in words what passes of the model did to a tensor that they may not; None: nothing.
 
-    def displaced(self) -> list[str]:
-        """Return the names of tensors in the vector in whose place the model now has others."""
+        before  the weights (I,) before training, of which those at `selected` (S,) may change; None: all
+        """
+        for name, now in self.constants.items():
+            if not torch.equal(raw_bytes(now), raw_bytes(self._constants_before[name])):
+                reason = "training changed it, but not in the pass that tried the network"
+                return f"{name}: {reason}: make it change in every pass, or in none"
         held = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
-        places = {entry.name: self.vector[entry.part].data_ptr() for entry in self.schema.entries}
-        return [name for name, place in places.items() if name not in held or held[name].data_ptr() != place]
+        for name in self.constants:
+            if name in held and held[name].requires_grad:
+                return f"{name}: a pass made it need a gradient, but it was frozen when the network was tried"
+        for entry in self.schema.entries:
+            tensor, place = held.get(entry.name), self.vector[entry.part]
+            if tensor is None or tensor.data_ptr() != place.data_ptr():
+                return f"{entry.name}: a pass put another tensor in its place: change it by {entry.name}.copy_(...)"
+            if entry.role == "buffer":
+                continue
+            if tensor.grad is None or tensor.grad.data_ptr() != self.gradient[entry.part].data_ptr():
+                return f"{entry.name}: a pass removed its gradient: torch.autograd.grad leaves it alone"
+        if selected is not None:
+            strayed = (self.weights != before).index_fill_(0, selected, False)
+            if strayed.any():
+                name = self.layer_names[int(self.layer_of_weight()[strayed][0])]
+                return f"{name}: a pass in training changed it: leave that to the optimizer"
+        return None
 
     def zero_grad(self) -> None:
         """Set all gradients to zero: one memset."""

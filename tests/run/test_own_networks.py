@@ -446,6 +446,18 @@ REFUSED = {
         f"import torch\nfrom torch import nn\nONE = []\ndef make(num_classes):\n"
         f"    ONE.append({LINEAR})\n    return ONE[0]\n", "returned the same network twice",
     ),
+    "a parameter changed in training": (
+        module(forward="self.training and self.layer.weight.data.clamp_(-0.01, 0.01)"),
+        "a pass in training changes parameter layer.weight: leave that to the optimizer",
+    ),
+    "a gradient removed": (
+        module(forward="self.training and self.zero_grad()"), "a pass in training removes the gradient of layer.weight",
+    ),
+    "a buffer from infinity": (
+        module("self.register_buffer('m', torch.full((64,), torch.inf))",
+               "self.m.copy_(torch.minimum(self.m, x.flatten(1).amin(0)) if self.training else self.m)"),
+        "buffer m changes in training, from values that are not finite: start at finite ones",
+    ),
     "not of memory": (
         module(forward="torch.zeros(1).expand(4).add_(1)"), "net.py, line 10, in forward: RuntimeError: unsupported operation",
     ),
@@ -493,7 +505,7 @@ def test_batch_norm_is_found_out(tmp_path, capsys):
 
 
 def test_an_error_in_the_middle_of_training_names_the_users_line(tmp_path, capsys):
-    text = module("self.calls = 0", "self.calls += 1; assert self.calls < 9, 'nine'")
+    text = module("self.calls = [0]", "self.calls[0] += 1; assert self.calls[0] < 9, 'nine'")
     with pytest.raises(SystemExit) as stop:
         run_file(tmp_path, text=text)
     err = capsys.readouterr().err
@@ -513,6 +525,37 @@ def test_a_tensor_that_is_replaced_later_is_named(tmp_path, capsys):
     with pytest.raises(SystemExit):
         run_file(tmp_path, text=module("self.calls = 0", forward))
     assert "--model: layer.weight: a pass put another tensor in its place" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change, words", [
+    ("self.layer.weight.data[0, 0] += 0.1", "--model: layer.weight: a pass in training changed it: leave that"),
+    ("self.zero_grad()", "--model: layer.weight: a pass removed its gradient: torch.autograd.grad leaves it alone"),
+    ("self.frozen.requires_grad_()", "--model: frozen: a pass made it need a gradient, but it was frozen"),
+])  # fmt: skip
+def test_what_a_pass_does_later_is_named(change, words, tmp_path, capsys):
+    forward = f"self.calls += self.training\n        if self.calls > 1: {change}"
+    init = "self.register_buffer('calls', torch.zeros(())); self.frozen = nn.Parameter(torch.ones(1), requires_grad=False)"
+    with pytest.raises(SystemExit) as stop:
+        run_file(tmp_path, text=module(init, forward))
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and words in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("init, forward, name", [
+    ("self.calls = 0", "self.calls += self.training", "calls"),
+    ("self.own = torch.Generator()", "self.training and torch.rand(1, generator=self.own)", "own"),
+    ("self.layer.much = 'some'", "self.layer.much = 'more' if self.training else self.layer.much", "layer.much"),
+])  # fmt: skip
+def test_what_no_checkpoint_saves_is_said(init, forward, name, tmp_path, capsys):
+    run_file(tmp_path, text=module(init, forward))
+    assert f"warning: --model net.py:make: a pass in training changes {name}: no checkpoint" in capsys.readouterr().err
+
+
+def test_new_networks_that_are_the_old_ones(tmp_path, capsys):
+    text = returning(LINEAR).replace("return", "torch.manual_seed(1); return")
+    with pytest.raises(SystemExit) as stop:
+        run_file(tmp_path, "--mode", "diff_init", text=text, script=multiround_fu)
+    assert stop.value.code == 2 and "this one always has the same weights" in capsys.readouterr().err
 
 
 def test_a_table_that_a_pass_keeps_serves_training_too(tmp_path):

@@ -157,8 +157,8 @@ _FLAGS = (
          "X", before=(0.0,)),
 
     Flag("value_bits", "messages", types.whole_or_word,
-         "of a weight's value: 32 is lossless, 16 is bfloat16, fewer are quantised changes; auto, of multiround_dpu.py "
-         "with --byte_budget: each round takes those that validate best", 32, choices=(32, 16, 8, 6, 5, 4, "auto")),
+         "of a weight's value: 32 is lossless, 16 is bfloat16, fewer are quantised changes; auto, for methods of two "
+         "steps with --byte_budget: each round takes what validates best", 32, choices=(32, 16, 8, 6, 5, 4, "auto")),
     Flag("sign_key", "messages", types.path, "sign messages, by a keyed MAC, with the key in this file", metavar="FILE",
          hashed=False, named=False, place=True),  # the setting "signed" counts instead
 

@@ -91,6 +91,8 @@ def make_networks(
             raise UsageError(f"--mode diff_init {needs}")
         make_network = network_maker(settings, dataset, device, model)
         flat = make_network(0)
+        if settings.mode == "diff_init" and torch.equal(make_network(1).vector, flat.vector):
+            raise UsageError("--mode diff_init needs new networks, but this one always has the same weights")
         if has_batch_norm(flat.model):
             check_batch_norm(settings)
         return make_network, flat

@@ -131,7 +131,7 @@ class RoundTraining:
                 local.value.copy_(self._saved["local"])
         else:
             self._step, self._epoch = step, 0
-        self._saved = None
+        self._saved, before = None, self.flat.weights.clone() if self.trainer.foreign else self.flat.weights
         last = recipe.num_epochs
         num_samples = self.samples.numel()
         batches = self.trainer.train.num_batches(num_samples)
@@ -150,12 +150,8 @@ class RoundTraining:
                 self.last_epoch = Epoch(step, epoch + 1, loss, val_acc, recipe.learning_rate(epoch), rate, seconds)
                 bar.show(epoch + 1, loss, val_acc)
                 self.on_epoch(self)
-        if changed := self.flat.changed_constants():
-            reason = "training changed it, but not in the pass that tried the network"
-            raise UserError(f"--model: {changed[0]}: {reason}: make it change in every pass, or in none")
-        if displaced := self.flat.displaced():
-            way = f"change it in place, by {displaced[0]}.copy_(...)"
-            raise UserError(f"--model: {displaced[0]}: a pass put another tensor in its place: {way}")
+        if broken := self.flat.broken(self.selected, before):
+            raise UserError(f"--model: {broken}")
         self.trainer.group.assert_same(f"the networks after step {step} of round {self.number}", self.flat.vector)
 
     def validate(self) -> float:
