@@ -97,6 +97,7 @@ def main(argv: list[str] | None = None) -> None:
         loops[f"conventional, {workers} workers, {threads} threads"] = loop, threads
     warm_up = max(WARM_UP + 1 if device.type == "cuda" else 1, -(-args.steps_before // steps))
     rates = time_turns(loops, args.repeats, warm_up, samples, device)
+    rates["products"] = [value * steps * BATCH / samples for value in rates["products"]]  # its last batch is whole
 
     torch.set_num_threads(args.threads)
     machine = f"{describe_device(device)}, {args.precision}"
@@ -107,7 +108,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"after {warm_up * steps:,} steps of each loop")
     for name, values in rates.items():
         print(f"  {name:<36} {describe(values, ',.0f')}")
-    rate = statistics.median(rates["products"]) / samples * steps * operations
+    rate = statistics.median(rates["products"]) / BATCH * operations
     print(f"products: {rate / 1e9:,.0f} GFLOP/s for these shapes")
     report_ratios(rates, args.model, data.name, device.type)
     peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

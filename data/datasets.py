@@ -7,6 +7,7 @@ import difflib
 import hashlib
 import math
 import os
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -144,11 +145,14 @@ def from_arrays(arrays: dict[str, np.ndarray], name: str, classes: list[str] | N
     arrays  train_images, train_labels, test_images, test_labels, and perhaps val_images, val_labels; images uint8
             (N,H,W) or (N,H,W,C)
     classes  their names; None: 0, 1, ... up to the largest training label
-    Raises DatasetError for arrays that cannot be used.
+    Raises DatasetError for arrays that cannot be used, and for a name that cannot begin that of a run folder.
     """
+    if name in ("", ".", "..") or re.search(r"[/\\\0]", name):
+        raise DatasetError(f"the data set's name is {name!r}: it begins the names of run folders: give a word")
     if missing := missing_from(arrays):
         raise DatasetError(f"{name}: {missing[0]} is missing; give uint8 images and their labels")
-    return _checked({key: np.asarray(value) for key, value in arrays.items()}, classes, name, name)
+    # Copies: whoever goes on working in these arrays does not change the data of a run.
+    return _checked({key: np.asarray(value).copy() for key, value in arrays.items()}, classes, name, name)
 
 
 def channel_statistics(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -67,7 +67,7 @@ def read_folder(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
 def _list_classes(folder: Path, left_out: LeftOut) -> _Listing:
     """Return the classes of a split and its images, class by class, in the order of torchvision's ImageFolder."""
     top, classes = str(folder), {}  # name -> folder -> paths of the images in it
-    for inside, entries in walk_images(top, left_out):
+    for inside, _, entries in walk_images(top, left_out):
         paths = [entry.path for entry in entries]
         if inside == top:
             if paths:

@@ -28,7 +28,7 @@ class LeftOut:
     def __init__(self, text: str = '[{}, ""]'):
         """`text` is what `str` returned."""
         counts, self._first = json.loads(text)
-        self._counts = Counter(counts)
+        self._counts = Counter({reason: int(number) for reason, number in counts.items()})
 
     def __str__(self) -> str:
         return json.dumps([self._counts, self._first])
@@ -53,8 +53,11 @@ class LeftOut:
         warnings.warn(printable(text), stacklevel=2)
 
 
-def walk_images(top: str | os.PathLike, left_out: LeftOut) -> Iterator[tuple[str, list[os.DirEntry]]]:
+def walk_images(top: str | os.PathLike, left_out: LeftOut) -> Iterator[tuple[str, int, list[os.DirEntry]]]:
     """Go through the folder `top` and all below, and yield each with its images, both in the order of their names.
+
+    Between them is when the folder was modified, in nanoseconds, as known before it was looked into: a file that is
+    added meanwhile makes that another time.
 
     A link to a folder is followed, but within each folder of `top`, which is a class, no real folder is visited twice,
     and none that the link lies in: its images would count again, as another class or without end. An image may be a
@@ -71,8 +74,12 @@ def walk_images(top: str | os.PathLike, left_out: LeftOut) -> Iterator[tuple[str
                 left_out.add("folders reached twice", folder)
                 continue
             seen.add(real)
+        try:
+            modified = os.stat(folder).st_mtime_ns
+        except OSError as error:
+            raise unreadable(folder, error) from error
         below, images = _scan(folder, left_out)
-        yield folder, images
+        yield folder, modified, images
         found = []
         for entry in below:
             target, around = os.path.join(real, entry.name), outer

@@ -94,7 +94,7 @@ def read_queries(path: Path, inputs: Inputs) -> Queries:
 
 def _read_folder(top: Path, inputs: Inputs) -> Queries:
     left_out, paths = LeftOut(), []
-    for _, entries in walk_images(top, left_out):
+    for _, _, entries in walk_images(top, left_out):
         paths += [os.path.relpath(entry.path, top) for entry in entries]
     left_out.warn(top)
     if not paths:

@@ -70,11 +70,13 @@ def _download(reader: type, root: Path, folder: Path) -> None:
     """
     root.mkdir(parents=True, exist_ok=True)
     for left in root.glob(f"{_ASIDE}*"):  # by a run that was killed: nothing downloads for so long
-        if time.time() - left.stat().st_mtime > _DAY:
-            shutil.rmtree(left, ignore_errors=True)
+        with suppress(FileNotFoundError):  # whoever made it is done
+            if time.time() - left.stat().st_mtime > _DAY:
+                shutil.rmtree(left, ignore_errors=True)
     with TemporaryDirectory(prefix=_ASIDE, dir=root, ignore_cleanup_errors=True) as aside:
         if folder.is_dir():  # files that the user put there need not come over the network
-            shutil.copytree(folder, aside / folder.relative_to(root))
+            # Not what another run is putting into place just now.
+            shutil.copytree(folder, aside / folder.relative_to(root), ignore=shutil.ignore_patterns(".*.tmp"))
         archive = root / getattr(reader, "filename", "")
         if archive.is_file():
             shutil.copy(archive, aside)

@@ -39,7 +39,8 @@ def predict(node: EdgeNode, run: Path, images: Path | None, model: str | None = 
 
     images  an .npz file or a folder, see `read_queries`; None: the run's own test images
     model   FILE.py:NAME of a network of a user's: its code is run, so a run folder, which may be anybody's, cannot say
-    Device, precision and threads are those of the run, as far as this machine has them. Raises UserError.
+    Precision and threads are those of the run, as far as this machine has them; the device is the fastest that it has.
+    Raises UserError.
     """
     config = RunFolder(run).read_config()
     if config is None:
@@ -73,7 +74,8 @@ def predict(node: EdgeNode, run: Path, images: Path | None, model: str | None = 
     labels = queries.labels if queries.labels is not None else torch.zeros(len(queries.images), dtype=torch.int64)
     if (largest := int(labels.max())) >= inputs.num_classes:
         raise UserError(f"{images}: labels go up to {largest}, but the network has {inputs.num_classes} classes")
-    batches = batches_of(settings, inputs, device)(queries.images, labels, batch_size=settings.test_batch_size)
+    with _config_read(run):
+        batches = batches_of(settings, inputs, device)(queries.images, labels, batch_size=settings.test_batch_size)
     with denormals(flushed=True):  # as in a run
         foreign = not settings.model_is_ours
         trainer = Trainer(flat, batches, settings.seed, bfloat16=precision == "bf16", foreign=foreign)

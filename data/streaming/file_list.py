@@ -87,7 +87,7 @@ def save(root: Path, tops: Sequence[str], files: FileList) -> None:
 
 
 def _places(root: Path, tops: Sequence[str]) -> list[Path]:
-    name = hashlib.blake2b("\0".join([str(root.resolve()), *tops]).encode(), digest_size=8).hexdigest()
+    name = hashlib.blake2b(os.fsencode("\0".join([str(root.resolve()), *tops])), digest_size=8).hexdigest()
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return [root / CACHE, Path(caches, "deep-partial-updating", f"{name}.npz")]
 
@@ -127,12 +127,10 @@ def _walk(root: Path, tops: Sequence[str]) -> FileList:
     listed, left_out = time.time_ns(), LeftOut()
     folders, folder_times, files = [], [], []
     for top in tops:
-        for folder, images in walk_images(root / top, left_out):
+        for folder, modified, images in walk_images(root / top, left_out):
             folders.append(_relative(folder, root))
-            folder_times.append(os.stat(folder).st_mtime_ns)
-            for image in images:
-                size, modified = _size_and_time(image)
-                files.append((_relative(image.path, root), size, modified))
+            folder_times.append(modified)
+            files += [(_relative(image.path, root), *_size_and_time(image)) for image in images]
     paths, sizes, times = zip(*files) if files else ((), (), ())
     return FileList(
         folders=np.array(folders, dtype=bytes),

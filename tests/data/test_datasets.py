@@ -214,6 +214,18 @@ def test_arrays_from_python_are_what_numpy_makes_of_them():
     assert from_arrays(tensors, "mine").fingerprint == from_arrays(lists, "mine").fingerprint == plain
 
 
+def test_arrays_from_python_are_the_runs_own():
+    arrays = {name: np.zeros((6, 2, 2), np.uint8) for name in ("train_images", "test_images")}
+    arrays |= {name: np.array([0, 1, 2, 0, 1, 2]) for name in ("train_labels", "test_labels")}
+    dataset = from_arrays(arrays, "mine")
+    for array in arrays.values():
+        array[:] = 1
+    assert not dataset.train_images.any() and dataset.train_labels.tolist() == [0, 1, 2, 0, 1, 2]
+    for name in ("", "..", "a/b", "a\\b"):
+        with pytest.raises(DatasetError, match="begins the names of run folders"):
+            from_arrays(arrays, name)
+
+
 @pytest.mark.parametrize("change, words", [
     ({"val_images": np.zeros((2, 2, 2), np.uint8)}, "val_labels is missing"),
     ({"train_labels": np.full(6, 2), "test_labels": np.full(6, 2)}, "train_labels hold one class"),

@@ -11,11 +11,13 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torchvision
 
+from data import published
 from data.datasets import load_dataset
 from tests.data.test_sources import MNIST_FILES, md5, write_cifar, write_mnist
 from tests.made_up_data import made_up_arrays, refusal
@@ -101,6 +103,22 @@ def test_first_runs_at_once_do_not_spoil_each_others_files(tmp_path, server):
     assert finish(first) == second
     assert_whole(root)
     assert os.listdir(root) == ["MNIST"]
+
+
+def test_what_another_run_puts_into_place_or_takes_away_meanwhile(tmp_path, monkeypatch):
+    root = tmp_path / "downloads"
+    folder = root / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    (folder / ".file.0a1b.tmp").write_bytes(b"half")
+    (folder / "file").write_bytes(b"whole")
+    (root / ".download-gone").symlink_to(root / "nowhere")  # listed, and gone when it is looked at
+
+    class Reader:
+        def __init__(self, aside, train, download):
+            assert sorted(os.listdir(Path(aside) / "MNIST" / "raw")) == ["file"]
+
+    published._download(Reader, root, folder)
+    assert sorted(os.listdir(folder)) == [".file.0a1b.tmp", "file"]
 
 
 @pytest.mark.slow

@@ -310,6 +310,8 @@ def test_what_is_left_out_is_in_the_kept_list_too(root, monkeypatch):
     {"sizes": np.zeros(1, dtype=np.int64)},
     {"left_out": np.array("no json")},
     {"left_out": np.array([1, 2])},
+    {"left_out": np.array('[{"x": "y"}, ""]')},
+    {"left_out": np.array('[{"x": null}, ""]')},
     {"whole": np.zeros((40, 40), dtype=bool)},
 ])  # fmt: skip
 def test_a_kept_list_that_makes_no_sense_is_no_list(root, change):

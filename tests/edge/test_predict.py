@@ -134,7 +134,8 @@ def test_a_node_that_cannot_answer(results, node_of, tmp_path, capsys):
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert predict(node, tmp_path) == 2
     assert "its network is not the node's" in capsys.readouterr().err
-    for name, value in (("model", 5), ("threads", "x"), ("hidden_sizes", ["a"]), ("dataset_dir", 5), ("model", None)):
+    for name, value in (("model", 5), ("threads", "x"), ("hidden_sizes", ["a"]), ("dataset_dir", 5), ("model", None),
+                        ("test_batch_size", None), ("test_batch_size", "500")):
         config = json.loads((run / "config.json").read_text())
         config["settings"][name] = value
         (tmp_path / "config.json").write_text(json.dumps(config))

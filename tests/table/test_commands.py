@@ -104,6 +104,14 @@ def test_other_flags_leave_full_updating_as_it_is(flag, values):
     assert f"--{flag}" not in full[0].flags
 
 
+def test_what_others_are_compared_with_is_lossless():
+    swept, full = of_ablation("lamda", ["0", "1"], "--value_bits 4 --lr 0.1")
+    assert {command.settings.value_bits for command in swept} == {4}
+    assert [(command.settings.value_bits, command.settings.lr) for command in full] == [(32, 0.1)]
+    bits = {command.label: command.settings.value_bits for command in of_paper("mlp", "--value_bits=4")}
+    assert bits == {"DPU": 4, "GCPU": 4, "RPU": 4, "Pruning": 4, "FU": 32}
+
+
 def test_methods_can_be_swept_and_chosen():
     swept, full = of_ablation("mode", ["dpu", "rpu", "pruning"])
     assert [command.script for command in swept] == ["multiround_dpu.py", "multiround_rpu.py", "multiround_fu.py"]

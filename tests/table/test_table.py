@@ -220,13 +220,34 @@ def test_rows_say_which_commits_made_them(tmp_path, capsys):
     assert "RPU: made by several commits: aaaaaaaaaa, cccccccccc" in notes_of(capsys, tmp_path)
 
 
-def test_of_several_full_runs_the_likeliest_is_the_pair(tmp_path, capsys):
+def test_of_several_full_runs_a_lossless_one_is_the_pair(tmp_path, capsys):
     make_run(tmp_path, "dpu", 1, [0.5], value_bits=6)
-    make_run(tmp_path, "same_init", 1, [0.6])
-    make_run(tmp_path, "same_init", 1, [0.9], value_bits=6)
+    make_run(tmp_path, "same_init", 1, [0.9], [250], value_bits=6)
+    assert "DPU: compared with full updating of 6 bits a value" in notes_of(capsys, tmp_path), "the title says FU's"
+    assert rows_of(capsys, tmp_path)[0]["difference_mean"] == "-40"
+    make_run(tmp_path, "same_init", 1, [0.6], [1000])
     rows = {row["method"]: row for row in rows_of(capsys, tmp_path)}
-    assert rows["DPU, value_bits 6"]["difference_mean"] == "-40"
-    assert rows["FU, value_bits 6"]["difference_mean"] == "0"
+    assert [rows[name]["difference_mean"] for name in ("DPU, value_bits 6", "FU, value_bits 6", "FU")] == ["-10", "30", "0"]
+    text = table_of(capsys, tmp_path)
+    lines = [line.split() for line in text.splitlines() if line.startswith("FU, value_bits 6")]
+    assert [words[6:] for words in lines] == [["+30.00", "90.00"], []] and lines[1][3] == "0.250"
+    assert "compared with" not in text
+
+
+def test_of_several_full_runs_the_likeliest_is_the_pair(tmp_path, capsys):
+    """By what changes results: where a run's files lie says nothing."""
+    places = {"output_dir": "a", "dataset_dir": "b", "quiet": True}
+    make_run(tmp_path, "dpu", 1, [0.5], shrink=0.5, **places)
+    make_run(tmp_path, "same_init", 1, [0.9], shrink=None, **places)
+    make_run(tmp_path, "same_init", 1, [0.6], shrink=0.5)
+    (row,) = [row for row in rows_of(capsys, tmp_path) if row["method"].startswith("DPU")]
+    assert row["difference_mean"] == "-10"
+
+
+def test_k_that_differ_are_written_differently(tmp_path, capsys):
+    for k in (0.005, 0.0050000001):
+        make_run(tmp_path, "dpu", 1, [0.5], updating_ratio=k)
+    assert "0.0050000001" in table_of(capsys, tmp_path)
 
 
 def test_rows_are_named_by_what_is_not_the_default(tmp_path, capsys):

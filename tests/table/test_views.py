@@ -102,7 +102,7 @@ def test_tables_of_the_same_data_and_model_are_numbered(tmp_path, capsys):
     assert [line[:4] for line in lines if "more each round" in line] == ["(1) ", "(2) "]
 
 
-def test_rows_of_full_updating_are_accuracies_and_come_last(tmp_path, capsys):
+def test_the_row_of_lossless_full_updating_is_an_accuracy_and_comes_last(tmp_path, capsys):
     make_run(tmp_path, "dpu", 1, [0.5], value_bits=4)
     make_run(tmp_path, "last_round", 1, [0.7])  # k = 1, as full updating, but of these there is one
     make_run(tmp_path, "lcpu", 1, [0.5], reinitialize=True)
@@ -110,9 +110,9 @@ def test_rows_of_full_updating_are_accuracies_and_come_last(tmp_path, capsys):
     make_run(tmp_path, "same_init", 1, [0.625])
     lines = table_of(capsys, tmp_path, "--side_by_side").splitlines()
     assert [line.split("  ")[0] for line in lines[6:11]] == [
-        "DPU, value_bits 4", "FU last_round", "LCPU", "FU serves, %", "FU, value_bits 4 serves, %",
+        "DPU, value_bits 4", "FU, value_bits 4", "FU last_round", "LCPU", "FU serves, %",
     ]  # fmt: skip
-    assert [line.split()[-1] for line in lines[6:11]] == ["-10.00", "+7.50", "-12.50", "62.50", "60.00"]
+    assert [line.split()[-1] for line in lines[6:11]] == ["-12.50", "-2.50", "+7.50", "-12.50", "62.50"]
     assert "1 round, k 0.005, 1 seed" in " ".join(map(str.strip, lines))
 
 

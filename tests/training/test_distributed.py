@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -153,6 +154,15 @@ def test_bad_input_is_said_once(tmp_path):
     assert "selects none" in results[0][0][1]
     assert results[1][0] == ("", "")
     assert [status for _, status in results] == [2, 2]
+
+
+def test_what_one_process_alone_meets_it_says_itself(tmp_path):
+    (tmp_path / "key").write_text("0123456789abcdef" * 4)
+    (tmp_path / "key").chmod(0o600)
+    flags = [*FLAGS, "--sign_key", str(tmp_path / "key"), "--output_dir", str(tmp_path / "runs")]
+    (first, second) = finish(start(2, *flags, more=["--sign_key", str(tmp_path / "missing")]))
+    assert second[1] == 2 and first[1] == 2
+    assert re.match(rf"multiround_dpu.py: process 1: error: --sign_key is {tmp_path}/missing, which", second[0][1])
 
 
 @pytest.mark.slow

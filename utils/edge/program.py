@@ -50,7 +50,7 @@ def predict(args: argparse.Namespace) -> None:
     if args.out is not None:
         text = io.StringIO(newline="")
         csv.writer(text, lineterminator="\n").writerows(rows)
-        write_atomic(args.out, text.getvalue().encode())
+        write_atomic(args.out, text.getvalue().encode(errors="surrogateescape"))
     shown = rows[: _MOST_ROWS + 1]
     print(columns([tuple(map(printable, row)) for row in shown], "<<"))
     if len(shown) < len(rows):

@@ -28,6 +28,8 @@ def settle(flags: dict[str, Any]) -> Settings:
     Raises UsageError, in one line, for what contradicts itself or has no effect.
     """
     settings = {"rewind_fixing_ratio": 1.0, "deploy": "partial", "signed": None, "criterion": None, **flags}
+    if Path(settings["dataset"]).name in ("", ".."):  # as of `.`: the folder's own name is to be shown
+        settings["dataset"] = os.path.abspath(settings["dataset"])
     _check_model(settings)
     _check_criterion(settings)
     _check_ratio(settings)

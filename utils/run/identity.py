@@ -20,7 +20,7 @@ from utils.run.checks import check_sizes, settle
 from utils.run.flags import FLAGS, changes_results
 from utils.run.plan import count_rounds, recipe_of
 from utils.run.settings import Settings
-from utils.system.errors import UsageError
+from utils.system.errors import MachineError, UsageError
 from utils.system.references import label_of, name_in
 from utils.training.device import find_device
 
@@ -203,9 +203,9 @@ def _default_threads(settings: Settings, dataset: Dataset, device: torch.device)
 
 
 def read_key(path: Path | None) -> bytes | None:
-    """Return the key in a file, or None for no file. Raises UsageError."""
+    """Return the key in a file, or None for no file. Raises MachineError."""
     try:
         return None if path is None else read_sign_key(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"--sign_key is {path}, which cannot be used ({reason}): name a file with a key") from error
+        raise MachineError(f"--sign_key is {path}, which cannot be used ({reason}): name a file with a key") from error

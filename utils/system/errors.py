@@ -17,6 +17,12 @@ class UsageError(UserError):
     """A flag's value, or flags that contradict each other."""
 
 
+class MachineError(UsageError):
+    """What this machine lacks, and another one of the run may have."""
+
+    of_one_process = True
+
+
 def lacks_memory(error: BaseException) -> bool:
     """Return whether memory did not suffice, of the machine or, by what torch says then, of a device."""
     words = r"out of memory|not enough memory|allocate memory"

@@ -26,7 +26,8 @@ _FOR = {
     "deploy_sparsity": lambda mode: not MODES[mode].prunes,
     "deploy_epochs": lambda mode: not MODES[mode].prunes,
 }
-_RUN_ONLY = ("overwrite",)  # what is for the swept runs and not for full updating, which other sweeps use, too
+# What is for the swept runs and not for full updating, which other sweeps use, too, and which is lossless.
+_SWEPT_ONLY = ("overwrite", "value_bits")
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def _is_for_full(piece: Sequence[str], swept: bool) -> bool:
     """Return True if full updating gets a flag as the swept runs do, so that they can be compared with it."""
     flag = flag_of(piece)
     known = known_flag(flag)
-    if known is None or known.name in (*_RUN_ONLY, "mode") or not _takes(REFERENCE, flag, value_of(piece)):
+    if known is None or known.name in (*_SWEPT_ONLY, "mode") or not _takes(REFERENCE, flag, value_of(piece)):
         return False
     if swept:
         return known.group in ("data", "model") or flag in ("num_epochs", "total_epochs", *SHARED)

@@ -52,7 +52,8 @@ class Row:
 
     @property
     def is_full(self) -> bool:
-        return self.runs[0].mode == REFERENCE
+        """Whether it is full updating that nothing else is there to compare with."""
+        return self.runs[0].mode == REFERENCE and all(pair.full is pair.run for pair in self.pairs)
 
     @property
     def difference(self) -> Stat | None:
@@ -171,6 +172,9 @@ def notes_on(rows: Sequence[Row]) -> list[str]:
         if reasons:
             counted = f"n = {row.n}" if row.pairs else "no pair"
             lacking[f"{counted}: {'; '.join(reasons)}"].append(label)
+        rounded = sorted({str(pair.full.settings["value_bits"]) for pair in row.pairs if not pair.full.lossless})
+        if rounded and not row.is_full:
+            lacking[f"compared with full updating of {' and '.join(rounded)} bits a value"].append(label)
         runs = [*row.counted, *(pair.full for pair in row.pairs)]
         commits, codes = set().union(*(run.commits for run in runs)), [run.codes for run in runs]
         # Commits that changed nothing in the code that makes results are no mixture.

@@ -93,7 +93,9 @@ def paper_commands(model: str, seeds: Sequence[int], rest: list[list[str]]) -> l
     for seed in seeds:
         for label, (script, method) in paper.ROWS.items():
             flags = method.replace(" K", f" {paper.updating_ratio(model)}").split()
-            flags += [*common, *joined(scaled(rest, flags[1], model))]
+            # What all others are compared with is lossless.
+            given = [piece for piece in rest if label != "FU" or flag_of(piece) != "value_bits"]
+            flags += [*common, *joined(scaled(given, flags[1], model))]
             commands.append(Command(label, script, (*flags, "--seed", str(seed))))
     return commands
 

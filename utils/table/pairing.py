@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from utils.modes import REFERENCE
+from utils.run.flags import changes_results
 from utils.system.references import label_of
 from utils.system.terminal import printable
 from utils.table.records import Record
@@ -50,7 +51,7 @@ class Pair:
 def find_pair(run: Record, fulls: Sequence[Record]) -> tuple[Record | None, str]:
     """Return the full-updating run to compare `run` with, or None and the reason why there is none.
 
-    Of several that fit, it is the one that shares most settings with `run`.
+    Of several that fit, it is a lossless one, and of these the one that shares most settings with `run`.
     """
     same_seed = [full for full in fulls if full.seed == run.seed]
     if not same_seed:
@@ -108,5 +109,6 @@ def describe_model(record: Record) -> str:
 
 
 def _likeness(run: Record, full: Record) -> tuple:
-    shared = sum(run.settings[name] == full.settings.get(name, ...) for name in run.settings)
-    return run.share_of_recipe == full.share_of_recipe, shared
+    names = [name for name in run.settings if changes_results(name)]
+    shared = sum(run.settings[name] == full.settings.get(name, ...) for name in names)
+    return full.lossless, run.share_of_recipe == full.share_of_recipe, shared

@@ -84,7 +84,16 @@ class Record:
     @property
     def ratio(self) -> str:
         """The updating ratio, or "-" where a byte budget decides on it."""
-        return "-" if self.settings.get("byte_budget") else f"{self.settings['updating_ratio']:g}"
+        if self.settings.get("byte_budget"):
+            return "-"
+        ratio = self.settings["updating_ratio"]
+        text = f"{ratio:g}"
+        return text if float(text) == ratio else repr(ratio)
+
+    @property
+    def lossless(self) -> bool:
+        """Whether its values are sent as they are."""
+        return self.settings.get("value_bits", 32) == 32
 
     @property
     def num_values(self) -> int | None:

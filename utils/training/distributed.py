@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from utils.flat import sha256
-from utils.system.errors import UsageError, UserError
+from utils.system.errors import MachineError, UsageError, UserError
 from utils.system.processes import launched_as
 
 # How long one process may keep the others waiting, as rank 0 does while it writes. By gloo a dead one is noticed at
@@ -101,7 +101,7 @@ def join(device_name: str) -> tuple[Group, str]:
         devices, asked = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         if devices < asked:
             count = f"this node has {devices} CUDA devices"
-            raise UsageError(f"--nproc_per_node is {asked}, but {count}: start at most that")
+            raise MachineError(f"--nproc_per_node is {asked}, but {count}: start at most that")
         device_name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
         torch.cuda.set_device(torch.device(device_name))
     if not dist.is_initialized():

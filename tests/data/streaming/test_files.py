@@ -2,11 +2,13 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+from data import image_walk
 from data.datasets import load_dataset, split_validation
 from data.errors import DatasetError
 from data.streaming import folder as streamed
@@ -175,6 +177,30 @@ def test_what_changes_is_listed_and_checked_again(tree, walks):
     assert walks["checked"] == ["new.JPEG"]
     names = [os.path.basename(path).decode() for path in dataset.train_images.paths]
     assert "new.JPEG" in names and other.name not in names
+
+
+def test_a_file_that_is_added_while_the_folder_is_read_is_seen_next_time(tree, walks, monkeypatch):
+    """Whatever the clock of the disk says: it may be behind that of this machine."""
+    age(tree)
+    folder, scan = tree / "train" / WNIDS[2], image_walk._scan
+
+    def added_meanwhile(inside, left_out):
+        found = scan(inside, left_out)
+        if inside == str(folder):
+            shutil.copy(found[1][0].path, folder / "new.JPEG")
+            os.utime(folder, ns=(2 * 10**18, 10**18 + 1))
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(image_walk, "_scan", added_meanwhile)
+        before = len(load(tree).train_labels)
+    assert len(load(tree).train_labels) == before + 1
+
+
+def test_a_folder_whose_name_is_no_utf8(tree, tmp_path):
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    shutil.copytree(tree, odd)
+    assert load(Path(odd)).fingerprint == load(tree).fingerprint
 
 
 def test_a_broken_file_is_named_until_it_is_replaced(tree, walks):
