@@ -93,10 +93,11 @@ class FlatParameters:
         sizes = torch.tensor(self.layer_sizes, device=self.vector.device)
         return torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes)
 
-    def broken(self, selected: Tensor | None, before: Tensor) -> str | None:
+    def broken(self, selected: Tensor | None, before: Tensor | None) -> str | None:
         """Return in words what passes of the model did to a tensor that they may not; None: nothing.
 
-        before  the weights (I,) before training, of which those at `selected` (S,) may change; None: all
+        before    the weights (I,) before training; None: which of them changed is not looked at
+        selected  (S,) those that may change; None: all
         """
         for name, now in self.constants.items():
             if not torch.equal(raw_bytes(now), raw_bytes(self._constants_before[name])):
@@ -114,7 +115,7 @@ class FlatParameters:
                 continue
             if tensor.grad is None or tensor.grad.data_ptr() != self.gradient[entry.part].data_ptr():
                 return f"{entry.name}: a pass removed its gradient: torch.autograd.grad leaves it alone"
-        if selected is not None:
+        if before is not None and selected is not None:
             strayed = (self.weights != before).index_fill_(0, selected, False)
             if strayed.any():
                 name = self.layer_names[int(self.layer_of_weight()[strayed][0])]

@@ -131,7 +131,7 @@ class RoundTraining:
                 local.value.copy_(self._saved["local"])
         else:
             self._step, self._epoch = step, 0
-        self._saved, before = None, self.flat.weights.clone() if self.trainer.foreign else self.flat.weights
+        self._saved, before = None, self.flat.weights.clone() if self.trainer.foreign else None
         last = recipe.num_epochs
         num_samples = self.samples.numel()
         batches = self.trainer.train.num_batches(num_samples)
