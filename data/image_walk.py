@@ -54,10 +54,9 @@ class LeftOut:
 
 
 def walk_images(top: str | os.PathLike, left_out: LeftOut) -> Iterator[tuple[str, int, list[os.DirEntry]]]:
-    """Go through the folder `top` and all below, and yield each with its images, both in the order of their names.
+    """Go through the folder `top` and all below; yield each, its modification time, and its images, in order of names.
 
-    Between them is when the folder was modified, in nanoseconds, as known before it was looked into: a file that is
-    added meanwhile makes that another time.
+    The time, in nanoseconds, is read before the entries are, so that a file which is added meanwhile makes it another.
 
     A link to a folder is followed, but within each folder of `top`, which is a class, no real folder is visited twice,
     and none that the link lies in: its images would count again, as another class or without end. An image may be a

@@ -79,35 +79,41 @@ def _try_passes(network: nn.Module, images: Tensor, num_classes: int, what: str)
     network.eval()
     layer = partial(_layer_in, network)
     with faults_named(f"{what}, on images of {size}", layer), torch.no_grad(), _unchanged(network, what):
-        first, second, one = network(images), network(images), network(images[:1])
+        one, first, second = network(images[:1]), network(images), network(images)
     _check_output(first, (2, num_classes), what)
     _check_output(one, (1, num_classes), what)
     if not torch.equal(first, second):
         raise UsageError(f"{what}: two passes in eval mode over the same images gave different outputs")
     before = {name: tensor.detach().clone() for name, tensor in _tensors(network).items()}
-    untouched = {name: torch.zeros_like(parameter) for name, parameter in network.named_parameters()}
+    trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    untouched = {name: torch.zeros_like(parameter) for name, parameter in trained.items()}
     for name, parameter in network.named_parameters():
-        parameter.grad = untouched[name] if parameter.requires_grad else None
+        parameter.grad = untouched.get(name)
     network.train()
     kept = _kept_outside_tensors(network)
     with faults_named(f"{what}, in training on images of {size}", layer):
         output = network(images)
         _check_output(output, (2, num_classes), what)
         for name, parameter in network.named_parameters():
-            if parameter.requires_grad and parameter.grad is not untouched.get(name):
+            if parameter.requires_grad and name not in trained:
+                raise UsageError(f"{what}: a pass in training makes {name}, which was frozen, need a gradient")
+            if name in trained and parameter.grad is not untouched[name]:
                 way = "torch.autograd.grad leaves it alone"
                 raise UsageError(f"{what}: a pass in training removes the gradient of {name}: {way}")
             parameter.grad = None
         F.cross_entropy(output, torch.tensor([0, num_classes - 1])).backward()
     if all(parameter.grad is None for parameter in network.parameters()):
         raise UsageError(f"{what}: no parameter has a gradient: none of them is used")
-    for name, value in _kept_outside_tensors(network).items():
-        if kept.get(name) != value:
-            lost = "no checkpoint saves it, so a run that is stopped and goes on may end otherwise"
-            warnings.warn(f"{what}: a pass in training changes {name}: {lost}; buffers are saved", stacklevel=2)
-    for name, parameter in network.named_parameters():
-        if name in before and not _same(parameter, before[name]):
-            raise UsageError(f"{what}: a pass in training changes parameter {name}: leave that to the optimizer")
+    if changed := [name for name, value in _kept_outside_tensors(network).items() if kept.get(name) != value]:
+        others = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        lost = "no checkpoint saves that, so a run that is stopped and goes on may end otherwise; buffers are saved"
+        warnings.warn(f"{what}: a pass in training changes {changed[0]}{others}: {lost}", stacklevel=2)
+    for name, tensor in _tensors(network).items():
+        if name not in before:
+            raise UsageError(f"{what}: a pass in training adds {name}: make it with the network")
+        if isinstance(tensor, nn.Parameter) and not _same(tensor, before[name]):
+            way = "leave that to the optimizer" if name in trained else "make it a buffer"
+            raise UsageError(f"{what}: a pass in training changes parameter {name}: {way}")
     changing = {name for name, buffer in network.named_buffers() if not _same(buffer, before[name])}
     norms = [module for module in network.modules() if isinstance(module, _NormBase)]
     running = {id(statistic) for norm in norms for statistic in (norm.running_mean, norm.running_var)}
@@ -123,13 +129,13 @@ def _try_passes(network: nn.Module, images: Tensor, num_classes: int, what: str)
             way = "give its BatchNorm a momentum" if "num_batches_tracked" in name else "messages carry float32 alone"
             raise UsageError(f"{what}: buffer {name} is {buffer.dtype} and changes in training: {way}")
         if name in changing and not before[name].isfinite().all():
-            way = "start at finite ones, such as torch.finfo(torch.float32).max"
+            way = "start at finite ones, such as 1e9"
             raise UsageError(f"{what}: buffer {name} changes in training, from values that are not finite: {way}")
     return {name for name in changing if network.get_buffer(name).dtype == torch.float32}
 
 
-def _kept_outside_tensors(network: nn.Module) -> dict[str, object]:
-    """Return the plain values and random generators that modules hold as attributes, by name."""
+def _kept_outside_tensors(network: nn.Module) -> dict[str, str]:
+    """Return the plain values and random generators that modules hold as attributes, in words, by name."""
     kept = {}
     for prefix, module in network.named_modules():
         for name, value in vars(module).items():
@@ -137,7 +143,7 @@ def _kept_outside_tensors(network: nn.Module) -> dict[str, object]:
                 value = value.get_state().tolist()
             elif not isinstance(value, (int, float, complex, str)) or name == "training":
                 continue
-            kept[f"{prefix}.{name}".lstrip(".")] = value
+            kept[f"{prefix}.{name}".lstrip(".")] = repr(value)  # NaN is not equal to itself
     return kept
 
 

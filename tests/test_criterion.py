@@ -158,11 +158,14 @@ def test_partials_and_objects_are_functions_too(tmp_path):
         "def scaled(factor, gradient, before, after): return factor * (gradient * before).abs()",
         "def total(accumulated): return accumulated",
         "f = criterion(partial(total), step=Step())",
-        "g = criterion(partial(total), step=partial(scaled, 1.0))",
+        "def power(accumulated, exponent): return accumulated ** exponent",
+        "g = criterion(partial(power, exponent=1), step=partial(scaled, 1.0))",
     ]
     (tmp_path / "own.py").write_text("\n".join(lines))
     one, other = (run(f"{tmp_path}/own.py:{name}", "--output_dir", tmp_path / "runs") for name in "fg")
     assert weights_of(one.folder) == weights_of(other.folder)
+    with pytest.raises(TypeError, match="cannot be marked"):
+        criterion(type("Bound", (), {"plain": lambda self, weights: weights})().plain)
     with pytest.raises(TypeError, match="criterion Unknown asks for weight: it can have"):
         criterion(type("Unknown", (), {"__call__": lambda self, weight: weight})())
 

@@ -48,7 +48,9 @@ def criterion(function: Callable[..., Tensor] | None = None, *, step: Callable[.
     """
     if function is None:
         return partial(criterion, step=step)
-    asked, what = list(inspect.signature(function).parameters), f"criterion {_name(function)}"
+    what, parameters = f"criterion {_name(function)}", inspect.signature(function).parameters
+    bound = function.keywords if isinstance(function, partial) else {}
+    asked = [name for name in parameters if name not in bound]
     for name in asked:
         if name not in OFFERED:
             raise TypeError(f"{what} asks for {name}: it can have {', '.join(OFFERED)}")
@@ -59,7 +61,10 @@ def criterion(function: Callable[..., Tensor] | None = None, *, step: Callable[.
         return function(**{name: OFFERED[name](e) for name in asked})
 
     accumulates = partial(_StepSum, step) if step else LocalContribution if "accumulated" in asked else None
-    function.criterion = Criterion(score, accumulates)
+    try:
+        function.criterion = Criterion(score, accumulates)
+    except AttributeError:  # such as a method of an object
+        raise TypeError(f"{what} cannot be marked: write a function that calls it") from None
     return function
 
 

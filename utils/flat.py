@@ -103,10 +103,10 @@ class FlatParameters:
             if not torch.equal(raw_bytes(now), raw_bytes(self._constants_before[name])):
                 reason = "training changed it, but not in the pass that tried the network"
                 return f"{name}: {reason}: make it change in every pass, or in none"
-        held = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
-        for name in self.constants:
-            if name in held and held[name].requires_grad:
+        for name, parameter in self.model.named_parameters():
+            if name in self.constants and parameter.requires_grad:
                 return f"{name}: a pass made it need a gradient, but it was frozen when the network was tried"
+        held = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
         for entry in self.schema.entries:
             tensor, place = held.get(entry.name), self.vector[entry.part]
             if tensor is None or tensor.data_ptr() != place.data_ptr():

@@ -132,7 +132,7 @@ class Outgoing:
             return finite
         within = all(float(vector.abs().max()) < 2.0**126 for vector in (network, network - self.start))
         if not within:
-            warnings.warn(f"round {self._number}: a value, or its change, is too large to be rounded", stacklevel=2)
+            warnings.warn(f"round {self._number}: a value or its change is too large to be rounded", stacklevel=2)
         return within
 
     @property
@@ -236,7 +236,7 @@ class Outgoing:
         return update
 
 
-def read_shipped(file: Path, schema: Schema, device: torch.device) -> Tensor | None:
+def read_initial(file: Path, schema: Schema, device: torch.device) -> Tensor | None:
     """Return the network (I+J+B,) in a run's initial.safetensors; None if there is none of this layout."""
     try:
         layout, state = read_state(file)

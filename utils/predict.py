@@ -18,7 +18,7 @@ from utils.run.folder import RunFolder
 from utils.run.identity import read_dataset
 from utils.run.plan import batches_of, network_maker
 from utils.run.settings import Settings
-from utils.system.errors import UsageError, UserError
+from utils.system.errors import UsageError, UserError, lacks_memory
 from utils.system.own_code import LAYOUT, digests_of, in_words
 from utils.system.references import label_of
 from utils.training.device import denormals, find_device, set_up_device
@@ -39,7 +39,7 @@ def predict(node: EdgeNode, run: Path, images: Path | None, model: str | None = 
 
     images  an .npz file or a folder, see `read_queries`; None: the run's own test images
     model   FILE.py:NAME of a network of a user's: its code is run, so a run folder, which may be anybody's, cannot say
-    Precision and threads are those of the run, as far as this machine has them; the device is the fastest that it has.
+    Precision and threads are those of the run, as far as this machine has them; the device is CUDA, or else the CPU.
     Raises UserError.
     """
     config = RunFolder(run).read_config()
@@ -99,6 +99,8 @@ def _config_read(run: Path) -> Iterator[None]:
     except UserError:
         raise
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if lacks_memory(error):
+            raise
         reason = f"cannot be put to use ({in_words(error)}): give a folder as a run of today's code writes it"
         raise UserError(f"{run}: config.json {reason}") from error
 

@@ -162,6 +162,7 @@ def test_a_bundle_runs_by_itself(results, tmp_path, capsys):
     device = tmp_path / "device"
     assert edge.main(["bundle", str(device)]) == 0
     (device / "LICENSE").unlink()
+    (device / ".LICENSE.0123456789abcdef.tmp").write_text("ha")  # as a kill leaves it
     assert edge.main(["bundle", str(device)]) == 0, "one that was cut short is finished"
     (device / "LICENSE").write_text("another")
     assert edge.main(["bundle", str(device)]) == 2

@@ -126,7 +126,7 @@ def test_what_rounding_would_make_infinite_is_not_sent(value_bits):
         for value in (torch.finfo(torch.float32).max, torch.inf, torch.nan):
             network[place] = value
             with warnings.catch_warnings(record=True) as warned:
-                assert outgoing.is_finite(network) == (value_bits == 32 and value < torch.inf)
+                assert outgoing.is_finite(network) is (value_bits == 32 and value < torch.inf)
             assert len(warned) == (value_bits < 32 and value < torch.inf)
         network[place] = 0
 

@@ -25,6 +25,13 @@ ROOT = Path(__file__).resolve().parents[2]
 TINY = "--dataset digits --device cpu --hidden_sizes 24 --updating_ratio 0.1"
 
 
+def test_a_folder_named_by_dots_is_shown_by_its_own_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for words, name in ((".", tmp_path.name), ("..", tmp_path.parent.name), ("digits", "digits")):
+        settings = settle(vars(build_parser("multiround_dpu.py").parse_args(["--dataset", words])))
+        assert Path(settings.dataset).name == name
+
+
 def name_of(script, flags, monkeypatch) -> str:
     """The name of the folder that a command would work in; nothing is run and nothing written."""
 

@@ -458,6 +458,18 @@ REFUSED = {
                "self.m.copy_(torch.minimum(self.m, x.flatten(1).amin(0)) if self.training else self.m)"),
         "buffer m changes in training, from values that are not finite: start at finite ones",
     ),
+    "a frozen parameter changed": (
+        module("self.code = nn.Parameter(torch.zeros(2), requires_grad=False)", "self.code.data += self.training"),
+        "a pass in training changes parameter code: make it a buffer",
+    ),
+    "a frozen parameter trained": (
+        module("self.code = nn.Parameter(torch.zeros(2), requires_grad=False)", "self.training and self.code.requires_grad_()"),
+        "a pass in training makes code, which was frozen, need a gradient",
+    ),
+    "a late buffer": (
+        module(forward="self.training and self.register_buffer('seen', torch.ones(1))"),
+        "a pass in training adds seen: make it with the network",
+    ),
     "not of memory": (
         module(forward="torch.zeros(1).expand(4).add_(1)"), "net.py, line 10, in forward: RuntimeError: unsupported operation",
     ),
@@ -549,6 +561,30 @@ def test_what_a_pass_does_later_is_named(change, words, tmp_path, capsys):
 def test_what_no_checkpoint_saves_is_said(init, forward, name, tmp_path, capsys):
     run_file(tmp_path, text=module(init, forward))
     assert f"warning: --model net.py:make: a pass in training changes {name}: no checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("init, forward", [
+    ("pass", "self.batch = x.shape[0] if self.training else 2"), ("self.odd = float('nan')", "pass"),
+    ("self.register_buffer('held', self.layer.weight.clone())", "pass"),  # which needs a gradient, as its origin does
+    ("self.register_buffer('least', torch.full((64,), 1e9))",
+     "self.least.copy_(torch.minimum(self.least, x.flatten(1).amin(0)) if self.training else self.least)"),
+])  # fmt: skip
+def test_of_what_is_right_nothing_is_said(init, forward, tmp_path, capsys):
+    result = run_file(tmp_path, "--value_bits", "16", "--updating_ratio", "0.5", text=module(init, forward))
+    assert capsys.readouterr().err == "" and result.rows[0]["sent"] and replayed(result.folder)
+
+
+def test_a_weight_that_a_pass_changes_is_named_before_a_checkpoint_saves_it(tmp_path, monkeypatch, capsys):
+    """From behind it, a resumed run would take it for one that was trained."""
+    saved, save = [], Checkpoints.save
+    monkeypatch.setattr(Checkpoints, "save", lambda self, state: (saved.append(state), save(self, state)))
+    change = "self.calls += self.training\n        if self.calls == 3: self.layer.weight.data[0, 0] += 0.1"
+    (tmp_path / "net.py").write_text(module("self.register_buffer('calls', torch.zeros(()))", change))
+    flags = [*SMALL, "--model", f"{tmp_path}/net.py:make", "--num_epochs", "2", "--checkpoint_interval", "0"]
+    with pytest.raises(SystemExit):
+        multiround_dpu.main([*flags, "--output_dir", str(tmp_path / "runs")])
+    assert "--model: layer.weight: a pass in training changed it" in capsys.readouterr().err
+    assert [(state["training"]["step"], state["training"]["epoch"]) for state in saved] == [(1, 1), (1, 2)]
 
 
 def test_new_networks_that_are_the_old_ones(tmp_path, capsys):

@@ -225,7 +225,14 @@ def test_of_several_full_runs_a_lossless_one_is_the_pair(tmp_path, capsys):
     make_run(tmp_path, "same_init", 1, [0.9], [250], value_bits=6)
     assert "DPU: compared with full updating of 6 bits a value" in notes_of(capsys, tmp_path), "the title says FU's"
     assert rows_of(capsys, tmp_path)[0]["difference_mean"] == "-40"
+    both = tmp_path / "both"
+    for seed in (1, 2):
+        make_run(both, "dpu", seed, [0.5], value_bits=6)
+        make_run(both, "same_init", seed, [0.9], value_bits=6)
+    make_run(both, "same_init", 1, [0.6])
+    assert "DPU, value_bits 6 / FU, value_bits 6: seed 2: compared with full updating of 6 bits a value" in notes_of(capsys, both)
     make_run(tmp_path, "same_init", 1, [0.6], [1000])
+    shutil.rmtree(both)
     rows = {row["method"]: row for row in rows_of(capsys, tmp_path)}
     assert [rows[name]["difference_mean"] for name in ("DPU, value_bits 6", "FU, value_bits 6", "FU")] == ["-10", "30", "0"]
     text = table_of(capsys, tmp_path)

@@ -165,6 +165,22 @@ def test_what_one_process_alone_meets_it_says_itself(tmp_path):
     assert re.match(rf"multiround_dpu.py: process 1: error: --sign_key is {tmp_path}/missing, which", second[0][1])
 
 
+@pytest.mark.parametrize("flags, words", [
+    ("--model {}/net.py:Net", "process 1: error: --model is {}/net.py:Net, but there is no file"),
+    ("--output_dir {}/file/runs", "process 1: error: --output_dir is {}/file/runs, but {}/file is a file"),
+    ("--updating_ratio 2", ""),
+])  # fmt: skip
+def test_what_flags_say_of_one_machine_its_process_says(flags, words, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    torchrun = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in torchrun.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit):
+        multiround_dpu.main(["--dataset", "digits", *flags.replace("{}", str(tmp_path)).split()])
+    err = capsys.readouterr().err
+    assert words.replace("{}", str(tmp_path)) in err and err.count("\n") == bool(words)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_lost_process_ends_the_run_and_another_number_goes_on(tmp_path, lost):

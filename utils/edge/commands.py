@@ -18,7 +18,7 @@ from utils.message.container import most_bytes, read_sign_key, split_messages, u
 from utils.message.streams import BaseMissingError, NothingNewError, UpdateFormatError
 from utils.message.update import Update, sent_by_layer
 from utils.schema import Schema
-from utils.system.files import make_folder, naming, write_atomic
+from utils.system.files import is_leftover, make_folder, naming, remove_leftovers, write_atomic
 from utils.system.terminal import columns
 
 _NOTHING_NEW, _BASE_MISSING = 3, 4  # exit statuses
@@ -136,15 +136,17 @@ def catch_up(args: argparse.Namespace) -> int:
 
 
 def bundle(args: argparse.Namespace) -> None:
-    """Copy the files that a device needs into a new folder: this program without `predict`."""
+    """Copy the files that a device needs into a folder, new or left by a call that was cut short: all but `predict`."""
     contents = device_contents()
     for path in args.to.rglob("*"):  # what a call that was cut short has left may stay
         known = contents.get(path.relative_to(args.to))
-        if not path.is_dir() and not (path.is_file() and path.read_bytes() == known):
+        ours = known is not None and path.is_file() and path.read_bytes() == known
+        if not (path.is_dir() or ours or is_leftover(path.name)):
             raise Refused(f"{path} is no part of this bundle; choose another folder")
     for file, data in contents.items():
         make_folder((args.to / file).parent)
         write_atomic(args.to / file, data)
+    remove_leftovers(args.to)
     size = f"{len(contents)} files, {sum(map(len, contents.values())):,} bytes"
     print(*contents, sep="\n")
     print(f"{args.to}: {size}; pip install -r requirements.txt there, Python 3.10 or newer")

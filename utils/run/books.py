@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from utils.flat import FlatParameters, sha256
-from utils.link import Link, read_shipped
+from utils.link import Link, read_initial
 from utils.rounds import EdgeCopy
 from utils.run.checkpoint import CheckpointError, Checkpoints, fits, pack
 from utils.run.folder import ResultsError, RunFolder, RunResult, config_digest, digest_of
@@ -92,7 +92,7 @@ class Books:
 
         digest  of that network; None: the checkpoint, of earlier code, does not say
         """
-        for network in (read_shipped(self.folder.initial, Schema(self.config["layers"]), drawn.device), drawn):
+        for network in (read_initial(self.folder.initial, Schema(self.config["layers"]), drawn.device), drawn):
             if network is not None and digest in (None, sha256(network)):
                 return network
         problem = "is missing or damaged, and another initial network is drawn here"

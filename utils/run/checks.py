@@ -8,7 +8,7 @@ from typing import Any
 from utils import reinit
 from utils.modes import MODES, PRUNING
 from utils.run.settings import Settings
-from utils.system.errors import UsageError
+from utils.system.errors import MachineError, UsageError
 from utils.system.references import no_file_for, split_reference
 from utils.training.recipes import DEFAULTS, defaults_of, overrides_of
 
@@ -75,7 +75,7 @@ def _check_model(settings: dict[str, Any]) -> None:
 
 def _check_file(flag: str, reference: str) -> None:
     if problem := no_file_for(reference):
-        raise UsageError(f"--{flag} is {reference}, but {problem}")
+        raise MachineError(f"--{flag} is {reference}, but {problem}")
 
 
 def _check_criterion(settings: dict[str, Any]) -> None:
@@ -185,7 +185,7 @@ def check_folder(name: str, path: Path) -> None:
     for part in (path, *path.parents):
         if os.path.exists(part):  # unlike Path.exists, False for what may not be looked at
             if not os.path.isdir(part):
-                raise UsageError(f"{name} is {path}, but {part} is a file: name a folder")
+                raise MachineError(f"{name} is {path}, but {part} is a file: name a folder")
             return
 
 

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import shutil
+import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -12,7 +13,7 @@ from utils.run.checks import settle
 from utils.run.flags import ALIASES, FLAGS, GROUPS
 from utils.run.settings import Settings
 from utils.system.errors import UsageError
-from utils.system.processes import is_rank0
+from utils.system.processes import is_rank0, launched_as
 
 
 class Parser(argparse.ArgumentParser):
@@ -91,4 +92,11 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str], given: dict[str,
                 raise UsageError(f"--{name} and {name}= both say which: leave one out")
         return settle({**vars(parser.parse_args(argv)), **(given or {})})
     except UsageError as error:
-        parser.error(str(error))
+        end(parser, str(error), error.of_one_process)
+
+
+def end(parser: argparse.ArgumentParser, text: str, of_one_process: bool = True) -> NoReturn:
+    """End with one line on stderr: that of rank 0 and, where others may meet something else, theirs."""
+    if of_one_process and not is_rank0():
+        print(f"{parser.prog}: process {launched_as()[0]}: error: {' '.join(text.splitlines())}", file=sys.stderr)
+    parser.error(text)

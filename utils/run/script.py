@@ -4,12 +4,11 @@ import os
 import signal
 import sys
 import warnings
-from argparse import ArgumentParser
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from utils.system import own_code
 from utils.system.errors import UserError, lacks_memory, packages_needed
-from utils.system.processes import Interrupted, StopAsked, interrupts_wait, is_rank0, launched_as
+from utils.system.processes import Interrupted, StopAsked, interrupts_wait, is_rank0
 from utils.system.streams import forgiving_streams
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ def run(
     with forgiving_streams(), warnings.catch_warnings():
         warnings.showwarning = _show_warning
         with packages_needed(prog):
-            from utils.run.options import build_parser, parse
+            from utils.run.options import build_parser, end, parse
         parser = build_parser(prog, description)
         if dataset is not None and not isinstance(getattr(dataset, "name", None), str):
             parser.error(f"dataset= is a {type(dataset).__name__}: give what data.datasets.from_arrays makes")
@@ -44,9 +43,9 @@ def run(
 
             return run_experiment(settings, [prog, *argv], model, dataset)
         except UserError as error:
-            _end(parser, f"{error}{error.advice.format(again=_again(settings))}", error.of_one_process)
+            end(parser, f"{error}{error.advice.format(again=_again(settings))}", error.of_one_process)
         except OSError as error:
-            _end(parser, f"{error.filename or 'a file'} cannot be used ({error.strerror or error})")
+            end(parser, f"{error.filename or 'a file'} cannot be used ({error.strerror or error})")
         except StopAsked as asked:
             name = signal.Signals(asked.number).name
             parser.exit(128 + asked.number, f"\nstopped by {name}: a checkpoint is saved, {_again(settings)} goes on\n")
@@ -55,19 +54,12 @@ def run(
         except Exception as error:
             if lacks_memory(error):
                 ways = "fewer or smaller images, --stream, a smaller network or a smaller --train_batch_size"
-                _end(parser, f"the memory of this machine, or of its --device, does not suffice: take {ways}")
+                end(parser, f"the memory of this machine, or of its --device, does not suffice: take {ways}")
             fault = own_code.fault_in(error)
             if fault is None:  # it is ours, or a package is missing that is needed only now
                 with packages_needed(prog):
                     raise
-            _end(parser, fault)
-
-
-def _end(parser: ArgumentParser, text: str, of_one_process: bool = True) -> NoReturn:
-    """End with one line on stderr; of several processes that of rank 0, and of others what they alone may have met."""
-    if of_one_process and not is_rank0():
-        print(f"{parser.prog}: process {launched_as()[0]}: error: {text}", file=sys.stderr)
-    parser.error(text)
+            end(parser, fault)
 
 
 def _again(settings: "Settings") -> str:

@@ -167,6 +167,11 @@ def remove_leftovers(path: Path) -> None:
                 os.unlink(os.path.join(folder, entry))
 
 
+def is_leftover(name: str) -> bool:
+    """Return whether `name` is that of a file which a killed writer left."""
+    return _LEFTOVER.fullmatch(name) is not None
+
+
 def _short(name: str) -> str:
     """Return a name, of a long one its beginning and a digest: a fleet's nodes may differ in the last letters alone."""
     if len(name) <= _NAME_LENGTH:

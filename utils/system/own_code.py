@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from utils.system.errors import UsageError, lacks_memory
+from utils.system.errors import MachineError, UsageError, lacks_memory
 from utils.system.references import no_file_for, split_reference
 from utils.system.sources import digest_of_source
 
@@ -38,7 +38,7 @@ def load(flag: str, text: str) -> Any:
     """Return what a FILE.py:NAME names. Raises UsageError if it cannot be had."""
     path, name = split_reference(text)
     if problem := no_file_for(text):
-        raise UsageError(f"--{flag} is {text}, but {problem}")
+        raise MachineError(f"--{flag} is {text}, but {problem}")
     with faults_named(f"--{flag}"):
         module = _import(path.resolve())
     try:

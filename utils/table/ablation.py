@@ -26,7 +26,7 @@ _FOR = {
     "deploy_sparsity": lambda mode: not MODES[mode].prunes,
     "deploy_epochs": lambda mode: not MODES[mode].prunes,
 }
-# What is for the swept runs and not for full updating, which other sweeps use, too, and which is lossless.
+# Full updating does not get these: other sweeps share its runs, and it is the lossless reference.
 _SWEPT_ONLY = ("overwrite", "value_bits")
 
 

@@ -52,7 +52,7 @@ class Row:
 
     @property
     def is_full(self) -> bool:
-        """Whether it is full updating that nothing else is there to compare with."""
+        """Whether it is full updating and its own reference, as there is no lossless run to compare it with."""
         return self.runs[0].mode == REFERENCE and all(pair.full is pair.run for pair in self.pairs)
 
     @property
@@ -172,9 +172,13 @@ def notes_on(rows: Sequence[Row]) -> list[str]:
         if reasons:
             counted = f"n = {row.n}" if row.pairs else "no pair"
             lacking[f"{counted}: {'; '.join(reasons)}"].append(label)
-        rounded = sorted({str(pair.full.settings["value_bits"]) for pair in row.pairs if not pair.full.lossless})
-        if rounded and not row.is_full:
-            lacking[f"compared with full updating of {' and '.join(rounded)} bits a value"].append(label)
+        rounded = defaultdict(list)
+        for pair in row.pairs:
+            if not pair.full.lossless and not row.is_full:
+                rounded[pair.full.settings["value_bits"]].append(pair.run.seed)
+        for bits, seeds in rounded.items():
+            which = "" if len(seeds) == row.n else f"{_seeds(seeds)}: "
+            lacking[f"{which}compared with full updating of {bits} bits a value"].append(label)
         runs = [*row.counted, *(pair.full for pair in row.pairs)]
         commits, codes = set().union(*(run.commits for run in runs)), [run.codes for run in runs]
         # Commits that changed nothing in the code that makes results are no mixture.

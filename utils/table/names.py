@@ -11,7 +11,7 @@ from utils.system.references import label_of
 from utils.system.terminal import printable
 from utils.table import paper
 from utils.table.commands import parser_of
-from utils.table.records import Record
+from utils.table.records import Record, plain_number
 from utils.training.recipes import defaults_of
 
 _NOT_AS_FLAGS = {"reinitialize", "signed", "rewind_fixing_ratio"}  # they have words of their own, or none
@@ -32,7 +32,7 @@ def name_parts(record: Record) -> list[str]:
         parts.append("without re-init" if reinitializes else "with re-init")
     fixing_ratio = settings.get("rewind_fixing_ratio", 1.0)
     if fixing_ratio != usual.get("rewind_fixing_ratio", 1.0):
-        parts.append("one-shot" if fixing_ratio == 1 else f"rewind_fixing_ratio {fixing_ratio:g}")
+        parts.append("one-shot" if fixing_ratio == 1 else f"rewind_fixing_ratio {plain_number(fixing_ratio)}")
     usual = {
         **usual,
         "lr": defaults_of(settings["model"])[0]["lr"],

@@ -86,9 +86,7 @@ class Record:
         """The updating ratio, or "-" where a byte budget decides on it."""
         if self.settings.get("byte_budget"):
             return "-"
-        ratio = self.settings["updating_ratio"]
-        text = f"{ratio:g}"
-        return text if float(text) == ratio else repr(ratio)
+        return plain_number(self.settings["updating_ratio"])
 
     @property
     def lossless(self) -> bool:
@@ -125,6 +123,12 @@ class Record:
 
     def total(self, name: str) -> int:
         return sum(self.column(name))
+
+
+def plain_number(value: float) -> str:
+    """Return a number in six digits, or in as many as tell it from all others."""
+    text = f"{value:g}"
+    return text if float(text) == value else repr(value)
 
 
 def folder_label(folder: Path) -> str:

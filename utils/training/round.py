@@ -149,9 +149,9 @@ class RoundTraining:
                 seconds = time.perf_counter() - began
                 self.last_epoch = Epoch(step, epoch + 1, loss, val_acc, recipe.learning_rate(epoch), rate, seconds)
                 bar.show(epoch + 1, loss, val_acc)
+                if broken := self.flat.broken(self.selected, before):  # before a checkpoint saves it
+                    raise UserError(f"--model: {broken}")
                 self.on_epoch(self)
-        if broken := self.flat.broken(self.selected, before):
-            raise UserError(f"--model: {broken}")
         self.trainer.group.assert_same(f"the networks after step {step} of round {self.number}", self.flat.vector)
 
     def validate(self) -> float:
