@@ -499,7 +499,7 @@ def test_names_that_are_not_there(tmp_path, capsys):
         ("resnet", "; did you mean resnet56, or torchvision:resnet?"),
         ("/tmp/net.py", "; a network in a file of yours is /tmp/net.py:NAME, with the name of its function or class"),
         ("net:make", "; a network in a file of yours is net.py:NAME, with the name of its function or class"),
-        ("torchvision:resnet18", "expected input[2, 1, 8, 8] to have 3 channels, but got 1 channels instead"),
+        ("torchvision:resnet18", "expected input[1, 1, 8, 8] to have 3 channels, but got 1 channels instead"),
     ):
         with pytest.raises(SystemExit) as stop:
             multiround_dpu.main(["--dataset", "digits", "--model", model, "--output_dir", str(tmp_path)])
