@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import multiround_dpu
 from data.datasets import load_dataset
-from tests.script_runs import ROOT, SMALL, without_time
+from tests.script_runs import ROOT, SMALL, weights_of, without_time
 from utils.edge import EdgeNode
 from utils.edge.state_file import read_state
 from utils.system.errors import UsageError
@@ -81,16 +81,19 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
         join("cuda")
 
 
-def start(number, *flags, more=None):
-    """Start the processes of a run by the variables that torchrun sets, rank 1 with `more`; returns them by rank."""
+def start(number, *flags, more=None, code=None):
+    """Start the processes of a run by the variables that torchrun sets; returns them by rank.
+
+    more, code  of rank 1: further flags, and what it runs in place of the script
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {**os.environ, "WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [sys.executable, "multiround_dpu.py", *flags]
+    script = ["multiround_dpu.py"]
     return [
         subprocess.Popen(
-            command + (more or []) * (rank == 1),
+            [sys.executable, *(["-c", code] if code and rank == 1 else script), *flags, *(more or []) * (rank == 1)],
             cwd=ROOT,
             env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
             text=True,
@@ -138,6 +141,28 @@ def test_two_processes_train_as_one_does(tmp_path, flags):
         assert got["updated_weights"] == expected["updated_weights"]
     for got, expected in zip(selections(folder), selections(one.folder), strict=True):
         assert np.isin(got, expected).mean() > 0.97
+
+
+def test_all_begin_with_the_network_of_rank_0(tmp_path):
+    """Another kind of processor, or version of torch, may draw another."""
+    code = """
+import sys
+import multiround_dpu, utils.run.plan
+build = utils.run.plan.build_model
+def drawn_elsewhere(*args, **more):
+    model = build(*args, **more)
+    for parameter in model.parameters():
+        parameter.data *= 1 + 1e-6
+    return model
+utils.run.plan.build_model = drawn_elsewhere
+multiround_dpu.main(sys.argv[1:])
+"""
+    (_, errors), status = finish(start(2, *FLAGS, "--max_rounds", "1", "--output_dir", str(tmp_path / "a")))[0]
+    assert status == 0, errors
+    for (_, errors), status in finish(start(2, *FLAGS, "--max_rounds", "1", "--output_dir", str(tmp_path / "b"), code=code)):
+        assert status == 0, errors
+    one, other = (the_run(tmp_path / name) for name in "ab")
+    assert weights_of(one) == weights_of(other)
 
 
 def test_the_others_are_silent_and_write_nothing(tmp_path):
