@@ -54,12 +54,12 @@ class Link:
         rounds, applied  of the messages sent: their rounds and checksums; files of others were never saved and go
         Raises UserError if a message is missing or another one.
         """
-        node = self.node
         self._updates.mkdir(exist_ok=True)
+        node = self.node
         write_state(self._initial_file, node.schema, node.initial, node.run, node.inputs)
         if len(rounds) != len(applied):
-            counts = f"rounds.csv has {len(rounds)} messages, the checkpoint {len(applied)}"
-            raise UserError(f"{self._updates.parent}: {counts}: start anew with --overwrite")
+            reason = f"rounds.csv has {len(rounds)} messages, the checkpoint {len(applied)}"
+            raise UserError(f"{self._updates.parent}: {reason}: start anew with --overwrite")
         expected = {self._path(number): digest for number, digest in zip(rounds, applied, strict=True)}
         for path, digest in expected.items():
             if not path.is_file() or not is_message(path.read_bytes(), digest):
@@ -174,8 +174,8 @@ class Outgoing:
             draft = self._shortened(network, selected if ranking is None else ranking, mask_seed, size)
             if draft is None:
                 return None
-        whole = size is None or size <= most
-        return Candidate(network if self.lossless and whole else self._link.to_tensor(draft.result), draft)
+        unchanged = self.lossless and (size is None or size <= most)
+        return Candidate(network if unchanged else self._link.to_tensor(draft.result), draft)
 
     @denormals(flushed=False)
     def as_many_as_fit(self, network: Tensor, ranking: Tensor) -> int:
