@@ -186,7 +186,7 @@ def test_neurons_that_move_one_way_cost_less_than_a_bit_a_sign():
 def variances(old):
     zeros = np.zeros(len(old), dtype=np.int64)
     sites = Sites(zeros, np.arange(len(old)), zeros, [Geometry(1, len(old), 1)])
-    return Place(np.float32(old), sites, True, np.ones(len(old), dtype=bool))
+    return Place(np.float32(old), sites, np.ones(len(old), dtype=bool))
 
 
 def test_a_variance_changes_by_hand():

@@ -75,8 +75,8 @@ class Draft:
     def as_sparse(self) -> Draft:
         """Return the same update without the weights that stay what they are, also when rounded; sparse."""
         kept = differing(self.result[self.selected], self.start[self.selected])
-        coding = replace(self.coding, kind="sparse")
-        return replace(self, coding=coding, selected=self.selected[kept], weights=self.weights.keep(kept))
+        coding, weights = replace(self.coding, kind="sparse"), replace(self.weights, numbers=self.weights.numbers[kept])
+        return replace(self, coding=coding, selected=self.selected[kept], weights=weights)
 
 
 def draft_update(
@@ -188,5 +188,5 @@ def _places(schema: Schema, start: np.ndarray, selected: np.ndarray) -> tuple[Pl
         index = np.concatenate([tensor[:0], *(np.arange(entry.size) for entry in entries)])
         sites = Sites(tensor, index, group[tensor], [Geometry(1, entry.size, 1) for entry in entries])
         variance = np.array([name == "running_var" for name in names], dtype=bool)[tensor]
-        places.append(Place(old, sites, role == "buffer", variance if role == "buffer" else None))
+        places.append(Place(old, sites, variance if role == "buffer" else None))
     return tuple(places)

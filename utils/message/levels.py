@@ -98,8 +98,12 @@ class _Counts:
         which = slice(None) if few else sets
         seen = self.seen[which]
         excess = (_ONE * self.classes[which] - seen * scale[self._tensor[which]]) // (seen + 2)
-        odds = self.weight * balance(seen, self.signs[which])
+        odds = self.sign_odds(which)
         return (excess.take(sets), odds.take(sets)) if few else (excess, odds)
+
+    def sign_odds(self, which: slice | np.ndarray = slice(None)) -> np.ndarray:
+        """Return by set the weighted log odds of a positive sign."""
+        return self.weight * balance(self.seen[which], self.signs[which])
 
 
 def balance(seen: np.ndarray, signs: np.ndarray) -> np.ndarray:
@@ -157,9 +161,9 @@ class _LevelModel:
             magnitude = np.abs(q)
             given = self._class_of[magnitude]
         scale = self._scale()
-        likely, odds = scale[tensor], old_sign * self._sign_odds(self._by_group)[group]
+        likely, odds = scale[tensor], old_sign * self._by_group.sign_odds()[group]
         if near is not None:
-            odds += np.sign(near) * self._sign_odds(self._by_near)[np.abs(near) - 1]
+            odds += np.sign(near) * self._by_near.sign_odds()[np.abs(near) - 1]
         for counts, which in zip(self._axes, sets, strict=True):
             excess, more = counts.effects(which, scale)
             likely += excess
@@ -184,11 +188,6 @@ class _LevelModel:
         counts = self._tensors
         of_all = (_ONE * counts.classes.sum() + _FIRST_SCALE) // (counts.seen.sum() + 1)
         return (_ONE * counts.classes + 4 * of_all) // (counts.seen + 4)
-
-    @staticmethod
-    def _sign_odds(counts: _Counts) -> np.ndarray:
-        """Return by set the weighted log odds of a positive sign."""
-        return counts.weight * balance(counts.seen, counts.signs)
 
     def _place(
         self, coder: StreamWriter, class_: np.ndarray, group: np.ndarray, magnitude: np.ndarray | None

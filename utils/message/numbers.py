@@ -71,16 +71,13 @@ def _floats(symbols: np.ndarray, mantissa: np.ndarray, old: np.ndarray, max_clas
     delta_class = np.where(rank >= 0, 0, (symbols + 1) // 2)
     size = np.where(delta_class > 0, mantissa + (1 << np.maximum(delta_class - 1, 0)), 0)
     ordered = _ordered(old_bits) + np.where(symbols & 1, size, -size)
-    return np.where(rank >= 0, new_bits, _unordered(ordered)).astype(np.uint32).view(np.float32)
+    near_bits = np.where(ordered < 0, (1 << 31) - 1 - ordered, ordered) & 0xFFFFFFFF
+    return np.where(rank >= 0, new_bits, near_bits).astype(np.uint32).view(np.float32)
 
 
 def _ordered(bits: np.ndarray) -> np.ndarray:
     """Return integers in the order of the floats of these bits; -0.0 comes just below +0.0."""
     return np.where(bits >> 31, (1 << 31) - 1 - bits, bits)
-
-
-def _unordered(ordered: np.ndarray) -> np.ndarray:
-    return np.where(ordered < 0, (1 << 31) - 1 - ordered, ordered) & 0xFFFFFFFF
 
 
 def _choose_symbols(old: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -93,7 +90,7 @@ def _choose_symbols(old: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.nd
     exponent, sign = new >> 23 & 255, (new ^ old) >> 31 & 1
     direct = 1 + 2 * MAX_DELTA_CLASS + 2 * exponent + sign
     near = np.where(difference == 0, 0, 2 * delta_class - (difference > 0))
-    best = None
+    choices = []
     for max_class in (0, MAX_DELTA_CLASS):
         symbols = np.where(delta_class <= max_class, near, direct)
         p = np.bincount(symbols) / len(symbols)
@@ -101,9 +98,8 @@ def _choose_symbols(old: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.nd
         cost = raw - len(symbols) * (p[p > 0] @ np.log2(p[p > 0])) + 4 * np.count_nonzero(p)
         used = exponent[delta_class > max_class]
         span = np.array([max_class, used.min(initial=0 if not len(used) else 255), used.max(initial=0)])
-        if best is None or cost < best[0]:
-            best = cost, span, symbols
-    return best[1:]
+        choices.append((cost, span, symbols))
+    return min(choices, key=lambda choice: choice[0])[1:]
 
 
 def to_bfloat16(x: np.ndarray) -> np.ndarray:

@@ -146,7 +146,8 @@ class LayerState:
         self.sparse = sparse
         self.size = g.size if sparse is None else sparse.size
         self.count = count
-        self.level = density(count, self.size)
+        # The log2 odds, in 1/256, that a weight is selected: some are, but not all.
+        self.level = int(log2_fixed(count) - log2_fixed(self.size - count))
         walked = changed if sparse is None else changed[sparse.mask]
         self.changed = changed if walked.any() and not walked.all() else None
         kernel = np.arange(g.kernel + 1)
@@ -222,11 +223,6 @@ class LayerState:
             changed = self.changed[p.flat].astype(np.intp)
             self.changed_seen += np.bincount(changed, minlength=2)
             self.changed_selected += np.bincount(changed[ones], minlength=2)
-
-
-def density(count: int, size: int) -> int:
-    """Return the log2 odds, in 1/256, that a weight is selected, if `count` of `size` are: some, but not all."""
-    return int(log2_fixed(count) - log2_fixed(size - count))
 
 
 def weighted(weight: int, effect: np.ndarray) -> np.ndarray:

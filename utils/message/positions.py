@@ -63,7 +63,8 @@ def code_mask(
         if mask is not None:
             _write_layer(coder, state, _flip(mask[layer.part], flipped, within))
             continue
-        part = coded[layer.part] = _flip(_read_layer(coder, state), flipped, within)
+        read = mask_passes if coder.raw(np.array([1]), None)[0] == _BY_MODEL else _code_plain
+        part = coded[layer.part] = _flip(read(state, coder, None), flipped, within)
         if np.count_nonzero(part) != count:
             raise UpdateFormatError(f"{np.count_nonzero(part)} weights are selected where {count} were announced")
     return coded
@@ -86,13 +87,7 @@ def _write_layer(coder: StreamWriter, state: LayerState, mask: np.ndarray) -> No
     if meter.cost >= costs @ (state.size - state.count, state.count):
         coder.back_to(before)
         coder.raw(np.array([1]), np.array([_PLAIN]))
-        _code_plain(coder, state, mask)
-
-
-def _read_layer(coder: StreamWriter, state: LayerState) -> np.ndarray:
-    """Return the mask of one layer."""
-    way = coder.raw(np.array([1]), None)[0]
-    return mask_passes(state, coder, None) if way == _BY_MODEL else _code_plain(coder, state, None)
+        _code_plain(state, coder, mask)
 
 
 class _Meter:
@@ -107,7 +102,7 @@ class _Meter:
         return self._coder.bits(logits, bits)
 
 
-def _code_plain(coder: StreamWriter, state: LayerState, mask: np.ndarray | None) -> np.ndarray:
+def _code_plain(state: LayerState, coder: StreamWriter, mask: np.ndarray | None) -> np.ndarray:
     """Pass a mask through `coder` as independent bits of one density; return it."""
     coded = np.zeros(state.geometry.size, dtype=bool)
     for start in range(0, len(coded), _PLAIN_BITS):

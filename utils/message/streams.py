@@ -86,7 +86,7 @@ class StreamWriter:
 
     def bits(self, logits: np.ndarray, bits: np.ndarray | None) -> np.ndarray:
         """Code bits whose log2 odds of being 1 are logits / 256."""
-        return self.symbols(_bit_frequencies(logits), bits).astype(bool)
+        return self.symbols(PROBABILITIES.take(logits + _LOGIT_MAX, axis=0, mode="clip"), bits).astype(bool)
 
     def symbols(self, frequencies: np.ndarray, symbols: np.ndarray | None) -> np.ndarray:
         """Code numbers below A; `frequencies` is (len(symbols), A) float32, positive."""
@@ -173,10 +173,6 @@ class StreamReader(StreamWriter):
 
 def _least_bytes(count: int, alphabet: int) -> int:
     return -((_FREE_WORK - count * (alphabet - _SMALL_ALPHABET)) // _WORK_OF_A_BYTE)
-
-
-def _bit_frequencies(logits: np.ndarray) -> np.ndarray:
-    return PROBABILITIES.take(logits + _LOGIT_MAX, axis=0, mode="clip")
 
 
 class SymbolModel:

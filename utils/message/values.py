@@ -30,15 +30,13 @@ _STEP_SAMPLE = 1 << 16  # changes of a tensor by which its step is chosen
 class Place:
     """What both sides know of the values in a section.
 
-    old         float32
-    sites       where each is; those of a tensor share a quantisation step
-    statistics  whether these are BatchNorm's running means and variances
-    variance    which of them are variances, (len(old),) bool; None: none
+    old       float32
+    sites     where each is; those of a tensor share a quantisation step
+    variance  which of BatchNorm's running statistics are variances, (len(old),) bool; None: these are no statistics
     """
 
     old: np.ndarray
     sites: Sites
-    statistics: bool = False
     variance: np.ndarray | None = None
 
 
@@ -49,17 +47,13 @@ class CodedValues:
     numbers: np.ndarray
     steps: np.ndarray | None = None
 
-    def keep(self, kept: np.ndarray) -> CodedValues:
-        """Return those where `kept`, a mask, says so; each tensor keeps its step."""
-        return CodedValues(self.numbers[kept], self.steps)
-
 
 def draft_values(bits: int, place: Place, new: np.ndarray) -> tuple[CodedValues, np.ndarray]:
     """Return the coded form of `new`, and what it decodes to. Raises ValueError if a change overflows float32."""
     if bits == 32:
         return CodedValues(new), new
     with np.errstate(over="ignore"):
-        change = new if place.statistics and bits == 16 else new - place.old
+        change = new if place.variance is not None and bits == 16 else new - place.old
     if place.variance is not None and bits < 16:
         change[place.variance] = (_log2_bits(new) - _log2_bits(place.old))[place.variance]
     if not np.isfinite(change).all():
@@ -117,7 +111,7 @@ def _decoded(bits: int, place: Place, coded: CodedValues) -> np.ndarray:
     """Return what both sides make of coded values; in float32, each operation rounded by itself."""
     if bits == 16:
         values = from_bfloat16(coded.numbers)
-        return values if place.statistics else place.old + values
+        return values if place.variance is not None else place.old + values
     steps = from_bfloat16(coded.steps)[place.sites.tensor]
     values = place.old + coded.numbers.astype(np.float32) * steps
     if place.variance is not None:
