@@ -14,8 +14,6 @@ from utils.message.container import unpack_message
 from utils.message.streams import TooCheapError, UpdateFormatError
 from utils.message.update import encode_update
 
-_BASES = Base(), Base(reinitialize=True)
-
 
 def catch_up(node: EdgeNode, missed: Sequence[bytes]) -> bytes:
     """Return messages, one behind another, that bring a copy of `node` to exactly where all of `missed` would.
@@ -30,7 +28,7 @@ def catch_up(node: EdgeNode, missed: Sequence[bytes]) -> bytes:
     headers = [unpack_message(data).header for data in missed]
     last = len(missed) - 1
     served = max((i for i, header in enumerate(headers) if header.serve), default=last)
-    parts, node, begin = [], _copy(node), 0
+    parts, begin = [], 0
     for end in sorted({served, last}):
         goal = _after(node, missed[begin : end + 1])
         ways = [*_without_detours(node, missed[begin : end + 1]), *_made_anew(node, goal, headers[end].kind)]
@@ -64,7 +62,7 @@ def _made_anew(node: EdgeNode, goal: EdgeNode, last_kind: str) -> Iterator[list[
     kinds = {"pruned"} if deploys else {"sparse", "pruned"} if last_kind == "pruned" else {"sparse"}
     serve = goal.serving is goal.line
     for coding in (Coding(kind, deploys=deploys) for kind in sorted(kinds)):
-        for base in _BASES:
+        for base in (Base(), Base(reinitialize=True)):
             draft = draft_update(node.shared, goal.line, coding, base, selected)
             try:
                 yield [encode_update(draft, round=goal.round, serve=serve, sign_key=node.key)]
@@ -80,14 +78,9 @@ def _leads_to(goal: EdgeNode, node: EdgeNode, messages: Sequence[bytes]) -> bool
 
 
 def _after(node: EdgeNode, messages: Sequence[bytes]) -> EdgeNode:
-    """Return what becomes of a copy of `node`."""
-    node = _copy(node)
-    for data in messages:
-        node.receive(data)
-    return node
-
-
-def _copy(node: EdgeNode) -> EdgeNode:
+    """Return what becomes of a copy of `node`, which is in no file."""
     node = copy(node)
     node.path = None
+    for data in messages:
+        node.receive(data)
     return node

@@ -17,7 +17,6 @@ from utils.edge.state_file import read_schema, read_tensors
 from utils.message.container import most_bytes, read_sign_key, split_messages, unpack_message
 from utils.message.streams import BaseMissingError, NothingNewError, UpdateFormatError
 from utils.message.update import Update, sent_by_layer
-from utils.schema import Schema
 from utils.system.files import is_leftover, make_folder, naming, remove_leftovers, write_atomic
 from utils.system.terminal import columns
 
@@ -26,11 +25,11 @@ _MOST_BYTES = 1 << 30  # of a message whose network is not known
 
 
 class Refused(Exception):
-    """What goes to stderr, in one line, and the exit status; `reason` is why a message was refused."""
+    """What goes to stderr, in one line, and the exit status."""
 
-    def __init__(self, text: str, reason: UpdateFormatError | None = None, status: int = 2):
+    def __init__(self, text: str, status: int = 2):
         super().__init__(text)
-        self.reason, self.status = reason, status
+        self.status = status
 
 
 def init(args: argparse.Namespace) -> None:
@@ -50,13 +49,15 @@ def apply(args: argparse.Namespace) -> int:
         node = EdgeNode.load(args.node, key=key)
         for path in args.messages:
             try:
-                update = _receive(node, path)
-            except Refused as refused:
-                if isinstance(refused.reason, BaseMissingError):
-                    raise Refused(f"{refused}; {_way_out(node)}", refused.reason, _BASE_MISSING) from None
-                if args.strict or not isinstance(refused.reason, NothingNewError):
-                    raise
-                print(f"{refused}; skipped")
+                update = node.receive(_read(path, node.most_bytes))
+            except BaseMissingError as error:
+                since = "shipped" if node.round < 0 else node.round
+                way = f"catch up: python -m utils.edge catch_up RUN_FOLDER --from {since} --out FILE.dpu"
+                raise Refused(f"{path}: {error}; {way}", _BASE_MISSING) from None
+            except UpdateFormatError as error:
+                if args.strict or not isinstance(error, NothingNewError):
+                    raise Refused(f"{path}: {error}") from None
+                print(f"{path}: {error}; skipped")
                 continue
             state = "serving" if update.header.serve else "standing by"
             print(f"{path}: applied, round {update.header.round}, {update.selected.size:,} weights, {state}")
@@ -71,7 +72,8 @@ def status(args: argparse.Namespace) -> None:
 
 def show(args: argparse.Namespace) -> None:
     """Print a readable account of each message."""
-    schema_in, deployed_in = cache(_schema_in), cache(_deployed_in)  # the messages of a run share them
+    # The messages of a run share them.
+    schema_in, deployed_in = cache(lambda file: read_schema(file, read_tensors(file)[1])), cache(_deployed_in)
     for path in args.messages:
         run = path.resolve().parent.parent
         file = args.node or run / "initial.safetensors"
@@ -177,15 +179,6 @@ def _named(number: int) -> str:
     return "the network as shipped" if number < 0 else f"round {number}"
 
 
-def _way_out(node: EdgeNode) -> str:
-    since = "shipped" if node.round < 0 else node.round
-    return f"catch up: python -m utils.edge catch_up RUN_FOLDER --from {since} --out FILE.dpu"
-
-
-def _schema_in(file: Path) -> Schema:
-    return read_schema(file, read_tensors(file)[1])
-
-
 def _deployed_in(file: Path, run: Path) -> np.ndarray | None:
     """Return the weights of the sparse network that a message is for: a node's, or else those of the message's run."""
     return EdgeNode.load(file).deployed if "node" in read_tensors(file)[1] else deployed_in_run(run)
@@ -195,7 +188,7 @@ def _receive(node: EdgeNode, path: Path) -> Update:
     try:
         return node.receive(_read(path, node.most_bytes))
     except UpdateFormatError as error:
-        raise Refused(f"{path}: {error}", error) from None
+        raise Refused(f"{path}: {error}") from None
 
 
 def _read(path: Path, most: int) -> bytes:

@@ -51,9 +51,8 @@ def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str
         for name, info in header.items():
             start, end = info["data_offsets"]
             numbers = [start, end, *info["shape"]]
-            if info["dtype"] != "F32" or any(type(number) is not int or number < 0 for number in numbers):
-                raise ValueError(f"tensor {name!r}")
-            if end - start != 4 * math.prod(info["shape"]):
+            sound = info["dtype"] == "F32" and all(type(number) is int and number >= 0 for number in numbers)
+            if not sound or end - start != 4 * math.prod(info["shape"]):
                 raise ValueError(f"tensor {name!r}")
             parts.append((start, end))
             values = np.frombuffer(data, dtype="<f4", count=(end - start) // 4, offset=start)
