@@ -10,10 +10,9 @@ import pytest
 from tests.made_up_runs import make_run
 from tests.script_runs import NUM_WEIGHTS, ROOT
 from utils.table.collate import Sweep, collate, make_row
-from utils.table.output import export, without_paths
+from utils.table.output import export, save_plots, without_paths
 from utils.table.pictures.curves import accuracy_figure, bytes_figure, collapsed
 from utils.table.pictures.layers import LayerCounts, as_csv, read_layer_counts
-from utils.table.pictures.plots import save_plots
 from utils.table.pictures.shares import layers_figure, read_panels
 from utils.table.pictures.style import style
 from utils.table.pictures.sweeps import sweep_figure
@@ -260,7 +259,7 @@ def test_a_plot_that_fails_costs_no_other(two_seeds, monkeypatch):
     def fail(_):
         raise RuntimeError("no\nfonts")
 
-    monkeypatch.setattr("utils.table.pictures.plots.accuracy_figure", fail)
+    monkeypatch.setattr("utils.table.output.accuracy_figure", fail)
     paths, problems = save_plots(group_in(two_seeds), two_seeds)
     assert [path.name for path in paths] == ["bytes.png"]
     assert f"{two_seeds / 'accuracy.png'} cannot be drawn (no fonts)" in problems

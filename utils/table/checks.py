@@ -60,10 +60,6 @@ def _or_none(kind: Kind) -> Kind:
     return lambda value: value is None or kind(value)
 
 
-def _one_of(names: dict) -> Kind:
-    return lambda value: _text(value) and value in names
-
-
 _SETTINGS = {
     "dataset": lambda value: _text(value) and Path(value).stem,
     "dataset_size_init": _count,
@@ -72,7 +68,7 @@ _SETTINGS = {
     "model": lambda value: _text(value) and (value in DEFAULTS or ":" in value),
     "hidden_sizes": _list(_count),
     "batch_norm": _switch,
-    "mode": _one_of(MODES),
+    "mode": lambda value: _text(value) and value in MODES,
     "updating_ratio": _above(1e-12),
     "lamda": _or_none(_share),
     "reinitialize": _switch,

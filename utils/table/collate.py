@@ -115,20 +115,15 @@ def collate(records: Sequence[Record]) -> tuple[list[Group], list[str]]:
     fulls, groups = [run for run in kept if run.mode == REFERENCE], []
     for methods in tables.values():
         rows, same = [], [list(methods[key].values()) for key in sorted(methods, key=rank)]
-        shared = _shared([runs[0] for runs in same])
+        firsts = [runs[0] for runs in same]
+        comparable = len(firsts) > 1 and any(run.mode == REFERENCE for run in firsts)
+        shared = common([name_parts(run)[1:] for run in firsts]) if comparable else []
         for runs in same:
             row = make_row(", ".join(part for part in name_parts(runs[0]) if part not in shared), runs, fulls)
             row.published = published(runs[0])
             rows.append(row)
         groups.append(Group(rows, notes_on(rows), shared))
     return groups, left_out
-
-
-def _shared(runs: Sequence[Record]) -> list[str]:
-    """Return the settings that all rows' `runs` have; none if there is one row, or none of full updating."""
-    if len(runs) == 1 or not any(run.mode == REFERENCE for run in runs):
-        return []
-    return common([name_parts(run)[1:] for run in runs])
 
 
 def make_row(name: str, runs: list[Record], fulls: Sequence[Record]) -> Row:

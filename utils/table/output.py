@@ -15,10 +15,11 @@ from utils.system.figures import save_figure
 from utils.system.files import write_atomic
 from utils.system.references import label_of
 from utils.system.terminal import printable
-from utils.table.collate import Sweep, collate
+from utils.table.collate import Group, Row, Sweep, collate
 from utils.table.commands import flag_of, joined, split_flags, value_of
+from utils.table.pictures.curves import accuracy_figure, bytes_figure
 from utils.table.pictures.layers import FILE, as_csv, read_layer_counts
-from utils.table.pictures.plots import save_plots
+from utils.table.pictures.shares import layers_figure, read_panels
 from utils.table.pictures.sweeps import sweep_figure
 from utils.table.records import NotUsable, Record, read_bytes
 from utils.table.render import describe_group, render, render_sweep, sweep_title
@@ -33,15 +34,8 @@ def present(args: Namespace, records: Sequence[Record], left_out: Sequence[str])
     """Print the tables of `records`, write what --out and --export ask for; return whether all runs were exported."""
     groups, doubles = collate(records)
     left_out = [*left_out, *doubles]
-    if args.format == "csv":  # which has no place for them
-        _note(f"left out: {line}" for line in left_out)
     rendered = partial(render_side_by_side if args.side_by_side else render, groups, left_out)
-    print(rendered(args.format))
-    if args.rounds:
-        for group in groups:
-            print(f"\n{render_rounds(describe_group(group), group.rows)}")
-    for group in groups if args.link else ():
-        print(f"\n{render_link(describe_group(group), group.rows, args.link)}")
+    _print(args, rendered, [(describe_group(group), group.rows) for group in groups], left_out)
     exported = not args.export or _export_all(records, args.export)
     if args.out:
         _write_tables(args.out, rendered)
@@ -53,21 +47,48 @@ def present(args: Namespace, records: Sequence[Record], left_out: Sequence[str])
 
 def present_sweep(args: Namespace, sweep: Sweep, left_out: Sequence[str]) -> bool:
     """Print the table of a sweep, and write it with its plot into --out; return whether all runs were exported."""
-    sweep.notes += (notes := [f"left out: {line}" for line in left_out])
-    if args.format == "csv":
-        _note(notes)
-    rendered = partial(render_sweep, sweep)
-    print(rendered(args.format))
-    if args.rounds:
-        print(f"\n{render_rounds(sweep_title(sweep), sweep.all_rows)}")
-    if args.link:
-        print(f"\n{render_link(sweep_title(sweep), sweep.all_rows, args.link)}")
+    sweep.notes += [f"left out: {line}" for line in left_out]
+    rendered, title = partial(render_sweep, sweep), sweep_title(sweep)
+    _print(args, rendered, [(title, sweep.all_rows)], left_out)
     _write_tables(args.out, rendered)
     path = args.out / "ablation.png"
-    problem = save_figure(path, lambda: sweep_figure(sweep, sweep_title(sweep)))
+    problem = save_figure(path, lambda: sweep_figure(sweep, title))
     _note([problem or f"written: {path}"])
     runs = [run for row in sweep.all_rows for run in [*row.runs, *(pair.full for pair in row.pairs)]]
     return not args.export or _export_all(runs, args.export)
+
+
+def _print(
+    args: Namespace,
+    rendered: Callable[[str], str],
+    tables: Sequence[tuple[str, Sequence[Row]]],
+    left_out: Sequence[str],
+) -> None:
+    """Print what --format, --rounds and --link ask for; `tables` are titles and rows."""
+    if args.format == "csv":  # which has no place for them
+        _note(f"left out: {line}" for line in left_out)
+    print(rendered(args.format))
+    views = [render_rounds] if args.rounds else []
+    views += [partial(render_link, link=args.link)] if args.link else []
+    for view in views:
+        for title, rows in tables:
+            print(f"\n{view(title, rows)}")
+
+
+def save_plots(group: Group, folder: Path, suffix: str = "") -> tuple[list[Path], list[str]]:
+    """Draw a group's figures into `folder`; returns the paths of those that are there, and why others are not."""
+    panels, without, problems = read_panels(group)
+    figures = {"accuracy": partial(accuracy_figure, group), "bytes": partial(bytes_figure, group)}
+    if panels:
+        figures["layers"] = partial(layers_figure, group, panels, without)
+    paths = []
+    for name, draw in figures.items():
+        path = folder / f"{name}{suffix}.png"
+        if problem := save_figure(path, draw):
+            problems.append(problem)
+        else:
+            paths.append(path)
+    return paths, problems
 
 
 def export(record: Record, to: Path) -> Path:

@@ -13,7 +13,7 @@ from utils.run.argument_types import filled, path, whole
 from utils.run.argument_types import link as link_of
 from utils.run.checks import check_folder
 from utils.run.options import Parser, help_formatter
-from utils.system.errors import UsageError
+from utils.system.errors import UsageError, UserError
 from utils.system.streams import forgiving_streams
 from utils.system.terminal import printable
 from utils.table import paper
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 _sweep(parser, argv)
             else:
                 _collate(parser, argv)
-        except (UsageError, NotUsable) as error:
+        except (UserError, NotUsable) as error:
             parser.error(str(error))
         except OSError as error:
             parser.error(f"{error.filename or 'a file'} cannot be used ({error.strerror})")

@@ -46,7 +46,9 @@ def render_sweep(sweep: Sweep, form: str) -> str:
     rows, lead = sweep.all_rows, len(sweep.flags)
     ks = {row.runs[0].ratio for row in sweep.rows}
     first = 2 if len(ks) == 1 or _SAY_K & set(sweep.flags) else 1  # what k is, if neither title nor values say it
-    lines = [(*_values(row, row in sweep.full), *_cells(row)[first:]) for row in rows]
+    lines = [(*row.values, *_cells(row)[first:]) for row in sweep.rows]
+    # Full updating has the values that change it, too.
+    lines += [(_joined(["FU", row.values[0]]), *row.values[1:], *_cells(row)[first:]) for row in sweep.full]
     table = _table((*sweep.flags, *_HEADER[first:]), lines, form, lead)
     title = _part(sweep_title(sweep), table, sweep.notes, form, sweep.epochs)
     return f"{title}\n\n{as_notes(_legend(rows), form)}"
@@ -62,12 +64,6 @@ def sweep_title(sweep: Sweep) -> str:
         {_describe_rounds(run) for run in runs},
     ]
     return f"{' x '.join(sweep.flags)}: {_joined(fact.pop() for fact in facts if len(fact) == 1)}"
-
-
-def _values(row: Row, is_full: bool) -> list[str]:
-    """Return the cells that say what the swept flags are; full updating has those that change it, too."""
-    values = list(row.values)
-    return [", ".join(filter(None, ["FU", values[0]])), *values[1:]] if is_full else values
 
 
 def describe_group(group: Group) -> str:

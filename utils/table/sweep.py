@@ -8,7 +8,6 @@ from textwrap import fill
 
 from data.errors import DatasetError
 from utils.run.results import made_by_other_code
-from utils.system.errors import UsageError
 from utils.system.own_code import own_sources, recorded_sources
 from utils.system.processes import StopAsked, interrupts_wait
 from utils.system.terminal import printable
@@ -19,12 +18,13 @@ from utils.table.jobs import Failure, Job, run_all
 from utils.table.records import NotUsable, Record, read_record
 
 
-def find_jobs(commands: Sequence[Command]) -> list[Job]:
-    """Return the runs that `commands` make, in their folders. Exits, or raises UsageError, for what they refuse."""
-    try:
-        return _locate(commands, download=True)
-    except DatasetError as error:
-        raise UsageError(str(error)) from error
+def find_jobs(commands: Sequence[Command], download: bool = True) -> list[Job]:
+    """Return the runs that `commands` make, in their folders. Exits, or raises UserError, for what they refuse."""
+    settings = [command.settings for command in commands]
+    with interrupts_wait():  # torch takes seconds to load, so only once all flags are right
+        from utils.run.identity import find_runs
+
+    return [Job(command, *run) for command, run in zip(commands, find_runs(settings, download), strict=True)]
 
 
 def missing_among(jobs: Sequence[Job]) -> list[Job]:
@@ -43,7 +43,7 @@ def _unique(jobs: Sequence[Job]) -> list[Job]:
 def list_commands(commands: Sequence[Command]) -> None:
     """Print the commands that are missing, one a line; all of them where the data is not on this machine."""
     try:
-        jobs = _locate(commands, download=False)
+        jobs = find_jobs(commands, download=False)
     except DatasetError as error:
         print(f"all {len(commands)} commands, as the data cannot be read here: {error}", file=sys.stderr)
         print(*commands, sep="\n")
@@ -53,14 +53,6 @@ def list_commands(commands: Sequence[Command]) -> None:
     print(f"{total} runs, {total - len(missing)} of them finished", file=sys.stderr)
     for job in missing:
         print(job.command)
-
-
-def _locate(commands: Sequence[Command], download: bool) -> list[Job]:
-    settings = [command.settings for command in commands]
-    with interrupts_wait():  # torch takes seconds to load, so only once all flags are right
-        from utils.run.identity import find_runs
-
-    return [Job(command, *run) for command, run in zip(commands, find_runs(settings, download), strict=True)]
 
 
 def run_missing(jobs: Sequence[Job], num_parallel: int, quiet: bool) -> list[Failure]:

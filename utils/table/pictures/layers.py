@@ -2,16 +2,11 @@
 
 import csv
 import io
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from utils.system.files import read_regular
 from utils.system.terminal import printable
 from utils.table.records import NotUsable, Record
-
-if TYPE_CHECKING:
-    from utils.schema import Schema
 
 FILE = "layers.csv"
 _HEADER = ("round", "layer", "weights", "updated")
@@ -69,28 +64,24 @@ def _parse(text: str, num_rounds: int) -> LayerCounts:
 
 
 def _decode(record: Record) -> LayerCounts:
-    from utils.schema import Schema  # with numpy, which tables do without
+    # With numpy, which tables do without.
+    from utils.edge.run_files import deployed_in_run
+    from utils.message.container import most_bytes, unpack_message
+    from utils.message.update import sent_by_layer
+    from utils.schema import Schema
 
     schema = Schema(record.config["layers"])
     if schema.num_weights > _MOST_WEIGHTS:
         raise ValueError(f"{schema.num_weights:,} weights are more than {_MOST_WEIGHTS:,}")
     names, sizes = zip(*((printable(layer.name), layer.size) for layer in schema.layers))
-    return LayerCounts(list(names), list(sizes), list(_decoded(record, schema)))
-
-
-def _decoded(record: Record, schema: "Schema") -> Iterator[list[int]]:
-    """Give the counts round by round."""
-    from utils.edge.run_files import deployed_in_run
-    from utils.message.container import most_bytes, unpack_message
-    from utils.message.update import sent_by_layer
-
-    most, deployed = most_bytes(schema.size), None
+    most, deployed, updated = most_bytes(schema.size), None, []
     for row in record.rows:
         if not row["sent"]:
-            yield [0] * len(schema.layers)
+            updated.append([0] * len(schema.layers))
             continue
         message = unpack_message(read_regular(record.folder / "updates" / f"round_{row['round']:03d}.dpu", most))
-        yield sent_by_layer(message, schema, deployed).tolist()
+        updated.append(sent_by_layer(message, schema, deployed).tolist())
         if message.header.deploys:
             read_regular(record.folder / "initial.safetensors", most)  # no pipe, and no gigabytes
             deployed = deployed_in_run(record.folder)
+    return LayerCounts(list(names), list(sizes), updated)
