@@ -12,6 +12,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,7 +36,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     beside = os.path.join(folder, f".{_short(name)}.{secrets.token_hex(8)}.tmp")
     try:
         mode = _mode_of(target)
-        with open(beside, "xb", opener=_opener(0o666 if mode is None else mode)) as file:
+        with open(beside, "xb", opener=partial(os.open, mode=0o666 if mode is None else mode)) as file:
             yield file
             file.flush()
             if mode is not None:
@@ -182,10 +183,6 @@ def _short(name: str) -> str:
 
 def _not_waiting(name: str, flags: int) -> int:
     return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
-
-
-def _opener(mode: int):
-    return lambda name, flags: os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), mode)
 
 
 def _mode_of(target: str) -> int | None:

@@ -41,7 +41,10 @@ class JsonLines:
         """Write a line; numbers that are not finite, which JSON lacks, become null."""
         if self._file is None:
             return
-        plain = {name: None if _is_odd(value) else value for name, value in values.items()}
+        plain = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in values.items()
+        }
         self._waiting += (json.dumps(plain) + "\n").encode()
         with self._harmless():
             while self._waiting:
@@ -76,7 +79,3 @@ def _is_such(line: bytes, belongs: Callable[[dict[str, Any]], bool]) -> bool:
         return isinstance(values, dict) and belongs(values)
     except (ValueError, KeyError, TypeError, RecursionError):
         return False
-
-
-def _is_odd(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)

@@ -7,7 +7,7 @@ killed process leaves behind.
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 try:
@@ -34,7 +34,8 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
         yield
     finally:
         if fcntl is not None:
-            _unlock(number)
+            with suppress(OSError):  # for workers, too, which inherit the lock and may live a little longer
+                fcntl.flock(number, fcntl.LOCK_UN)
         os.close(number)
 
 
@@ -46,11 +47,3 @@ def _lock(number: int, path: Path, wait: bool) -> None:
     except OSError as error:
         what = f"{path} cannot be locked here ({error.strerror})"
         warnings.warn(f"{what}: see that no other process uses its folder at the same time", stacklevel=4)
-
-
-def _unlock(number: int) -> None:
-    """Free the lock for workers, too: they inherit it, and may live a little longer than the block."""
-    try:
-        fcntl.flock(number, fcntl.LOCK_UN)
-    except OSError:
-        pass
