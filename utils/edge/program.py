@@ -18,11 +18,10 @@ import io
 import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 from utils.edge.commands import Refused, apply, bundle, catch_up, init, refuse_existing, replay, show, status
 from utils.edge.node import EdgeNode
-from utils.system.errors import packages_needed
+from utils.system.errors import packages_needed, path
 from utils.system.files import write_atomic
 from utils.system.streams import forgiving_streams
 from utils.system.terminal import columns, printable
@@ -64,13 +63,6 @@ class _Parser(argparse.ArgumentParser):
         raise Refused(f"{message} (see {self.prog} -h)")
 
 
-def _path(text: str) -> Path:
-    """Return a path; none for nothing, which is what a variable of a shell leaves that is not set."""
-    if not text:
-        raise argparse.ArgumentTypeError("'' names nothing")
-    return Path(text)
-
-
 def _round(text: str) -> int:
     """Return a round's number; -1 stands for the network as shipped."""
     if text == "shipped":
@@ -90,7 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
         sub.set_defaults(function=function)
         for flag, (required, help_) in files.items():
             names = dict.fromkeys((f"--{flag}", f"--{flag.replace('_', '-')}"))
-            sub.add_argument(*names, type=_path, required=required, metavar="FILE", help=help_)
+            sub.add_argument(*names, type=path, required=required, metavar="FILE", help=help_)
         return sub
 
     initial = (True, "the initial network, which a run writes as initial.safetensors")
@@ -101,24 +93,24 @@ def build_parser() -> argparse.ArgumentParser:
         command(apply, node=(True, "the node file; replaced atomically"), sign_key=sign_key),
         command(show, node=network),
     ):
-        sub.add_argument("messages", type=_path, nargs="+", metavar="FILE.dpu")
+        sub.add_argument("messages", type=path, nargs="+", metavar="FILE.dpu")
     commands.choices["apply"].add_argument("--strict", action="store_true", help="refuse messages that it would skip")
     command(status, node=(True, "the node file; it is only read"))
     sub = command(replay, out=(False, "write the rebuilt node here"), sign_key=sign_key)
-    sub.add_argument("run", type=_path, metavar="RUN_FOLDER")
+    sub.add_argument("run", type=path, metavar="RUN_FOLDER")
     sub = command(catch_up, out=(True, "the file to make"), sign_key=(False, "the key that the run signs with"))
-    sub.add_argument("run", type=_path, metavar="RUN_FOLDER")
+    sub.add_argument("run", type=path, metavar="RUN_FOLDER")
     help_ = "the last round that the node has applied, as `status` says; `shipped`: none"
     sub.add_argument("--from", dest="since", type=_round, required=True, metavar="ROUND", help=help_)
     sub.add_argument("--to", type=_round, metavar="ROUND", help="default: that of the run's last message")
     sub = command(bundle)
-    sub.add_argument("to", type=_path, metavar="DIR", help="the folder to make")
+    sub.add_argument("to", type=path, metavar="DIR", help="the folder to make")
     model_from = (True, "the run folder whose config.json says how the network is built")
     sub = command(
         predict, node=(True, "the node file"), model_from=model_from, out=(False, "write all classes here, as CSV")
     )
     help_ = "an .npz file with `images` (and `labels`) or a folder; default: what the run is tested on"
-    sub.add_argument("images", type=_path, nargs="?", metavar="IMAGES", help=help_)
+    sub.add_argument("images", type=path, nargs="?", metavar="IMAGES", help=help_)
     help_ = "the file of a network of one's own: its code runs here, so no run folder can say which it is"
     sub.add_argument("--model", metavar="FILE.py:NAME", help=help_)
     return parser

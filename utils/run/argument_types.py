@@ -5,9 +5,10 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from utils.modes import MODES
+from utils.system.errors import filled as filled  # two kinds that the edge node's flags have, too
+from utils.system.errors import path as path
 from utils.system.references import split_reference
 
 
@@ -24,17 +25,6 @@ def _number(kind: Callable, text: str, allowed: Callable, expected: str):
 def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
     expected = f"a whole number from {least} to {most}"
     return lambda text: _number(int, text, lambda value: least <= value <= most, expected)
-
-
-def path(text: str) -> Path:
-    return Path(filled(text))
-
-
-def filled(text: str) -> str:
-    """Any text, but not none: what a variable of a shell that is not set leaves."""
-    if not text:
-        raise argparse.ArgumentTypeError("'' names nothing")
-    return text
 
 
 def network(names: Sequence[str]) -> Callable[[str], str]:

@@ -1,9 +1,11 @@
 """Errors that the user can put right. Their text is one line that names flag or file, value and way out."""
 
+import argparse
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class UserError(ValueError):
@@ -21,6 +23,18 @@ class MachineError(UsageError):
     """What this machine lacks, and another one of the run may have."""
 
     of_one_process = True
+
+
+def filled(text: str) -> str:
+    """Return a flag's value, any text but none: that is what a variable of a shell leaves that is not set."""
+    if not text:
+        raise argparse.ArgumentTypeError("'' names nothing")
+    return text
+
+
+def path(text: str) -> Path:
+    """Return the path that is a flag's value."""
+    return Path(filled(text))
 
 
 def lacks_memory(error: BaseException) -> bool:

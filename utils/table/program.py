@@ -9,11 +9,11 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from utils.run.argument_types import filled, path, whole
 from utils.run.argument_types import link as link_of
+from utils.run.argument_types import whole
 from utils.run.checks import check_folder
 from utils.run.options import Parser, help_formatter
-from utils.system.errors import UsageError, UserError
+from utils.system.errors import UsageError, UserError, filled, path
 from utils.system.streams import forgiving_streams
 from utils.system.terminal import printable
 from utils.table import paper
