@@ -16,7 +16,6 @@ of ImageNet's are made up: 500x375, 375x500 and 500x333 pixels, quality 85 to 95
 import argparse
 import os
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,7 +24,7 @@ import torch
 from PIL import Image
 
 from benchmarks.command_line import one_line
-from benchmarks.throughput import describe
+from benchmarks.throughput import describe, time_turns
 from data.image_walk import SUFFIXES
 from data.streaming.batches import Reader, reading_pool
 from data.streaming.folder import which_are_whole
@@ -97,14 +96,9 @@ def main(argv: list[str] | None = None) -> None:
         with one_line(parser):
             files = find(args.folder or Path(made), args.images)
         todo = ways(files, args.image_size, args.workers)
-        rates = {name: [] for name in todo}
-        for turn in range(-1, args.repeats):  # the first one fills the file cache and starts the workers
-            for name, run in todo.items():
-                start = time.perf_counter()
-                run()
-                if turn >= 0:
-                    share = args.workers if name == "loader" else 1
-                    rates[name].append(len(files) / (time.perf_counter() - start) / share)
+        loops = {name: (run, 1) for name, run in todo.items()}
+        rates = time_turns(loops, args.repeats, 1, len(files), device)  # before, the cache is filled, workers start
+        rates["loader"] = [rate / args.workers for rate in rates["loader"]]
     size = files.sizes.mean() / 1000
     print(f"{len(files)} files of {size:,.0f} kB, cut to {args.image_size} pixels, {describe_device(device)}")
     print(f"images per second and process, median (range) of {args.repeats} turns")

@@ -21,6 +21,7 @@ from utils.training.optim import FlatOptimizer
 
 BATCH = 128
 Loop = Callable[[], None]
+flushing = denormals(flushed=True)  # as a decorator: denormals are flushed while a loop runs
 
 
 def torch_optimizer(recipe, parameters, **options) -> torch.optim.Optimizer:
@@ -165,11 +166,3 @@ def project_loops(data, model, recipe, samples, device, ratio: float, augment: b
     return {name: flushing(loop) for name, loop in loops.items()}
 
 
-def flushing(loop: Loop) -> Loop:
-    """Return `loop` with denormals flushed while it runs."""
-
-    def run() -> None:
-        with denormals(flushed=True):
-            loop()
-
-    return run

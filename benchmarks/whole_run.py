@@ -8,6 +8,7 @@ A round's time is taken as a + b * samples, fitted to the measured rounds but th
 import argparse
 import sys
 import tempfile
+from statistics import fmean, linear_regression
 
 import multiround_dpu
 from benchmarks.targets import WHOLE_RUN_MINUTES
@@ -21,11 +22,8 @@ PAPERS_FIRST = (
 
 def fit(samples: list[int], seconds: list[float]) -> tuple[float, float]:
     """Return a and b, not below 0, of `seconds = a + b * samples` by least squares."""
-    n, mean_x, mean_y = len(samples), sum(samples) / len(samples), sum(seconds) / len(seconds)
-    spread = sum((x - mean_x) ** 2 for x in samples)
-    b = sum((x - mean_x) * (y - mean_y) for x, y in zip(samples, seconds, strict=True)) / spread if n > 1 else 0.0
-    b = max(b, 0.0)
-    return mean_y - b * mean_x, b
+    b = max(linear_regression(samples, seconds).slope, 0.0) if len(samples) > 1 else 0.0
+    return fmean(seconds) - b * fmean(samples), b
 
 
 def main(argv: list[str] | None = None) -> None:
