@@ -23,8 +23,8 @@ def test_a_step_shows_images_a_second_and_what_was_measured_and_fits(capsys, clo
             clock[0] = 4000 + seconds
             bar.advance()  # 125 images in 0.01 seconds
         bar.show(1, 0.25, val_acc)
-        bar._bar.ncols, bar._bar.dynamic_ncols = 80, None
-        line = str(bar._bar)
+        bar.ncols, bar.dynamic_ncols = 80, None
+        line = str(bar)
     accuracy = "" if val_acc is None else f", val {100 * val_acc:.2f} %"
     assert line.startswith(f"{name} 2/100") and line.endswith(f", 12,500 images/s, loss 0.2500{accuracy}"), line
     assert len(line) <= 80 and "round 59 of 60" in capsys.readouterr().err
@@ -44,6 +44,6 @@ def test_an_evaluation_moves(capsys, clock):
 
 def test_a_bar_that_is_closed_leaves_nothing(capsys, clock):
     bars = Bars(4, 0, shown=True)
-    bars.step(0, 1, 3, 0, num_batches=1, num_samples=1).__exit__()
+    bars.step(0, 1, 3, 0, num_batches=1, num_samples=1).close()
     bars.close()
     assert capsys.readouterr().err.split("\r")[-2].strip() == "" and not capsys.readouterr().err

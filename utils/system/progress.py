@@ -81,27 +81,16 @@ def watched_check(done: Iterable[int], total: int, shown: bool) -> Iterator[int]
             yield number
 
 
-class _SampleBar(tqdm):
-    """A bar over batches that knows how many images a batch has."""
-
-    images = 0.0  # a batch
-
-    @property
-    def format_dict(self) -> dict:
-        facts = super().format_dict
-        done = facts["n"] - facts["initial"]
-        rate = facts["rate"] or (done / facts["elapsed"] if facts["elapsed"] else 0)
-        return {**facts, "speed": f"{rate * self.images:,.0f} images/s"}
-
-
-class StepBar:
+class StepBar(tqdm):
     """The bar of one step: it advances by batch and shows epoch, images a second, loss and accuracy."""
+
+    advance = tqdm.update
 
     def __init__(
         self, name: str, num_epochs: int, first_epoch: int, num_batches: int, num_samples: int, hidden: bool
     ):
-        self._name, self._num_epochs = name, num_epochs
-        self._bar = _SampleBar(
+        self._name, self._num_epochs, self._images = name, num_epochs, num_samples / num_batches  # a batch
+        super().__init__(
             desc=self._text(first_epoch),
             total=num_epochs * num_batches,
             initial=first_epoch * num_batches,
@@ -110,20 +99,19 @@ class StepBar:
             dynamic_ncols=True,
             bar_format="{desc:<20}{percentage:3.0f}%|{bar}| {remaining}, {speed}{postfix}",
         )
-        self._bar.images = num_samples / num_batches
-        self.advance = self._bar.update
+
+    @property
+    def format_dict(self) -> dict:
+        facts = super().format_dict
+        done = facts["n"] - facts["initial"]
+        rate = facts["rate"] or (done / facts["elapsed"] if facts["elapsed"] else 0)
+        return {**facts, "speed": f"{rate * self._images:,.0f} images/s"}
 
     def show(self, epochs_done: int, loss: float, val_acc: float | None) -> None:
         """Show the mean loss of the last epoch and, where it was measured, its validation accuracy."""
         accuracy = "" if val_acc is None else f", val {100 * val_acc:.2f} %"
-        self._bar.set_postfix_str(f"loss {loss:.4f}{accuracy}", refresh=False)
-        self._bar.set_description_str(self._text(epochs_done), refresh=False)
+        self.set_postfix_str(f"loss {loss:.4f}{accuracy}", refresh=False)
+        self.set_description_str(self._text(epochs_done), refresh=False)
 
     def _text(self, epochs_done: int) -> str:
         return f"{self._name} {min(epochs_done + 1, self._num_epochs)}/{self._num_epochs}"
-
-    def __enter__(self) -> "StepBar":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._bar.close()
