@@ -13,8 +13,6 @@ python -m utils.edge predict --node node.safetensors --model-from RUN [IMAGES] [
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import sys
 import warnings
 from collections.abc import Callable
@@ -24,7 +22,7 @@ from utils.edge.node import EdgeNode
 from utils.system.errors import packages_needed, path
 from utils.system.files import write_atomic
 from utils.system.streams import forgiving_streams
-from utils.system.terminal import columns, printable
+from utils.system.terminal import columns, csv_text, printable
 
 _MOST_ROWS = 20  # printed
 
@@ -47,9 +45,7 @@ def predict(args: argparse.Namespace) -> None:
         answers = answers_of(node, args.model_from, args.images, args.model)
     rows = [("image", "class"), *zip(answers.names, answers.classes)]
     if args.out is not None:
-        text = io.StringIO(newline="")
-        csv.writer(text, lineterminator="\n").writerows(rows)
-        write_atomic(args.out, text.getvalue().encode(errors="surrogateescape"))
+        write_atomic(args.out, csv_text(rows).encode(errors="surrogateescape"))
     shown = rows[: _MOST_ROWS + 1]
     print(columns([tuple(map(printable, row)) for row in shown], "<<"))
     if len(shown) < len(rows):

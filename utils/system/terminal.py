@@ -1,9 +1,11 @@
-"""Text for a terminal: aligned tables, and names that cannot harm it.
+"""Text for a terminal or a spreadsheet: aligned tables, CSV, and names that cannot harm it.
 
 Needs nothing but the standard library: the edge node's reports use it, too.
 """
 
-from collections.abc import Sequence
+import csv
+import io
+from collections.abc import Iterable, Sequence
 
 
 def columns(rows: Sequence[Sequence[object]], align: str, indent: str = "  ") -> str:
@@ -61,6 +63,13 @@ def printable(text: str) -> str:
     Names of foreign files would otherwise move a terminal's cursor, colour it or forge lines.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def csv_text(rows: Iterable[Sequence[object]]) -> str:
+    """Return rows of cells as CSV, a line each."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def inert(text: str) -> str:

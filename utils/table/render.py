@@ -1,12 +1,10 @@
 """Tables of collated runs as text in 80 columns, as Markdown and as CSV."""
 
-import csv
-import io
 import math
 import textwrap
 from collections.abc import Iterable, Sequence
 
-from utils.system.terminal import aligned, inert, printable
+from utils.system.terminal import aligned, csv_text, inert, printable
 from utils.table import paper
 from utils.table.collate import Group, Row, Stat, Sweep
 from utils.table.names import common, name_parts
@@ -180,19 +178,17 @@ def as_notes(notes: Sequence[str], form: str) -> str:
 
 def _csv(groups: Sequence[Group], flags: Sequence[str] = ()) -> str:
     """Return rows as CSV; those of a sweep of several flags end with the values of these."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
+    lines = [
         "data model size_init size_subseq rounds method k epochs n seeds difference_mean difference_std published "
         "served_mean served_std bytes_ratio_mean bytes_ratio_std formula_ratio_mean formula_ratio_std "
         "message_bytes_mean formula_bytes_mean".split() + list(flags)
-    )
+    ]
     for group in groups:
         for row in group.rows:
             run = row.runs[0]
             sizes = (run.settings["dataset_size_init"], run.settings["dataset_size_subseq"], len(run.rows))
             seeds = " ".join(str(counted.seed) for counted in row.counted)
-            writer.writerow([
+            lines.append([
                 inert(run.dataset), inert(describe_model(run)), *sizes, inert(", ".join([row.name, *group.shared])),
                 "" if run.ratio == "-" else run.settings["updating_ratio"],
                 run.epochs, row.n, seeds, *_numbers(row.difference),
@@ -201,7 +197,7 @@ def _csv(groups: Sequence[Group], flags: Sequence[str] = ()) -> str:
                 *(round(row.sent(kind).mean) for kind in ("message_bytes", "formula_bytes")),
                 *(map(inert, row.values) if flags else ()),
             ])  # fmt: skip
-    return text.getvalue().rstrip("\n")
+    return csv_text(lines).rstrip("\n")
 
 
 def _numbers(stat: Stat | None) -> list[str]:

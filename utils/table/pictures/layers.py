@@ -5,7 +5,7 @@ import io
 from dataclasses import dataclass
 
 from utils.system.files import read_regular
-from utils.system.terminal import printable
+from utils.system.terminal import csv_text, printable
 from utils.table.records import NotUsable, Record
 
 FILE = "layers.csv"
@@ -40,12 +40,12 @@ def read_layer_counts(record: Record) -> LayerCounts:
 
 def as_csv(counts: LayerCounts) -> str:
     """Return the content of layers.csv."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_HEADER)
-    for number, updated in enumerate(counts.updated):
-        writer.writerows([number, *row] for row in zip(counts.layers, counts.weights, updated))
-    return text.getvalue()
+    rows = [
+        (number, *row)
+        for number, updated in enumerate(counts.updated)
+        for row in zip(counts.layers, counts.weights, updated)
+    ]
+    return csv_text([_HEADER, *rows])
 
 
 def _parse(text: str, num_rounds: int) -> LayerCounts:
