@@ -5,6 +5,7 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from utils.modes import REFERENCE
 from utils.system.terminal import printable
@@ -119,16 +120,15 @@ def collate(records: Sequence[Record]) -> tuple[list[Group], list[str]]:
         comparable = len(firsts) > 1 and any(run.mode == REFERENCE for run in firsts)
         shared = common([name_parts(run)[1:] for run in firsts]) if comparable else []
         for runs in same:
-            row = make_row(", ".join(part for part in name_parts(runs[0]) if part not in shared), runs, fulls)
-            row.published = published(runs[0])
-            rows.append(row)
+            name = ", ".join(part for part in name_parts(runs[0]) if part not in shared)
+            rows.append(make_row(name, runs, fulls, published=published(runs[0])))
         groups.append(Group(rows, notes_on(rows), shared))
     return groups, left_out
 
 
-def make_row(name: str, runs: list[Record], fulls: Sequence[Record]) -> Row:
-    """Return the row of `runs`, each paired with one of `fulls` where one fits."""
-    row = Row(name, sorted(runs, key=lambda run: run.seed))
+def make_row(name: str, runs: list[Record], fulls: Sequence[Record], **more: Any) -> Row:
+    """Return the row of `runs`, each paired with one of `fulls` where one fits; `more` are its other fields."""
+    row = Row(name, sorted(runs, key=lambda run: run.seed), **more)
     for run in row.runs:
         full, reason = find_pair(run, fulls)
         if full is None:

@@ -27,7 +27,6 @@ from utils.table.views import render_link, render_rounds, render_side_by_side
 
 FORMATS = {"text": "table.txt", "markdown": "table.md", "csv": "table.csv"}  # and the files that hold them
 _PLACES = {name for flag in FLAGS.values() if flag.place for name in (flag.name, *ALIASES.get(flag.name, ()))}
-_MACHINE = ("platform",)
 
 
 def present(args: Namespace, records: Sequence[Record], left_out: Sequence[str]) -> bool:
@@ -124,7 +123,7 @@ def without_paths(config: dict[str, Any]) -> dict[str, Any]:
 
 def _start_without_paths(start: dict[str, Any]) -> dict[str, Any]:
     """Return what is recorded of a start of a run, or the whole config.json, without what tells of this machine."""
-    kept = {name: value for name, value in start.items() if name not in _MACHINE}
+    kept = {name: value for name, value in start.items() if name != "platform"}
     return {**kept, "command": _command(start.get("command", []))}
 
 

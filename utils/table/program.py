@@ -23,8 +23,6 @@ from utils.table.output import FORMATS, present, present_sweep
 from utils.table.records import NotUsable, find_run_folders, folder_label, read_record
 from utils.table.sweep import collect, find_jobs, list_commands, read_finished, run_missing
 
-_SWEEP_FLAGS = ("mode", "seeds", "jobs", "dry_run", "quiet")
-
 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
@@ -84,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _collate(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     args = parser.parse_args(argv)
-    for name in _SWEEP_FLAGS:
+    for name in ("mode", "seeds", "jobs", "dry_run", "quiet"):
         if getattr(args, name):
             parser.error(f"--{name} goes with --run or --ablate")
     if not args.folders:

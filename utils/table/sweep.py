@@ -109,12 +109,10 @@ def _rows(jobs: Sequence[Job], records: dict[Path, Record], fulls: Sequence[Reco
     for job in _unique(jobs):  # a value may be given twice, as 0 and 0.0
         if job.folder in records:
             by_label.setdefault(job.command.label, []).append(job)
-    rows = []
-    for label, same in by_label.items():
-        row = make_row(label, [records[job.folder] for job in same], fulls)
-        row.values = same[0].command.values
-        rows.append(row)
-    return rows
+    return [
+        make_row(label, [records[job.folder] for job in same], fulls, values=same[0].command.values)
+        for label, same in by_label.items()
+    ]
 
 
 def _twins(jobs: Sequence[Job]) -> list[str]:

@@ -50,7 +50,7 @@ def sweep_figure(sweep: Sweep, title: str) -> "Figure":
                 plain = {name: look[name] for name in ("color", "linestyle", "linewidth", "label")}
                 axes.axhline(stat.mean, **plain)
         for axes in more:
-            _accuracy_against_bytes(axes, rows, number, look)
+            _accuracy_against_bytes(axes, rows, [row.values[number] for row in rows], look)
     above.axhline(0, color="0.6", linewidth=0.8)
     above.set_ylabel("served test accuracy,\ndifference to full updating (points)")
     below.set_ylabel("sent in all rounds (kB)")
@@ -107,22 +107,19 @@ def _bars(axes: "Axes", points: Sequence[tuple[float, Stat]], look: dict) -> Non
     )
 
 
-def _accuracy_against_bytes(axes: "Axes", rows: Sequence[Row], number: int, look: dict) -> None:
-    points = [(row.sent("message_bytes", 1e-3).mean, row.served, row.values[number]) for row in rows]
+def _accuracy_against_bytes(axes: "Axes", rows: Sequence[Row], names: Sequence[str], look: dict) -> None:
+    points = [(row.sent("message_bytes", 1e-3).mean, row.served, name) for row, name in zip(rows, names)]
     points = [point for point in points if point[0] > 0]  # for nothing there is no place on a logarithmic axis
     _bars(axes, [point[:2] for point in points], look)
-    for place, stat, value in points:
-        axes.annotate(looks.plain(value), (place, stat.mean), xytext=(5, -11), textcoords="offset points", fontsize=8)
+    for place, stat, name in points:
+        axes.annotate(looks.plain(name), (place, stat.mean), xytext=(5, -11), textcoords="offset points", fontsize=8)
 
 
 def _finish(axes: "Axes", full: Sequence[Row]) -> None:
     """Add full updating, with all that it sends, and the scales."""
     for row in full:
-        place, served = row.sent("message_bytes", 1e-3).mean, row.served
-        if place > 0:
-            _bars(axes, [(place, served)], {**looks.style(0), "color": "0.5", "marker": "*", "markersize": 9})
-            axes.annotate(looks.plain(row.name), (place, served.mean), xytext=(5, -11), textcoords="offset points",
-                          fontsize=8)  # fmt: skip
+        look = {**looks.style(0), "color": "0.5", "marker": "*", "markersize": 9}
+        _accuracy_against_bytes(axes, [row], [row.name], look)
     axes.margins(x=0.1, y=0.15)
     set_logarithmic(axes)
     axes.set_xlabel("sent in all rounds (kB, logarithmic); beside each point its value")
