@@ -116,6 +116,12 @@ def test_folders_and_files_can_be_read_in_one_sitting():
             assert len(path.read_text().splitlines()) <= 250, path
 
 
+def test_an_installation_has_every_package():
+    listed = (ROOT / "pyproject.toml").read_text()
+    packages = {module.rpartition(".")[0] for module in modules() if "." in module}
+    assert [package for package in sorted(packages) if f'"{package}"' not in listed] == []
+
+
 @pytest.mark.parametrize("module", TORCH_FREE)
 def test_torch_is_not_needed(module):
     code = f"import sys; sys.modules['torch'] = None; import {module}"
