@@ -11,13 +11,10 @@ _STEP_NAMES = {1: "full updating", 2: "fine-tuning"}
 
 
 class Bars:
-    """A bar over the rounds and one over the epochs of the current step, if `shown`; no line either if `silent`.
+    """A bar over the rounds and one over the epochs of the current step, if `shown`. Both fit 80 columns."""
 
-    Both fit 80 columns.
-    """
-
-    def __init__(self, num_rounds: int, first_round: int, shown: bool, silent: bool = False):
-        self.hidden, self.silent = not shown, silent
+    def __init__(self, num_rounds: int, first_round: int, shown: bool):
+        self._hidden = not shown
         self._num_rounds = num_rounds
         self._refreshed = 0.0
         self._name = "rounds"
@@ -25,7 +22,7 @@ class Bars:
             total=num_rounds,
             initial=first_round,
             desc=self._name,
-            disable=self.hidden,
+            disable=self._hidden,
             dynamic_ncols=True,
             bar_format="{desc:<32}{percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]{postfix}",
         )
@@ -37,7 +34,7 @@ class Bars:
         self._name = f"round {number} of {self._num_rounds}"
         self._say(self._name)
         name = _STEP_NAMES.get(step, f"step {step}")  # iterative rewinding fine-tunes several times
-        return StepBar(name, num_epochs, first_epoch, num_batches, num_samples, self.hidden)
+        return StepBar(name, num_epochs, first_epoch, num_batches, num_samples, self._hidden)
 
     @contextmanager
     def busy(self, activity: str) -> Iterator[Callable[[], None]]:
@@ -53,14 +50,12 @@ class Bars:
         self._say(self._name)
 
     def _say(self, text: str, patience: float = 0.0) -> None:
-        if not self.hidden and time.monotonic() - self._refreshed >= patience:
+        if not self._hidden and time.monotonic() - self._refreshed >= patience:
             self._rounds.set_description_str(text)
             self._refreshed = time.monotonic()
 
     def round_done(self, line: str, test_acc: float) -> None:
         """Print the round's line on stdout and advance."""
-        if self.silent:
-            return
         with tqdm.external_write_mode(file=sys.stdout):
             print(line, flush=True)
         self._rounds.set_postfix_str(f"test {100 * test_acc:.2f} %", refresh=False)

@@ -114,8 +114,6 @@ def check_run(config: dict[str, Any], rows: list[dict[str, Any]], summary: dict[
     if settings.get("rewind_fixing_ratio", 1) != 1:  # then they decide on the number of steps
         _demand(_positive, summary.get("num_weights"), "num_weights")
     _demand(_positive, config["recipe"]["num_epochs"], "num_epochs")
-    if len(rows) != summary["rounds"]:
-        raise ValueError(f"rounds.csv has {len(rows)} of {reprlib.repr(summary['rounds'])} rounds")
     for number, row in enumerate(rows):
         if row["round"] != number:
             raise ValueError(f"rounds.csv has round {reprlib.repr(row['round'])} in the place of {number}")

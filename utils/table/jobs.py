@@ -107,9 +107,9 @@ def run_all(jobs: Sequence[Job], missing: Sequence[Job], num_parallel: int, quie
                     job = running.pop(process)
                     if process.returncode != 0 or not job.finished:
                         failures.append(Failure(job, process.returncode))
-                        progress.say(str(failures[-1]))
+                        tqdm.write(str(failures[-1]), file=sys.stderr)
                     elif not quiet:
-                        progress.say(f"finished: {job.name}")
+                        tqdm.write(f"finished: {job.name}", file=sys.stderr)
                 progress.show(list(running.values()), waiting)
         except KeyboardInterrupt:
             request.number = signal.SIGINT
@@ -168,9 +168,6 @@ class Progress:
         left = "?" if seconds is None else tqdm.format_interval(seconds)
         self._bar.n = self.rounds_done
         self._bar.set_postfix_str(f"{left} left, {len(running)} running, {len(waiting)} waiting")
-
-    def say(self, line: str) -> None:
-        tqdm.write(line, file=sys.stderr)
 
     def close(self, leave: bool = True) -> None:
         """End the bar; what it shows stays if the runs have ended."""
