@@ -18,7 +18,7 @@ from utils.message import unpack_message
 from utils.message.base import pruned
 from utils.run.checks import choose_deployment, num_deployed
 from utils.run.results import formula_bytes
-from utils.table.names import row_name
+from utils.table.names import row_key
 from utils.table.pictures.layers import read_layer_counts
 from utils.table.records import read_record
 from utils.training.loop import Trainer
@@ -222,7 +222,7 @@ def test_rows_of_the_table(results):
     """Of RPU and full updating, too, the deployment alone had two steps."""
     shown = {name: read_record(results[name].folder) for name in (*SPARSE, "full", "rewinding", "dpu")}
     assert {name: record.steps for name, record in shown.items() if record.steps == 1} == {"sparse_rpu": 1, "sparse_fu": 1}
-    names = {name: row_name(record) for name, record in shown.items()}
+    names = {name: row_key(record)[0] for name, record in shown.items()}
     assert names["sparse"] == "DPU, deploy_sparsity 0.5" and names["sparse_fu"] == "FU, deploy_sparsity 0.5"
     assert names["full"] == "DPU, deploy full" and names["rewinding"] == "DPU, rewind_fixing_ratio 0.5"
     assert names["dpu"] == "DPU, lamda 0.25"

@@ -17,11 +17,6 @@ from utils.training.recipes import defaults_of
 _NOT_AS_FLAGS = {"reinitialize", "signed", "rewind_fixing_ratio"}  # they have words of their own, or none
 
 
-def row_name(record: Record) -> str:
-    """Return what the row is called that `record` belongs in: its method, and every setting that is not the paper's."""
-    return ", ".join(name_parts(record))
-
-
 def name_parts(record: Record) -> list[str]:
     """Return the method of `record`, then every setting that is not that of the paper's row."""
     mode, settings = record.mode, record.settings
@@ -56,8 +51,8 @@ def common(parts: Sequence[Sequence[str]]) -> list[str]:
 
 
 def row_key(record: Record) -> tuple:
-    """Return what the runs of one row share."""
-    return row_name(record), record.settings["updating_ratio"], record.steps, record.epochs
+    """Return what the runs of one row share, first its name."""
+    return ", ".join(name_parts(record)), record.settings["updating_ratio"], record.steps, record.epochs
 
 
 def rank(key: tuple) -> tuple:
