@@ -46,24 +46,21 @@ def layer_entropy(schema: Schema, mask: np.ndarray, deployed: np.ndarray) -> flo
 
 def plain_choices(schema: Schema, mask: np.ndarray, new: np.ndarray) -> dict[str, int]:
     """Bytes of plain ways to send an update, the rest as float32 included; of pcodec, if it is installed."""
-    w, index = schema.num_weights, np.flatnonzero(mask)
-    values, rest = new[index].tobytes(), new[w:].tobytes()
+    index = np.flatnonzero(mask)
+    values = np.concatenate([new[index], new[schema.num_weights :]])
     gaps, varints = np.diff(index, prepend=-1) - 1, bytearray()
     for gap in gaps.tolist():
         while gap >= 128:
             varints.append(gap & 127 | 128)
             gap >>= 7
         varints.append(gap)
-    bitmap = np.packbits(mask).tobytes()
     choices = {
-        "int32 indices + float32": 4 * len(index) + len(values) + len(rest),
-        "bitmap + float32, zlib": len(zlib.compress(bitmap + values + rest, 9)),
-        "varint gaps + float32, lzma": len(lzma.compress(bytes(varints) + values + rest, preset=9)),
-        "varint gaps + byte planes, lzma": len(lzma.compress(bytes(varints), preset=9))
-        + byte_planes(np.concatenate([new[index], new[w:]])),
+        "int32 indices + float32": 4 * len(index) + values.nbytes,
+        "bitmap + float32, zlib": len(zlib.compress(np.packbits(mask).tobytes() + values.tobytes(), 9)),
+        "varint gaps + float32, lzma": len(lzma.compress(bytes(varints) + values.tobytes(), preset=9)),
+        "varint gaps + byte planes, lzma": len(lzma.compress(bytes(varints), preset=9)) + byte_planes(values),
     }
     if standalone:
-        values = np.concatenate([new[index], new[w:]])
         choices["pcodec of gaps and values"] = pcodec_bytes(gaps.astype(np.uint32)) + pcodec_bytes(values)
     return choices
 
