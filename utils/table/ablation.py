@@ -12,7 +12,7 @@ from utils.modes import MODES, REFERENCE
 from utils.system.errors import UsageError
 from utils.system.references import label_of
 from utils.table import paper
-from utils.table.commands import Command, flag_of, joined, known_flag, model_of, refuse, scaled, script_of, value_of
+from utils.table.commands import Command, flag_of, joined, known_flag, model_of, refuse, scaled, value_of
 from utils.table.pairing import SHARED
 
 NOT_ITS_OWN = "-"  # in the place of a value: the method has no such flag
@@ -55,7 +55,8 @@ def ablation_commands(
     for flag in flags:
         _check_flag(flag, flags)
     modes = dict(sweeps).get("mode", [mode])
-    scripts = {method: script_of(method) for method in modes}
+    if unknown := [method for method in modes if method not in MODES]:
+        raise UsageError(f"--mode is {unknown[0]!r}: give one of {', '.join(MODES)}")
     left_out: dict[str, dict[str, None]] = defaultdict(dict)
 
     def lacks(method: str, flag: str, value: str) -> bool:
@@ -68,23 +69,25 @@ def ablation_commands(
     swept, full = {}, {}
     for seed in seeds:
         for combination in product(*(values for _, values in sweeps)):
-            method = dict(zip(flags, combination)).get("mode", mode)
+            chosen = dict(zip(flags, combination))
+            method = chosen.get("mode", mode)
+            script = MODES[method].script
             given = [piece for piece in rest if not lacks(method, flag_of(piece), value_of(piece))]
             values = []
-            for flag, value in zip(flags, combination):
+            for flag, value in chosen.items():
                 known = flag != "mode" and lacks(method, flag, value)
                 values.append(NOT_ITS_OWN if known else value)
                 if flag != "mode" and not known:
-                    given.append(_piece(scripts[method], flag, value))
+                    given.append(_piece(script, flag, value))
             given = [piece for piece in given if piece]
-            model, tail = model_of(given, scripts[method]), ("--seed", str(seed))
+            model, tail = model_of(given, script), ("--seed", str(seed))
             words = ("--mode", method, *joined(scaled(given, method, model)), *tail)
             values = [shown.get(value, value) for value in values]
-            swept[words] = Command(_label(flags, values), scripts[method], words, tuple(values))
+            swept[words] = Command(_label(flags, values), script, words, tuple(values))
             full_script, full_flags = paper.ROWS["FU"]
             shared = [piece for piece in given if _is_for_full(piece, flag_of(piece) in flags)]
             words = (*full_flags.split(), *joined(scaled(shared, REFERENCE, model)), *tail)
-            values = [shown[v] if _is_for_full([flag, v], True) else "" for flag, v in zip(flags, combination)]
+            values = [shown[v] if _is_for_full([flag, v], True) else "" for flag, v in chosen.items()]
             full[words] = Command(", ".join(["FU", *filter(None, values)]), full_script, words, tuple(values))
     notes = [f"{flag}: not a flag of {_and(methods)}, left out there" for flag, methods in left_out.items()]
     return Ablation(flags, list(swept.values()), list(full.values()), notes)

@@ -43,13 +43,6 @@ def parser_of(script: str) -> ArgumentParser:
     return build_parser(script)
 
 
-def script_of(mode: str) -> str:
-    """Return the script that runs a mode. Raises UsageError for an unknown one."""
-    if mode not in MODES:
-        raise UsageError(f"--mode is {mode!r}: give one of {', '.join(MODES)}")
-    return MODES[mode].script
-
-
 def split_flags(words: Sequence[str]) -> list[list[str]]:
     """Return `words` in pieces, each a flag with its values; no flag of the scripts has a short form.
 
