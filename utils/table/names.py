@@ -65,18 +65,17 @@ def rank(key: tuple) -> tuple:
     return place, method, name != method, words, name, others
 
 
-def published(record: Record) -> float | None:
-    """Return the paper's figure beside `record` if all that is known of the paper's setting is as there, else None."""
-    return published_for_any_data(record) if record.dataset == paper.DATASETS.get(record.settings["model"]) else None
+def published(record: Record, any_data: bool = False) -> float | None:
+    """Return the paper's figure beside `record` if all that is known of the paper's setting is as there, else None.
 
-
-def published_for_any_data(record: Record) -> float | None:
-    """Return the same, whatever the data; if they are not the paper's, the learning rate may differ, too."""
+    any_data  also if the data are not the paper's; the learning rate may differ then, too
+    """
     settings, model = record.settings, record.settings["model"]
     other_data = record.dataset != paper.DATASETS.get(model)
     name = ", ".join(part for part in name_parts(record) if not (other_data and part.startswith("lr ")))
     known = (
-        model in paper.PUBLISHED
+        (any_data or not other_data)
+        and model in paper.PUBLISHED
         and settings.get("width", 1) == 1
         and not settings.get("image_size")
         and settings["updating_ratio"] == paper.updating_ratio(model)

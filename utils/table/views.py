@@ -10,7 +10,7 @@ from statistics import fmean
 from utils.system.terminal import aligned
 from utils.table import paper
 from utils.table.collate import Group, Row, row_labels
-from utils.table.names import published_for_any_data, rank
+from utils.table.names import published, rank
 from utils.table.pairing import describe_model
 from utils.table.pictures.style import by_round
 from utils.table.render import (
@@ -42,7 +42,7 @@ def render_side_by_side(groups: Sequence[Group], left_out: Sequence[str], form: 
     blocks, notes, models = [], [], set()
     for group, (number, head), column in zip(groups, _heads(groups), columns):
         rows = [column.get(label) for label in labels]
-        papers = [None if row is None else published_for_any_data(row.runs[0]) for row in rows]
+        papers = [None if row is None else published(row.runs[0], any_data=True) for row in rows]
         block = [[number + head, *map(_ours, rows), *_agreement(rows, papers)]]
         if any(figure is not None for figure in papers):
             model = group.example.settings["model"]
