@@ -68,6 +68,21 @@ def test_what_was_undone_is_not_sent():
     assert merged not in (first, third)
 
 
+def test_more_messages_than_a_file_may_hold_are_made_anew(monkeypatch):
+    """Three messages of 4 bits are together smaller than a lossless one that leads to the same line."""
+    line, messages = INITIAL, []
+    for round_ in range(3):
+        data, line = changes(line, Base(), range(80 * round_, 80 * round_ + 80), 0.1, bits=4, round=round_)
+        messages.append(data)
+    node = EdgeNode(SCHEMA, INITIAL)
+    assert catch_up(node, messages) == b"".join(messages)
+    monkeypatch.setattr("utils.message.container._MOST_MESSAGES", 2)
+    data, after = catch_up(node, messages), copy(node)
+    assert len(split_messages(data)) == 1 and len(data) > sum(map(len, messages))
+    after.receive(data)
+    assert np.array_equal(after.line, line) and after.round == 2
+
+
 def test_quantised_values_arrive_as_they_are():
     line, messages = INITIAL, []
     for round_ in range(4):

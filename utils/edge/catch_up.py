@@ -28,14 +28,17 @@ def catch_up(node: EdgeNode, missed: Sequence[bytes]) -> bytes:
     headers = [unpack_message(data).header for data in missed]
     last = len(missed) - 1
     served = max((i for i, header in enumerate(headers) if header.serve), default=last)
-    parts, begin = [], 0
+    state, routes, begin = node, [[]], 0
     for end in sorted({served, last}):
-        goal = _after(node, missed[begin : end + 1])
-        ways = [*_without_detours(node, missed[begin : end + 1]), *_made_anew(node, goal, headers[end].kind)]
-        fitting = [way for way in ways if _leads_to(goal, node, way)]
-        parts += min(fitting, key=lambda way: sum(map(len, way)))
-        node, begin = goal, end + 1
-    return b"".join(parts)
+        goal = _after(state, missed[begin : end + 1])
+        ways = [*_without_detours(state, missed[begin : end + 1]), *_made_anew(state, goal, headers[end].kind)]
+        fitting = [way for way in ways if _leads_to(goal, state, way)]
+        routes = [route + way for route in routes for way in fitting]
+        state, begin = goal, end + 1
+    for data in sorted(map(b"".join, routes), key=len):  # in one file: a node takes no more than so many messages
+        if _leads_to(state, node, [data]):
+            return data
+    raise UpdateFormatError("no file leads where the messages missed lead; apply them one by one")
 
 
 def same_state(a: EdgeNode, b: EdgeNode) -> bool:

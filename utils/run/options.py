@@ -84,8 +84,9 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str], given: dict[str,
     Exits with status 2 and one line on an error.
     """
     for word in argv:
-        if word.startswith("--") and word.endswith("=--"):  # argparse may take it for no value
-            parser.error(f"argument {word[:-3]}: '--' is not a value")
+        flag, _, value = word.partition("=")
+        if flag.startswith("--") and value == "--":  # argparse may take it for no value
+            parser.error(f"argument {flag}: '--' is not a value")
     try:
         for name in given or ():
             if any(word.split("=")[0] == f"--{name}" for word in argv):
