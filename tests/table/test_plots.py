@@ -188,6 +188,10 @@ def test_layers_are_read_from_messages_and_nothing_is_written(results):
 
 def test_layers_that_cannot_be_read_are_named(tmp_path):
     record = read_record(make_run(tmp_path, "dpu", 1, [0.5, 0.6]))
+    with pytest.raises(NotUsable, match="no layers.csv, nor all messages to make it from"):
+        read_layer_counts(record)
+    (record.folder / "updates").mkdir(exist_ok=True)
+    (record.folder / "updates" / "round_000.dpu").write_bytes(b"DPU")
     with pytest.raises(NotUsable, match="no layers.csv, and its messages cannot be read"):
         read_layer_counts(record)
     (record.folder / "layers.csv").write_text(as_csv(LayerCounts(["fc1.weight"], [90], [[1]])))
@@ -262,7 +266,7 @@ def test_a_plot_that_fails_costs_no_other(two_seeds, monkeypatch):
     monkeypatch.setattr("utils.table.output.accuracy_figure", fail)
     paths, problems = save_plots(group_in(two_seeds), two_seeds)
     assert [path.name for path in paths] == ["bytes.png"]
-    assert f"{two_seeds / 'accuracy.png'} cannot be drawn (no fonts)" in problems
+    assert f"warning: {two_seeds / 'accuracy.png'} cannot be drawn (no fonts)" in problems
 
 
 def test_names_are_no_formulas(tmp_path):

@@ -137,6 +137,15 @@ def test_on_other_data_the_paper_s_figures_stand_beside_its_method_and_model(tmp
     assert ("cifar100" in text, "-0.42" in text) == (shown, shown)
 
 
+def test_a_user_s_network_keeps_its_name(tmp_path, capsys):
+    make_run(tmp_path, "dpu", 1, [0.5], dataset="digits", model="examples/own_network.py:SmallNet")
+    lines = table_of(capsys, tmp_path, "--side_by_side").splitlines()
+    assert [line.split()[-1] for line in lines[2:5]] == ["digits", "own_network.py:", "SmallNet"]
+    name = "digits own_network.py:SmallNet"
+    assert any(line.startswith(f"{name}: DPU: no pair") for line in lines)
+    assert f"| method | {name} |" in table_of(capsys, tmp_path, "--side_by_side", "--format", "markdown")
+
+
 def test_heads_of_odd_names_do_nothing(tmp_path, capsys):
     for epochs in (1, 2):  # of one length, told apart by their rounds
         make_run(tmp_path, "dpu", 1, [0.5] * epochs, dataset="my (small) set.npz", model="/some/where/a\x1b[31m|.py:Net")

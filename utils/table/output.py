@@ -52,7 +52,7 @@ def present_sweep(args: Namespace, sweep: Sweep, left_out: Sequence[str]) -> boo
     _write_tables(args.out, rendered)
     path = args.out / "ablation.png"
     problem = save_figure(path, lambda: sweep_figure(sweep, title))
-    _note([problem or f"written: {path}"])
+    _note([f"warning: {problem}" if problem else f"written: {path}"])
     runs = [run for row in sweep.all_rows for run in [*row.runs, *(pair.full for pair in row.pairs)]]
     return not args.export or _export_all(runs, args.export)
 
@@ -84,7 +84,7 @@ def save_plots(group: Group, folder: Path, suffix: str = "") -> tuple[list[Path]
     for name, draw in figures.items():
         path = folder / f"{name}{suffix}.png"
         if problem := save_figure(path, draw):
-            problems.append(problem)
+            problems.append(f"warning: {problem}")
         else:
             paths.append(path)
     return paths, problems
@@ -151,7 +151,8 @@ def _export_all(records: Sequence[Record], to: Path) -> bool:
             _note([f"written: {export(record, to)}"])
             done[record.name] = record.folder
         except (NotUsable, UsageError, ValueError, RecursionError) as reason:
-            _note([f"not exported: {record.name}: {reason}"])
+            text = str(reason).removeprefix(record.name)
+            _note([f"not exported: {record.name}{text if text.startswith(' ') else f': {reason}'}"])
     return len(done) == len(different)
 
 

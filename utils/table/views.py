@@ -40,19 +40,21 @@ def render_side_by_side(groups: Sequence[Group], left_out: Sequence[str], form: 
     full = {label: row.is_full for column in columns for label, row in column.items()}
     labels = sorted(full, key=lambda label: (full[label], rank((label.removesuffix(_SERVES),))))
     blocks, notes, models = [], [], set()
-    for group, (number, head), column in zip(groups, _heads(groups), columns):
+    for group, number, column in zip(groups, _numbers(groups), columns):
         rows = [column.get(label) for label in labels]
         papers = [None if row is None else published(row.runs[0], any_data=True) for row in rows]
+        data, model = group.example.dataset, describe_model(group.example)
+        head = f"{data} {model}" if form == "markdown" else "\n".join([data, *_wrapped(model)])
         block = [[number + head, *map(_ours, rows), *_agreement(rows, papers)]]
         if any(figure is not None for figure in papers):
-            model = group.example.settings["model"]
-            data = paper.DATASETS[model]
+            kind = group.example.settings["model"]
+            source = "paper" if data == paper.DATASETS[kind] else f"paper,\n{paper.DATASETS[kind]}"
             figures = ["" if figure is None else f"{figure:+.2f}" for figure in papers]
-            block.append(["paper" if group.example.dataset == data else f"paper,\n{data}", *figures, "", ""])
-            models.add(model)
+            block.append([source, *figures, "", ""])
+            models.add(kind)
         blocks.append(block)
         notes.append(f"{number}{_setting(group)}")
-        notes += [f"{number.strip() or head}: {note}".replace("\n", " ") for note in group.notes]
+        notes += [f"{number.strip() or f'{data} {model}'}: {note}" for note in group.notes]
     notes += [paper.what_is_known(*models)] if models else []
     notes += [f"left out: {line}" for line in left_out]
     labels += _AGREEMENT
@@ -85,11 +87,17 @@ def _tables(first: Sequence[str], blocks: Sequence[list[Sequence[str]]], form: s
     return [left_aligned(*lines_of(part, _NAME)) for part in parts]
 
 
-def _heads(groups: Sequence[Group]) -> list[tuple[str, str]]:
-    """Return of each table a number, if two have the same data and model, and data and model."""
-    heads = ["\n".join([g.example.dataset, *textwrap.wrap(describe_model(g.example), 10)]) for g in groups]
-    alike = len(set(heads)) < len(heads)
-    return [(f"({number}) " if alike else "", head) for number, head in enumerate(heads, start=1)]
+def _numbers(groups: Sequence[Group]) -> list[str]:
+    """Return of each table a number, if two have the same data and model; else nothing."""
+    names = [(group.example.dataset, describe_model(group.example)) for group in groups]
+    alike = len(set(names)) < len(names)
+    return [f"({number}) " if alike else "" for number in range(1, len(names) + 1)]
+
+
+def _wrapped(model: str) -> list[str]:
+    """Return a model's name in lines for the head of a column; a user's may be FILE.py:NAME."""
+    lines = textwrap.wrap(model.replace(":", ": "), 10, break_long_words=False)
+    return [part for line in lines for part in textwrap.wrap(line, 20)]
 
 
 def _by_label(group: Group) -> dict[str, Row]:

@@ -34,6 +34,8 @@ def read_layer_counts(record: Record) -> LayerCounts:
         raise NotUsable(f"{path} cannot be read ({error}): delete it") from error
     try:
         return _decode(record)
+    except FileNotFoundError as error:  # as in copies of before there was one
+        raise NotUsable(f"{record.name} has no {FILE}, nor all messages to make it from") from error
     except Exception as error:  # what cannot go wrong, if anybody can have made the messages and what they are for?
         raise NotUsable(f"{record.name} has no {FILE}, and its messages cannot be read ({error})") from error
 
