@@ -119,8 +119,6 @@ def _stopped(*_) -> None:
 def _answered(ask: Callable[[], None]) -> None:
     try:
         ask()
-    except ProcessLostError:
-        raise
     except RuntimeError as error:
         where_and_why = str(error).strip().splitlines()[0]
         reason = re.sub(r"^\[[^]]*\] *", "", where_and_why).split(". ")[0]  # gloo begins with its source file
