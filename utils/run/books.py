@@ -65,10 +65,7 @@ class Books:
         if state is None:
             self._initial = sha256(drawn)
             return {"initial": drawn}
-        whose = state.pop("run", None)
-        digest = state.pop("rows", None)
-        code = state.pop("code", None)
-        initial = state.pop("initial", None)
+        whose, digest, code, initial = (state.pop(name, None) for name in ("run", "rows", "code", "initial"))
         same = whose == self.folder.path.name
         suits = same and fits(state, Schema(self.config["layers"]))
         if same:
@@ -182,7 +179,7 @@ class Books:
                 "git_commits": list(dict.fromkeys(start.get("git_commit") for start in self.config["starts"])),
             }
         )
-        self._checkpoints.keep_one()
+        self._checkpoints.previous.unlink(missing_ok=True)  # a finished run needs the latest at most
         self._result = self.folder.read()
 
     def close(self, headline: str, ran: bool) -> RunResult:

@@ -65,10 +65,6 @@ class Checkpoints:
         os.replace(self.new, self.latest)
         sync_folder(self.latest.parent)
 
-    def keep_one(self) -> None:
-        """Delete the one before the latest, which a finished run does not need."""
-        self.previous.unlink(missing_ok=True)
-
     def load(self, device: torch.device | str) -> dict[str, Any] | None:
         """Return the newest state that reads back, on `device`; None if there is no checkpoint.
 
@@ -110,18 +106,6 @@ def read_checkpoint(path: Path, device: torch.device | str) -> dict[str, Any]:
     if not isinstance(state, dict) or str(state.pop("format", None)) != str(FORMAT):
         raise CheckpointError(f"checkpoint {path} was written by another version of this program")
     return state
-
-
-def state_to_bytes(state: dict[str, Any]) -> bytes:
-    """Return a state as bytes, for another process."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    return buffer.getvalue()
-
-
-def state_from_bytes(data: bytes, device: torch.device | str) -> dict[str, Any]:
-    """Return the state that `state_to_bytes` wrote, on `device`."""
-    return torch.load(io.BytesIO(data), map_location=device, weights_only=True)
 
 
 def pack(edge: EdgeCopy, training: RoundTraining | None = None) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """From settings to a finished run folder."""
 
+import io
 import sys
 from contextlib import nullcontext, suppress
 from functools import partial
@@ -15,7 +16,7 @@ from utils.flat import sha256
 from utils.link import Link
 from utils.rounds import EdgeCopy, run_rounds
 from utils.run.books import Books, NoBooks
-from utils.run.checkpoint import state_from_bytes, state_to_bytes, unpack
+from utils.run.checkpoint import unpack
 from utils.run.config import describe_start, headline, make_config
 from utils.run.flags import changes_results
 from utils.run.folder import RunFolder, RunResult
@@ -130,8 +131,10 @@ def _where_to_begin(group: Group, books: Books | NoBooks, drawn: Tensor) -> dict
     """
     if not group.is_rank0:
         data = group.broadcast()
-        return data and state_from_bytes(data, drawn.device)
+        return data and torch.load(io.BytesIO(data), map_location=drawn.device, weights_only=True)
     state = books.where_to_begin(drawn)
     if group.size > 1:
-        group.broadcast(state and state_to_bytes(state))
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        group.broadcast(state and buffer.getvalue())
     return state
