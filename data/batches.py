@@ -58,10 +58,6 @@ class BatchSource:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def num_batches(self, num_samples: int) -> int:
-        """Return the number of batches that an epoch of `num_samples` samples has."""
-        return len(self.parts(num_samples))
-
     def parts(self, num_samples: int) -> list[slice]:
         """Return which of an epoch's `num_samples` samples, in its order, make up each batch."""
         starts = list(range(0, num_samples, self.batch_size))

@@ -34,7 +34,6 @@ class Pool:
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=pin_memory,
-            collate_fn=_as_it_is,
             worker_init_fn=_set_up_worker,
             generator=torch.Generator(),  # it draws seeds for its workers, else from the global generator
         )
@@ -86,10 +85,6 @@ class _Calls(Dataset):
 
     def __getitem__(self, request: Any) -> Any:
         return self._function(request)
-
-
-def _as_it_is(result: Any) -> Any:
-    return result
 
 
 def _set_up_worker(number: int) -> None:
