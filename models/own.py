@@ -25,15 +25,13 @@ def find_maker(model: Any) -> Callable[[Sequence[int], int], nn.Module]:
            num_classes alone, or a module, of which a copy is made
     Raises UsageError, naming what is wrong.
     """
-    what = "--model" if isinstance(model, str) else "model="
     if isinstance(model, nn.Module):
         return lambda *_: _copied(model)
-    if isinstance(model, str) and model.startswith(TORCHVISION):
-        function, what = _of_torchvision(model.removeprefix(TORCHVISION)), f"--model {model}"
-    elif isinstance(model, str):
-        function, what = own_code.load("model", model), f"--model {label_of(model)}"
-    else:
-        function = model
+    function, what = model, "model="
+    if isinstance(model, str):
+        known = model.startswith(TORCHVISION)
+        function = _of_torchvision(model.removeprefix(TORCHVISION)) if known else own_code.load("model", model)
+        what = f"--model {label_of(model)}"
     if isinstance(function, nn.Module) or not callable(function):
         kind = "a network" if isinstance(function, nn.Module) else f"a {type(function).__name__}"
         raise UsageError(f"{what} is {kind}: it must be a function or class that makes a new network")

@@ -163,7 +163,7 @@ def _with_data_defaults(settings: Settings, dataset: Dataset, device: torch.devi
 
     Raises UsageError for a size that the data cannot serve.
     """
-    size_init, size_subseq = check_sizes(settings, len(dataset.train_labels))
+    sizes = check_sizes(settings, len(dataset.train_labels))
     num_test = len(dataset.test_labels)
     val_size = settings.val_dataset_size
     if dataset.val_images is not None:
@@ -186,8 +186,7 @@ def _with_data_defaults(settings: Settings, dataset: Dataset, device: torch.devi
         lr=recipe.lr,
         num_epochs=None if settings.total_epochs else recipe.num_epochs,
         device=device.type,
-        dataset_size_init=size_init,
-        dataset_size_subseq=size_subseq,
+        **sizes,
         val_dataset_size=val_size,
         val_batch_size=settings.val_batch_size or evaluated_at_once,
         test_batch_size=settings.test_batch_size or evaluated_at_once,
