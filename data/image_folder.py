@@ -26,10 +26,8 @@ def split_folders(path: Path, splits: Sequence[str] = ("train", "test", "val")) 
     folders = {split: path / split for split in splits if os.path.isdir(path / split)}
     if "train" not in folders or len(folders) == 1:
         either = " or ".join(f"{split}/" for split in splits if split != "train")
-        raise DatasetError(
-            f"{path}: has no train/ with a {either} beside it; put images in "
-            f"train/<class>/ and in {either.replace('/', '/<class>/')}"
-        )
+        way_out = f"put images in train/<class>/ and in {either.replace('/', '/<class>/')}"
+        raise DatasetError(f"{path}: has no train/ with a {either} beside it; {way_out}")
     if "test" not in folders:
         folders["test"] = folders.pop("val")
     return folders
@@ -100,10 +98,8 @@ def _common_size(files: Sequence[str]) -> tuple[tuple[int, int], bool]:
             size = image.size
         first_size = first_size or size
         if size != first_size:
-            raise DatasetError(
-                f"{file}: {size[0]}x{size[1]} pixels, but {files[0]} has "
-                f"{first_size[0]}x{first_size[1]}; make all images one size, or give --stream"
-            )
+            problem = f"{size[0]}x{size[1]} pixels, but {files[0]} has {first_size[0]}x{first_size[1]}"
+            raise DatasetError(f"{file}: {problem}; make all images one size, or give --stream")
     return first_size, all_grey
 
 

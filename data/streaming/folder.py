@@ -95,10 +95,8 @@ def _labels(root: Path, files: FileList, folders: dict, classes: Sequence[bytes]
             names = validation_classes(root, paths)
             unknown = sorted(set(names) - set(classes))
             if unknown:
-                raise DatasetError(
-                    f"{folder}: holds images of class {os.fsdecode(unknown[0])}, for which train/ has "
-                    "no folder; add it, or remove those images"
-                )
+                problem = f"holds images of class {os.fsdecode(unknown[0])}, for which train/ has no folder"
+                raise DatasetError(f"{folder}: {problem}; add it, or remove those images")
         else:
             differing = found ^ set(classes)
             if differing:

@@ -56,9 +56,8 @@ class Pool:
                 raise
             # Torch puts the worker's traceback into the message; its last line says what went wrong.
             reason = str(error).strip().splitlines()[-1].rstrip(".")
-            raise DatasetError(
-                f"--num_workers: a loader process ended ({reason}); give fewer, or 0 to read without such processes"
-            ) from error
+            way_out = "give fewer, or 0 to read without such processes"
+            raise DatasetError(f"--num_workers: a loader process ended ({reason}); {way_out}") from error
 
 
 def _drop_half_started(error: OSError) -> None:

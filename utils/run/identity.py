@@ -173,9 +173,8 @@ def _with_data_defaults(settings: Settings, dataset: Dataset, device: torch.devi
     elif val_size is None:
         val_size = default_validation_size(num_test)
     elif val_size >= num_test:
-        raise UsageError(
-            f"--val_dataset_size is {val_size}, which leaves none of the {num_test} test images: give less"
-        )
+        reason = f"which leaves none of the {num_test} test images"
+        raise UsageError(f"--val_dataset_size is {val_size}, {reason}: give less")
     usual = dataset.streamed or dataset.name in ("cifar10", "cifar100")
     recipe = recipe_of(settings)
     # Convolutions of large batches leave the processor's cache: slower there, and half a gigabyte for VGG.
