@@ -81,10 +81,7 @@ def _class_folders(files: FileList, top: str) -> set[bytes]:
 
 
 def _labels(root: Path, files: FileList, folders: dict, classes: Sequence[bytes], imagenet: bool) -> np.ndarray:
-    """Return each file's place in `classes`, by its folder or by ImageNet's devkit; -1 outside class folders.
-
-    Raises DatasetError if a split has other classes, or a class no file.
-    """
+    """Return each file's place in `classes`, by its folder or by ImageNet's devkit; -1 outside class folders."""
     index = {name: label for label, name in enumerate(classes)}
     labels = np.full(len(files.paths), -1, dtype=np.int64)
     for folder in folders.values():

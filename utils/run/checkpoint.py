@@ -72,19 +72,17 @@ class Checkpoints:
         before it is used. Raises CheckpointError if there are checkpoints and none reads back.
         """
         damaged = None
-        for path in (self.latest, self.new, self.previous):
-            if not path.exists():
-                continue
+        for path in filter(Path.exists, (self.latest, self.new, self.previous)):
             try:
                 state = read_checkpoint(path, device)
             except CheckpointError as error:
                 damaged = damaged or error
-            else:
-                if damaged is not None:
-                    warnings.warn(f"{damaged}; using the one before it", stacklevel=2)
-                    if self.latest.exists():  # else the next save would put it in the place of the good one
-                        os.replace(self.latest, self.latest.with_name("checkpoint_damaged"))
-                return state
+                continue
+            if damaged is not None:
+                warnings.warn(f"{damaged}; using the one before it", stacklevel=2)
+                if self.latest.exists():  # else the next save would put it in the place of the good one
+                    os.replace(self.latest, self.latest.with_name("checkpoint_damaged"))
+            return state
         if damaged is not None:
             raise CheckpointError(f"{damaged}, and there is no good one before it: start anew with --overwrite")
         return None

@@ -125,10 +125,7 @@ def _check_same_run(group: Group, run: Identity) -> None:
 
 
 def _where_to_begin(group: Group, books: Books | NoBooks, drawn: Tensor) -> dict[str, Any] | None:
-    """Return the state that all processes begin with or go on from; None: the run is finished.
-
-    drawn  the initial network as it is drawn here
-    """
+    """Return the state that all processes begin with or go on from; None: the run is finished."""
     if not group.is_rank0:
         data = group.broadcast()
         return data and torch.load(io.BytesIO(data), map_location=drawn.device, weights_only=True)

@@ -159,10 +159,7 @@ def read_dataset(settings: Settings, download: bool = True, **watch: Callable) -
 
 
 def _with_data_defaults(settings: Settings, dataset: Dataset, device: torch.device) -> Settings:
-    """Return `settings` with the sizes that follow from the data filled in, and the kind of device.
-
-    Raises UsageError for a size that the data cannot serve.
-    """
+    """Return `settings` with the sizes that follow from the data filled in, and the kind of device."""
     sizes = check_sizes(settings, len(dataset.train_labels))
     num_test = len(dataset.test_labels)
     val_size = settings.val_dataset_size

@@ -136,7 +136,7 @@ class Trainer:
     def _graphed_steps(self, optimizer, local, order: Tensor, draws: Tensor | None) -> GraphedSteps:
         """Return the graphs of these steps: those of the epoch before, unless they were for something else."""
         about = (optimizer, local, len(order))
-        if self._steps is None or any(a is not b and a != b for a, b in zip(self._steps[0], about, strict=True)):
+        if self._steps is None or self._steps[0] != about:
             if self._steps is not None:
                 self._steps[1].forget()
                 self._steps = None
