@@ -116,7 +116,7 @@ class Batches(BatchSource):
         Yields x and y as `batch`.
         """
         if indices is not None:
-            return (self.batch(chosen) for chosen in indices.to(self.device).split(self.batch_size))
+            return (self.batch(chosen) for chosen in indices.to(self.device).split(self.batch_size) if len(chosen))
         parts = zip(self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True)
         return ((self._normalised(images), labels) for images, labels in parts)
 

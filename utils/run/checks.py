@@ -33,10 +33,10 @@ def settle(flags: dict[str, Any]) -> Settings:
     _check_model(settings)
     _check_criterion(settings)
     _check_ratio(settings)
-    if settings.get("lamda") is not None and settings["mode"] != "dpu":
+    if settings.get("lamda") is None:
+        settings["lamda"] = 0.5 if settings["mode"] == "dpu" else None
+    elif settings["mode"] != "dpu":
         raise UsageError(f"--lamda is for --mode dpu; {settings['mode']} ignores it: leave it out")
-    default_lamda = 0.5 if settings["mode"] == "dpu" else None
-    settings["lamda"] = default_lamda if settings.get("lamda") is None else settings["lamda"]
     try:
         settings.update(choose_deployment(flags))
         start_again = reinit.choose(flags)

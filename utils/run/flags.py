@@ -18,6 +18,8 @@ DATASETS = ("mnist", "cifar10", "cifar100", "imagenet", "digits")
 GROUPS = ("data", "model", "method", "messages", "training", "machine", "output")
 # The flags of these are what a table's rows are named by; others are in its columns, or shared by all rows.
 NAMING_ROWS = ("method", "messages", "training")
+
+
 @dataclass(frozen=True)
 class Flag:
     """A flag of the scripts, and the setting of its name.
