@@ -19,7 +19,7 @@ from utils.rounds import EdgeCopy
 from utils.schema import Schema
 from utils.system.errors import UserError
 from utils.system.files import replacing, sync_folder
-from utils.training.round import STATE, RoundTraining
+from utils.training.round import RoundTraining
 
 _DIGEST_BYTES = 32
 FORMAT = 2  # of the saved state; another version's checkpoint is refused
@@ -132,9 +132,9 @@ def fits(state: dict[str, Any], schema: Schema) -> bool:
         **dict.fromkeys(("line_top5", "served_top5"), _or_none(_number)),
     }
     training = {
-        **dict.fromkeys(STATE, _or_none(_number)),
         **dict.fromkeys(("number", "step", "epoch"), _whole),
         **dict.fromkeys(("seconds", "start_val_acc", "best_val_acc"), _number),
+        **dict.fromkeys(("full_val_acc", "rewound_val_acc"), _or_none(_number)),
         "vector": network,
         "best": _or_none(network),
         "local": _or_none(lambda value: _tensor(torch.float32)(value) and len(value) <= weights),

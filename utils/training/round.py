@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 # The two steps of a round; each names a random stream of its own. Iterative rewinding has more steps between them.
 FULL_UPDATING, SPARSE_FINE_TUNING = 1, 2
 _ACCURACIES = ("start_val_acc", "full_val_acc", "rewound_val_acc", "best_val_acc")
-STATE = {
-    "number", "step", "epoch", "vector", "optimizer", "local", "selected", "ranking", "value_bits", "best", "seconds",
-    *_ACCURACIES,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
