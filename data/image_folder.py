@@ -37,8 +37,7 @@ def read_folder(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     folders, listings, left_out = split_folders(path), {}, LeftOut()
     for split, folder in folders.items():
         listings[split] = _list_classes(folder, left_out)
-        differing = listings[split].keys() ^ listings["train"].keys()
-        if differing:
+        if differing := listings[split].keys() ^ listings["train"].keys():
             raise differing_classes(folder, folders["train"], differing)
     left_out.warn(path)
 

@@ -113,8 +113,7 @@ def _checked_score(plain: Criterion, what: str, e: Evidence) -> Tensor:
     if not isinstance(score, Tensor) or score.shape != e.weights.shape or score.is_complex():
         raise _wrong_kind(what, score, e.weights)
     score = score.detach().to(e.weights.device, torch.promote_types(score.dtype, torch.float32))
-    wrong = int((~score.isfinite()).sum())
-    if wrong:
+    if wrong := int((~score.isfinite()).sum()):
         raise UsageError(f"{what} gave {wrong:,} of {len(score):,} weights a score that is no finite number")
     return score
 

@@ -51,8 +51,7 @@ def read_devkit(path: Path) -> tuple[dict[int, bytes], list[int]]:
         members = {name: archive.extractfile(_find(archive, name)).read() for name in (_META, _GROUND_TRUTH)}
         truth = [int(line) for line in members[_GROUND_TRUTH].split()]
         wnid_of = _read_meta(members[_META])
-    unknown = set(truth) - set(wnid_of)
-    if unknown:
+    if unknown := set(truth) - set(wnid_of):
         problem = f"its meta.mat has no class {min(unknown)}, which the ground truth names"
         raise DatasetError(f"{path}: {problem}; get it again")
     return wnid_of, truth

@@ -5,6 +5,7 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from utils.modes import MODES
@@ -12,13 +13,10 @@ from utils.system.references import split_reference
 
 
 def _number(kind: Callable, text: str, allowed: Callable, expected: str):
-    try:
-        value = kind(text)
-    except ValueError:
-        value = None
-    if value is None or not allowed(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
-    return value
+    with suppress(ValueError):
+        if allowed(value := kind(text)):
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
 
 
 def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:

@@ -191,8 +191,7 @@ class Books:
             print(headline, fill(finished, 80, subsequent_indent="  ", break_on_hyphens=False), sep="\n", flush=True)
         if self.folder.read_config() is None:  # lost; what it says of the settings follows from the command
             self.folder.write_config(self.config)
-        problem = self.folder.draw(self._result.rows, self.config["title"])
-        if problem:
+        if problem := self.folder.draw(self._result.rows, self.config["title"]):
             warnings.warn(problem, stacklevel=2)
         print(f"\n{describe_run(self._result)}")
         return self._result

@@ -118,8 +118,7 @@ def _check_same_run(group: Group, run: Identity) -> None:
     relevant = {name: value for name, value in vars(run.settings).items() if changes_results(name)}
     everyone = group.gather({**relevant, **run.fingerprints})
     for rank, other in enumerate(everyone):
-        differing = [name for name, value in everyone[0].items() if other[name] != value]
-        if differing:
+        if differing := [name for name, value in everyone[0].items() if other[name] != value]:
             names = ", ".join(differing)
             raise UsageError(f"process {rank} differs from process 0 in {names}: start all alike, on the same data")
 
