@@ -34,9 +34,8 @@ class Books:
     """
 
     def __init__(
-        self, folder: RunFolder, config: dict[str, Any], start: dict[str, Any], stop: StopRequest,
-        resume_changed: bool = False,
-    ):  # fmt: skip
+        self, folder: RunFolder, config: dict[str, Any], start: dict[str, Any], stop: StopRequest, resume_changed: bool
+    ):
         self.folder, self.config = folder, config
         self._start, self._stop = start, stop
         self._interval = config["settings"]["checkpoint_interval"]  # of this start: a resumed run may have another

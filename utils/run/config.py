@@ -45,9 +45,7 @@ def make_config(
     }
 
 
-def describe_start(
-    command: list[str], device: torch.device, processes: int = 1, own: dict[str, str] | None = None
-) -> dict[str, Any]:
+def describe_start(command: list[str], device: torch.device, processes: int, own: dict[str, str]) -> dict[str, Any]:
     """Return what config.json keeps of each start of a run: machine, versions, code and command."""
     return {
         "device": describe_device(device) + (f", {processes} processes" if processes > 1 else ""),
