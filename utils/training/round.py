@@ -157,7 +157,8 @@ class RoundTraining:
 
     def validate_as_received(self) -> float:
         """Return the validation accuracy of what the edge would hold if the network were sent now."""
-        if (self.outgoing.lossless and not self.budgeted) or not self.finite:
+        as_it_is = self.outgoing.lossless and self.outgoing.most_bytes is None
+        if as_it_is or not self.finite:
             return self.validate()
         candidate = self.outgoing.candidate(self.flat.snapshot(), self.selected, self.mask_seed, self.ranking)
         if candidate is None:
@@ -172,11 +173,6 @@ class RoundTraining:
         val_acc = self.validate()
         self.flat.load(trained)
         return val_acc
-
-    @property
-    def budgeted(self) -> bool:
-        """Whether the round's message may have so many bytes only."""
-        return self.outgoing.most_bytes is not None
 
     @property
     def start_weights(self) -> Tensor:
