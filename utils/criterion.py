@@ -73,7 +73,7 @@ class _StepSum(Accumulator):
 
     graphable = False  # nobody knows what else it does
 
-    def __init__(self, step: Callable[..., Tensor], num_weights: int, device: torch.device | str):
+    def __init__(self, step: Callable[..., Tensor], num_weights: int, device: torch.device | str = "cpu"):
         super().__init__(num_weights, device)
         self._step, self._name = step, _name(step)
         self.begin(0, ())
