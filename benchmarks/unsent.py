@@ -20,6 +20,8 @@ from data.arrival import Arrival
 from data.datasets import split_validation
 from utils.edge import EdgeNode
 from utils.edge.run_files import message_files
+from utils.link import Link, Outgoing
+from utils.message.base import Base
 from utils.modes import MODES
 from utils.run.argument_types import whole
 from utils.run.folder import RunFolder
@@ -72,7 +74,7 @@ def tried_again(run: Path, data: Path | None, rounds: list[int] | None) -> dict[
     except (OSError, ValueError) as error:
         raise UserError(f"{run}: its messages cannot be read ({error})") from error
     line = torch.from_numpy(np.array(node.line)).to(device)
-    trainer = make_trainer(settings, dataset, split, flat, device)
+    trainer, link = make_trainer(settings, dataset, split, flat, device), Link(flat.schema, plan.initial, None)
 
     def test_accuracy() -> float:
         return 100 * trainer.accuracy(trainer.test)
@@ -87,7 +89,8 @@ def tried_again(run: Path, data: Path | None, rounds: list[int] | None) -> dict[
             if training.last_epoch.val_acc is not None:
                 tried.append(Tried(100 * training.last_epoch.val_acc, test_accuracy()))
 
-        training = RoundTraining(trainer, plan.way.recipe, start, Bars(len(rows), number, shown=False), on_epoch)
+        bars, outgoing = Bars(len(rows), number, shown=False), Outgoing(link, number, plan.way.coding, Base())
+        training = RoundTraining(trainer, plan.way.recipe, start, bars, on_epoch, outgoing)
         if abs(training.start_val_acc - rows[number]["start_val_acc"]) > 1e-5:
             raise UserError(f"{run}: its messages do not lead to the network at which round {number} starts")
         plan.way.update(training)

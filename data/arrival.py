@@ -24,10 +24,8 @@ class Arrival:
             raise ValueError(f"{num_train} training samples: at least 1 is needed")
         for name, size in (("first round's", size_init), ("later rounds'", size_subseq)):
             if not 1 <= size <= num_train:
-                raise ValueError(
-                    f"the {name} number of new samples is {size}: must be 1 to {num_train}, "
-                    "the number of training samples"
-                )
+                allowed = f"must be 1 to {num_train}, the number of training samples"
+                raise ValueError(f"the {name} number of new samples is {size}: {allowed}")
         self.num_train = num_train
         self.size_init = size_init
         self.size_subseq = size_subseq

@@ -58,10 +58,6 @@ class BatchSource:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def num_batches(self, num_samples: int) -> int:
-        """Return the number of batches that an epoch of `num_samples` samples has."""
-        return len(self.parts(num_samples))
-
     def parts(self, num_samples: int) -> list[slice]:
         """Return which of an epoch's `num_samples` samples, in its order, make up each batch."""
         starts = list(range(0, num_samples, self.batch_size))
@@ -120,7 +116,7 @@ class Batches(BatchSource):
         Yields x and y as `batch`.
         """
         if indices is not None:
-            return (self.batch(chosen) for chosen in indices.to(self.device).split(self.batch_size))
+            return (self.batch(chosen) for chosen in indices.to(self.device).split(self.batch_size) if len(chosen))
         parts = zip(self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True)
         return ((self._normalised(images), labels) for images, labels in parts)
 

@@ -188,10 +188,8 @@ def split_validation(dataset: Dataset, size: int, seed: int) -> EvaluationSplit:
         fingerprint = _fingerprint_of(np.arange(0), np.arange(num_test))
         return EvaluationSplit(dataset.val_images, dataset.val_labels, images, labels, fingerprint)
     if not 1 <= size < num_test:
-        raise DatasetError(
-            f"validation size {size}: must be 1 to {num_test - 1}, as {dataset.name} has "
-            f"{num_test} test samples and some must remain for testing"
-        )
+        reason = f"{dataset.name} has {num_test} test samples and some must remain for testing"
+        raise DatasetError(f"validation size {size}: must be 1 to {num_test - 1}, as {reason}")
     order = frozen_generator(seed, "validation split").permutation(num_test)
     val, test = np.sort(order[:size]), np.sort(order[size:])
     return EvaluationSplit(images[val], labels[val], images[test], labels[test], _fingerprint_of(val, test))
@@ -218,15 +216,12 @@ def _checked(
         if classes is None:
             classes = [str(label) for label in range(int(labels.max()) + 1)]
         if labels.max() >= len(classes):
-            raise DatasetError(
-                f"{source}: {split}_labels holds {labels.max()}, outside the {len(classes)} "
-                f"classes 0 to {len(classes) - 1}; correct the labels"
-            )
+            problem = f"holds {labels.max()}, outside the {len(classes)} classes 0 to {len(classes) - 1}"
+            raise DatasetError(f"{source}: {split}_labels {problem}; correct the labels")
         if streaming is None and images.shape[1:] != tensors.get("train_images", images).shape[1:]:
-            raise DatasetError(
-                f"{source}: {split}_images are {tuple(images.shape[1:])} (C,H,W), but "
-                f"train_images {tuple(tensors['train_images'].shape[1:])}; make all one shape"
-            )
+            shape, of_training = tuple(images.shape[1:]), tuple(tensors["train_images"].shape[1:])
+            problem = f"{split}_images are {shape} (C,H,W), but train_images {of_training}"
+            raise DatasetError(f"{source}: {problem}; make all one shape")
         tensors[f"{split}_images"], tensors[f"{split}_labels"] = images, labels
     if len(classes) < 2 or tensors["train_labels"].min() == tensors["train_labels"].max():
         raise DatasetError(f"{source}: train_labels hold one class; there must be 2 or more to tell apart")

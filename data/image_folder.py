@@ -3,19 +3,12 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from data.errors import DatasetError, answering, differing_classes
 from data.image_walk import LOOSE, LeftOut, walk_images
 from data.limits import check_size, huge_images_refused
-
-
-class _Listing(NamedTuple):
-    classes: list[str]
-    paths: list[str]
-    labels: list[int]
 
 
 def split_folders(path: Path, splits: Sequence[str] = ("train", "test", "val")) -> dict[str, Path]:
@@ -26,10 +19,8 @@ def split_folders(path: Path, splits: Sequence[str] = ("train", "test", "val")) 
     folders = {split: path / split for split in splits if os.path.isdir(path / split)}
     if "train" not in folders or len(folders) == 1:
         either = " or ".join(f"{split}/" for split in splits if split != "train")
-        raise DatasetError(
-            f"{path}: has no train/ with a {either} beside it; put images in "
-            f"train/<class>/ and in {either.replace('/', '/<class>/')}"
-        )
+        way_out = f"put images in train/<class>/ and in {either.replace('/', '/<class>/')}"
+        raise DatasetError(f"{path}: has no train/ with a {either} beside it; {way_out}")
     if "test" not in folders:
         folders["test"] = folders.pop("val")
     return folders
@@ -46,26 +37,27 @@ def read_folder(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     folders, listings, left_out = split_folders(path), {}, LeftOut()
     for split, folder in folders.items():
         listings[split] = _list_classes(folder, left_out)
-        differing = set(listings[split].classes) ^ set(listings["train"].classes)
-        if differing:
+        if differing := listings[split].keys() ^ listings["train"].keys():
             raise differing_classes(folder, folders["train"], differing)
     left_out.warn(path)
 
+    files = {split: [file for paths in listing.values() for file in paths] for split, listing in listings.items()}
     with huge_images_refused():
-        (width, height), all_grey = _common_size([file for listing in listings.values() for file in listing.paths])
+        every_file = [file for paths in files.values() for file in paths]
+        (width, height), all_grey = _common_size(every_file)
         shape = (height, width) if all_grey else (height, width, 3)
-        num_images = sum(len(listing.paths) for listing in listings.values())
-        check_size(path, num_images * int(np.prod(shape)), "give --stream")
+        check_size(path, len(every_file) * int(np.prod(shape)), "give --stream")
         arrays = {}
-        for split, listing in listings.items():
-            images = np.empty((len(listing.paths), *shape), np.uint8)
-            _fill(images, listing.paths, all_grey)
-            arrays[f"{split}_images"], arrays[f"{split}_labels"] = images, np.asarray(listing.labels)
-    return arrays, listings["train"].classes
+        for split, paths in files.items():
+            counts = [len(paths) for paths in listings[split].values()]
+            arrays[f"{split}_labels"] = np.repeat(np.arange(len(counts)), counts)
+            arrays[f"{split}_images"] = images = np.empty((len(paths), *shape), np.uint8)
+            _fill(images, paths, all_grey)
+    return arrays, list(listings["train"])
 
 
-def _list_classes(folder: Path, left_out: LeftOut) -> _Listing:
-    """Return the classes of a split and its images, class by class, in the order of torchvision's ImageFolder."""
+def _list_classes(folder: Path, left_out: LeftOut) -> dict[str, list[str]]:
+    """Return the images of each class of a split, all in the order of torchvision's ImageFolder."""
     top, classes = str(folder), {}  # name -> folder -> paths of the images in it
     for inside, _, entries in walk_images(top, left_out):
         paths = [entry.path for entry in entries]
@@ -78,13 +70,11 @@ def _list_classes(folder: Path, left_out: LeftOut) -> _Listing:
     if empty or not classes:
         reason = f"class {empty[0]} holds no images" if empty else "it has no class folders"
         raise DatasetError(f"{folder}: cannot be listed ({reason}); put images in a folder for each class")
-    paths, labels = [], []
-    for label, name in enumerate(sorted(classes)):
+    listing = {}
+    for name, found in sorted(classes.items()):
         # Folders by their whole path, so that a-b comes before a/b: not the order of the walk.
-        added = [path for _, paths in sorted(classes[name].items()) for path in paths]
-        paths += added
-        labels += [label] * len(added)
-    return _Listing(sorted(classes), paths, labels)
+        listing[name] = [path for _, paths in sorted(found.items()) for path in paths]
+    return listing
 
 
 def _common_size(files: Sequence[str]) -> tuple[tuple[int, int], bool]:
@@ -100,10 +90,8 @@ def _common_size(files: Sequence[str]) -> tuple[tuple[int, int], bool]:
             size = image.size
         first_size = first_size or size
         if size != first_size:
-            raise DatasetError(
-                f"{file}: {size[0]}x{size[1]} pixels, but {files[0]} has "
-                f"{first_size[0]}x{first_size[1]}; make all images one size, or give --stream"
-            )
+            problem = f"{size[0]}x{size[1]} pixels, but {files[0]} has {first_size[0]}x{first_size[1]}"
+            raise DatasetError(f"{file}: {problem}; make all images one size, or give --stream")
     return first_size, all_grey
 
 

@@ -99,16 +99,12 @@ def _read_folder(top: Path, inputs: Inputs) -> Queries:
     left_out.warn(top)
     if not paths:
         raise DatasetError(f"{top}: holds no images; give an .npz file or a folder of images")
-    labels = [inputs.classes.index(name) if name in inputs.classes else -1 for name in map(_top_folder, paths)]
-    labels = None if min(labels) < 0 else torch.tensor(labels)
+    tops = [os.path.dirname(path).split(os.sep)[0] for path in paths]
+    labels = torch.tensor([inputs.classes.index(name) for name in tops]) if set(tops) <= set(inputs.classes) else None
     if inputs.streamed:
         names = np.array([os.fsencode(path) for path in paths], dtype=object)
         return Queries(ImageFiles(os.fspath(top), names, np.zeros(len(paths), np.int64)), paths, labels)
     return Queries(_pixels(top, paths, inputs.input_shape), paths, labels)
-
-
-def _top_folder(path: str) -> str:
-    return path.split(os.sep)[0] if os.sep in path else ""
 
 
 def _pixels(top: Path, paths: list[str], shape: tuple[int, int, int]) -> torch.Tensor:

@@ -20,10 +20,8 @@ def check_size(source: Path, num_bytes: int, way_out: str) -> None:
     except ValueError:
         raise DatasetError(f"{VARIABLE} is {text!r}; set it to a number of gigabytes") from None
     if not num_bytes <= limit * 1e9:
-        raise DatasetError(
-            f"{source}: takes {num_bytes / 1e9:.3g} GB in memory, more than the limit of {limit:g} GB; {way_out}, "
-            f"or set the environment variable {VARIABLE} to more"
-        )
+        problem = f"takes {num_bytes / 1e9:.3g} GB in memory, more than the limit of {limit:g} GB"
+        raise DatasetError(f"{source}: {problem}; {way_out}, or set the environment variable {VARIABLE} to more")
 
 
 @contextmanager

@@ -26,9 +26,7 @@ def torch_generator(seed: int, purpose: str, *counters: int) -> torch.Generator:
 
 
 @contextmanager
-def global_stream(
-    seed: int, purpose: str, *counters: int, device: torch.device | None = None
-) -> Iterator[None]:
+def global_stream(seed: int, purpose: str, *counters: int, device: torch.device | None = None) -> Iterator[None]:
     """Within, torch (on the CPU and `device`), numpy and random draw from the stream; afterwards from where they were.
 
     For code of users, which does not take a generator.

@@ -29,10 +29,8 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     if missing := missing_from(arrays):
         with answering(f"{path}: cannot be read", "get it again"), np.load(path, allow_pickle=False) as archive:
             found = ", ".join(archive.files) or "nothing"
-        raise DatasetError(
-            f"{path}: lacks {', '.join(missing)} (it has {found}); "
-            f"it must hold {', '.join(REQUIRED)} and may hold {', '.join(OPTIONAL)}"
-        )
+        layout = f"it must hold {', '.join(REQUIRED)} and may hold {', '.join(OPTIONAL)}"
+        raise DatasetError(f"{path}: lacks {', '.join(missing)} (it has {found}); {layout}")
     return arrays
 
 

@@ -88,19 +88,16 @@ def _check(name: str, input_shape: Sequence[int], num_classes: int) -> None:
         raise ValueError(f"model {name}: {num_classes} given as the number of classes: it takes at least 2")
     shape = "x".join(str(size) for size in input_shape)
     if len(input_shape) != 3 or min(input_shape) < 1:
-        raise ValueError(
-            f"model {name}: input of shape {shape or '()'}: it takes (channels, height, width), each at least 1"
-        )
+        takes = "it takes (channels, height, width), each at least 1"
+        raise ValueError(f"model {name}: input of shape {shape or '()'}: {takes}")
     model, size = _MODELS[name], min(input_shape[1:])
     if size < model.smallest:
         others = [other for other, its in _MODELS.items() if its.smallest <= size]
-        raise ValueError(
-            f"model {name}: input {shape} is too small: {model.why_smallest}, so height and width must be "
-            f"at least {model.smallest}; enlarge the images or choose {' or '.join(others)}"
-        )
+        reason = f"{model.why_smallest}, so height and width must be at least {model.smallest}"
+        way_out = f"enlarge the images or choose {' or '.join(others)}"
+        raise ValueError(f"model {name}: input {shape} is too small: {reason}; {way_out}")
     if max(input_shape[1:]) > model.largest:
-        raise ValueError(
-            f"model {name}: input {shape} is too large: its first fully connected layer grows with the area, "
-            f"so height and width must be at most {model.largest}; "
-            "shrink the images or choose resnet56 or mobilenetv1"
-        )
+        reason = "its first fully connected layer grows with the area"
+        reason = f"{reason}, so height and width must be at most {model.largest}"
+        way_out = "shrink the images or choose resnet56 or mobilenetv1"
+        raise ValueError(f"model {name}: input {shape} is too large: {reason}; {way_out}")

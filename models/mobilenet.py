@@ -37,9 +37,8 @@ class MobileNetV1(nn.Module):
 
     def __init__(self, in_channels: int, num_classes: int, width: float = 1.0):
         if not (math.isfinite(width) and width > 0):
-            raise ValueError(
-                f"model mobilenetv1: width {width} given: it must be finite and above 0, as 0.25, 0.5 or 1.0"
-            )
+            allowed = "it must be finite and above 0, as 0.25, 0.5 or 1.0"
+            raise ValueError(f"model mobilenetv1: width {width} given: {allowed}")
         super().__init__()
         channels = scaled(FIRST_CHANNELS, width)
         layers = [conv_norm_relu(in_channels, channels, kernel_size=3, stride=2)]

@@ -2,18 +2,14 @@
 
 import copy
 import difflib
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 
 from utils.system import own_code
 from utils.system.errors import UsageError
 from utils.system.references import label_of
-from utils.system.tensors import raw_bytes
 
 TORCHVISION = "torchvision:"
 
@@ -25,15 +21,13 @@ def find_maker(model: Any) -> Callable[[Sequence[int], int], nn.Module]:
            num_classes alone, or a module, of which a copy is made
     Raises UsageError, naming what is wrong.
     """
-    what = "--model" if isinstance(model, str) else "model="
     if isinstance(model, nn.Module):
         return lambda *_: _copied(model)
-    if isinstance(model, str) and model.startswith(TORCHVISION):
-        function, what = _of_torchvision(model.removeprefix(TORCHVISION)), f"--model {model}"
-    elif isinstance(model, str):
-        function, what = own_code.load("model", model), f"--model {label_of(model)}"
-    else:
-        function = model
+    function, what = model, "model="
+    if isinstance(model, str):
+        known = model.startswith(TORCHVISION)
+        function = _of_torchvision(model.removeprefix(TORCHVISION)) if known else own_code.load("model", model)
+        what = f"--model {label_of(model)}"
     if isinstance(function, nn.Module) or not callable(function):
         kind = "a network" if isinstance(function, nn.Module) else f"a {type(function).__name__}"
         raise UsageError(f"{what} is {kind}: it must be a function or class that makes a new network")
@@ -46,16 +40,6 @@ def find_maker(model: Any) -> Callable[[Sequence[int], int], nn.Module]:
         return network
 
     return make
-
-
-def fingerprint_of(module: nn.Module) -> str:
-    """Return what tells the parameters and buffers of a module from any others."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        if not is_lazy(tensor) and tensor.device.type != "meta" and tensor.layout == torch.strided:
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(raw_bytes(tensor.cpu()).numpy())
-    return digest.hexdigest()
 
 
 def _copied(module: nn.Module) -> nn.Module:

@@ -2,8 +2,7 @@
 
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -76,15 +75,18 @@ def _check_tensors(network: nn.Module, what: str) -> None:
 def _try_passes(network: nn.Module, images: Tensor, num_classes: int, what: str) -> set[str]:
     size = "x".join(map(str, images.shape[1:]))
     held = {name: tensor.detach() for name, tensor in _tensors(network).items()}  # so that no other gets their memory
+    before = {name: tensor.clone() for name, tensor in held.items()}
     network.eval()
     layer = partial(_layer_in, network)
-    with faults_named(f"{what}, on images of {size}", layer), torch.no_grad(), _unchanged(network, what):
+    with faults_named(f"{what}, on images of {size}", layer), torch.no_grad():
         one, first, second = network(images[:1]), network(images), network(images)
+    for name, tensor in _tensors(network).items():
+        if name not in before or not _same(tensor, before[name]):
+            raise UsageError(f"{what}: a pass in eval mode changed {name}")
     _check_output(first, (2, num_classes), what)
     _check_output(one, (1, num_classes), what)
     if not torch.equal(first, second):
         raise UsageError(f"{what}: two passes in eval mode over the same images gave different outputs")
-    before = {name: tensor.detach().clone() for name, tensor in _tensors(network).items()}
     trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
     untouched = {name: torch.zeros_like(parameter) for name, parameter in trained.items()}
     for name, parameter in network.named_parameters():
@@ -157,15 +159,6 @@ def _layer_in(network: nn.Module, error: BaseException) -> str:
     kind = type(inner[-1])  # torch says its size, too; what a class of the user's says can fail
     words = str(inner[-1]).splitlines()[0].rstrip("(") if kind.__module__.startswith("torch.") else kind.__name__
     return f"layer {names[id(inner[-1])]}, {words}: "
-
-
-@contextmanager
-def _unchanged(network: nn.Module, what: str) -> Iterator[None]:
-    before = {name: tensor.clone() for name, tensor in _tensors(network).items()}
-    yield
-    for name, tensor in _tensors(network).items():
-        if name not in before or not _same(tensor, before[name]):
-            raise UsageError(f"{what}: a pass in eval mode changed {name}")
 
 
 def _check_output(output: object, shape: tuple[int, int], what: str) -> None:

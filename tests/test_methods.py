@@ -15,6 +15,9 @@ from models import build_model
 from tests.epochs import epoch_of
 from utils.contribution import CRITERIA, LocalContribution
 from utils.flat import FlatParameters
+from utils.link import Link, Outgoing
+from utils.message.base import Base
+from utils.message.body import Coding
 from utils.methods import full_update, mask_seed, partial_update, random_update
 from utils.modes import MODES
 from utils.system.progress import Bars
@@ -43,7 +46,8 @@ def make_round(recipe, saved=None, on_epoch=lambda training: None, start=None, c
     samples = torch.arange(0, 300, 3)
     start = flat.snapshot() if start is None else start
     where = StartPoint(ROUND, samples, start, candidates)
-    return RoundTraining(Trainer(flat, train, SEED, validation), recipe, where, bars, on_epoch, saved=saved)
+    outgoing = Outgoing(Link(flat.schema, start, None), ROUND, Coding("sparse"), Base())  # lossless: all arrives as it is
+    return RoundTraining(Trainer(flat, train, SEED, validation), recipe, where, bars, on_epoch, outgoing, saved)
 
 
 class PlainRound:

@@ -125,12 +125,11 @@ class Criterion:
     accumulates: Callable[..., Accumulator] | None = None  # what it needs of the optimizer steps
 
 
-def _combined(e: Evidence) -> Tensor:
-    return combined_contribution(global_contribution(e.weights, e.start), e.accumulated, e.lamda)
-
-
 CRITERIA = {
-    "combined": Criterion(_combined, accumulates=LocalContribution),
+    "combined": Criterion(
+        lambda e: combined_contribution(global_contribution(e.weights, e.start), e.accumulated, e.lamda),
+        accumulates=LocalContribution,
+    ),
     "global": Criterion(lambda e: global_contribution(e.weights, e.start)),
     "local": Criterion(lambda e: e.accumulated, accumulates=LocalContribution),
     "magnitude": Criterion(lambda e: magnitude(e.weights)),
@@ -182,11 +181,10 @@ def select_random(
 
     The generator is numpy's `RandomState`, whose stream never changes: an edge node can draw the same.
     """
-    if deployed is not None:
-        places = deployed.cpu().numpy()
-        drawn = draw_mask(sizes_within(layer_sizes, places), updating_ratio, generator)
-        return torch.from_numpy(places[drawn])
-    return torch.from_numpy(draw_mask(layer_sizes, updating_ratio, generator))
+    if deployed is None:
+        return torch.from_numpy(draw_mask(layer_sizes, updating_ratio, generator))
+    places = deployed.cpu().numpy()
+    return torch.from_numpy(places[draw_mask(sizes_within(layer_sizes, places), updating_ratio, generator)])
 
 
 def rewind_(weights: Tensor, start: Tensor, selected: Tensor) -> None:

@@ -87,7 +87,7 @@ class _StepSum(Accumulator):
         with own_code.faults_named(what), self._streams(self._number, device=grad.device):
             added = self._step(grad, before, after)
         if not isinstance(added, Tensor) or added.shape != self.value.shape:
-            raise UsageError(f"{what} returned {_kind(added)} for {len(grad):,} weights: {_wanted(grad)}")
+            raise _wrong_kind(what, added, grad)
         self.value.add_(added)
         self._number += 1
 
@@ -111,10 +111,9 @@ def _checked_score(plain: Criterion, what: str, e: Evidence) -> Tensor:
     with global_stream(e.seed, "scores", device=e.weights.device):
         score = plain.score(e)
     if not isinstance(score, Tensor) or score.shape != e.weights.shape or score.is_complex():
-        raise UsageError(f"{what} returned {_kind(score)} for {len(e.weights):,} weights: {_wanted(e.weights)}")
+        raise _wrong_kind(what, score, e.weights)
     score = score.detach().to(e.weights.device, torch.promote_types(score.dtype, torch.float32))
-    wrong = int((~score.isfinite()).sum())
-    if wrong:
+    if wrong := int((~score.isfinite()).sum()):
         raise UsageError(f"{what} gave {wrong:,} of {len(score):,} weights a score that is no finite number")
     return score
 
@@ -147,11 +146,9 @@ def _name(thing: Callable) -> str:
     return own_code.describe(thing).rpartition(":")[2]
 
 
-def _kind(value: object) -> str:
+def _wrong_kind(what: str, value: object, weights: Tensor) -> UsageError:
+    kind = f"a value of type {type(value).__name__}"
     if isinstance(value, Tensor):
-        return f"{value.dtype} of shape {tuple(value.shape)}"
-    return f"a value of type {type(value).__name__}"
-
-
-def _wanted(vector: Tensor) -> str:
-    return f"it must return a number for each, shape ({len(vector)},)"
+        kind = f"{value.dtype} of shape {tuple(value.shape)}"
+    wanted = f"it must return a number for each, shape ({len(weights)},)"
+    return UsageError(f"{what} returned {kind} for {len(weights):,} weights: {wanted}")

@@ -40,7 +40,10 @@ class FlatParameters:
 
     def __init__(self, model: nn.Module, changing: Collection[str] | None = None):
         self.model = model
-        _drop_batch_counters(model)
+        for module in model.modules():
+            # With a fixed momentum BatchNorm's counter changes nothing, yet it would have to be sent.
+            if getattr(module, "num_batches_tracked", None) is not None and module.momentum is not None:
+                module.num_batches_tracked = None
         parameters = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         buffers = [(name, b) for name, b in model.named_buffers() if changing is None or name in changing]
         of_norms = {id(p) for module in model.modules() if isinstance(module, _NORMS) for p in module.parameters(False)}
@@ -57,20 +60,16 @@ class FlatParameters:
                 raise ValueError(f"{name} is {tensor.dtype}; a flat vector holds float32 tensors only")
 
         self.schema = Schema((name, role, tensor.shape) for role, name, tensor in tensors)
-        self.num_weights, self.num_rest = self.schema.num_weights, self.schema.num_rest
-        self.num_buffers = self.schema.num_buffers
+        counts = self.schema.num_weights, self.schema.num_rest, self.schema.num_buffers
+        self.num_weights, self.num_rest, self.num_buffers = counts
         self.layer_names = [layer.name for layer in self.schema.layers]
         self.layer_sizes = [layer.size for layer in self.schema.layers]
 
         device = parameters[0][1].device
-        num_trainable = self.num_weights + self.num_rest
         self.vector = torch.empty(self.schema.size, device=device)
-        self.gradient = torch.zeros(num_trainable, device=device)
-        self.weights = self.vector[: self.num_weights]
-        self.rest = self.vector[self.num_weights : num_trainable]
-        self.buffers = self.vector[num_trainable:]
-        self.weight_grad = self.gradient[: self.num_weights]
-        self.rest_grad = self.gradient[self.num_weights :]
+        self.weights, self.rest, self.buffers = self.vector.split(counts)
+        self.gradient = torch.zeros(self.num_weights + self.num_rest, device=device)
+        self.weight_grad, self.rest_grad = self.gradient.split(counts[:2])
 
         for entry, (role, _, tensor) in zip(self.schema.entries, tensors, strict=True):
             view = self.vector[entry.part].view(entry.shape)
@@ -135,13 +134,7 @@ class FlatParameters:
         self.vector.copy_(vector)
 
 
-def _drop_batch_counters(model: nn.Module) -> None:
-    """Drop BatchNorm's batch counter: with a fixed momentum it changes nothing, yet it would have to be sent."""
-    for module in model.modules():
-        if getattr(module, "num_batches_tracked", None) is not None and module.momentum is not None:
-            module.num_batches_tracked = None
-
-
 def sha256(vector: Tensor) -> str:
-    """Return the SHA-256 of a tensor's bytes, to compare runs and processes."""
-    return hashlib.sha256(vector.detach().cpu().numpy().tobytes()).hexdigest()
+    """Return the SHA-256 of a tensor's little-endian bytes, to compare runs and processes."""
+    array = vector.detach().cpu().numpy()
+    return hashlib.sha256(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()).hexdigest()

@@ -60,7 +60,7 @@ def partial_update(
             seed=derive_seed(work.trainer.seed, "criterion", work.number, step),
         )
         score = criterion.score(evidence)
-        if work.budgeted and work.finite:
+        if work.outgoing.most_bytes is not None and work.finite:
             order = ranked(score)
             order = order if work.selected is None else work.selected[order]
             trained = flat.snapshot()

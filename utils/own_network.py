@@ -18,9 +18,8 @@ from utils.system.references import label_of
 
 
 def own_network_maker(
-    model: Any, name: str, seed: int, inputs: Dataset | Inputs, device: torch.device,
-    changing: Collection[str] | None = None,
-) -> Callable[[int], FlatParameters]:  # fmt: skip
+    model: Any, name: str, seed: int, inputs: Dataset | Inputs, device: torch.device, changing: Collection[str] | None
+) -> Callable[[int], FlatParameters]:
     """Return a function that makes the user's initial network of the run (0), or another one, flat and on the device.
 
     model     as for `models.own.find_maker`; `name` is what it is called

@@ -15,6 +15,7 @@ import numpy as np
 
 ROLES = ("weight", "rest", "buffer")
 MAX_LAYER_SIZE = 1 << 28  # so that every product in the coder's integer arithmetic fits 64 bits
+MAX_SIZE = 1 << 29  # so that the length of no section of a message takes more than 32 bits
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Schema:
     .fingerprint                            8 bytes: BLAKE2b over ordered names, roles, dtypes and shapes
 
     Raises ValueError for an unknown role, a wrong order, a repeated name, a weight with fewer than two dimensions, or
-    an empty or too large entry.
+    an empty or too large entry or state.
     """
 
     def __init__(self, entries: Iterable[tuple[str, str, Sequence[int]]]):
@@ -63,6 +64,8 @@ class Schema:
                 raise ValueError(f"weight {name!r} has shape {entry.shape}; weights have two or more dimensions")
             laid_out.append(entry)
             self.size += entry.size
+        if self.size > MAX_SIZE:
+            raise ValueError(f"a network of {self.size:,} values: no message is for more than 2^29")
         if len({entry.name for entry in laid_out}) < len(laid_out):
             raise ValueError("two schema entries have the same name")
         self.entries = tuple(laid_out)

@@ -64,7 +64,7 @@ def reading_pool(image_size: int, num_workers: int, device: torch.device) -> Poo
 
 
 class StreamedBatches(BatchSource):
-    """Image files and labels int64 (N,), and ways to go through them.
+    """Image files and labels int64 (N,), and ways to go through them, which are those of `Batches`.
 
     pool  reads the files: see `reading_pool`. It serves one iteration at a time
     The others are those of `BatchSource`. A file that no longer decodes raises DatasetError when its batch is due.
@@ -84,11 +84,9 @@ class StreamedBatches(BatchSource):
         return order, seeds
 
     def along(self, order: Tensor, draws: Tensor | None, parts: Sequence[slice]) -> Iterator[Batch]:
-        """Iterate over `parts` of an epoch that `draw` has drawn."""
         return self._read((order[part], None if draws is None else draws[0, part]) for part in parts)
 
     def in_order(self, indices: Tensor | None = None) -> Iterator[Batch]:
-        """Iterate over the samples `indices`, or all, in this order and without augmentation: for evaluation."""
         indices = torch.arange(len(self)) if indices is None else indices
         return self._read((chosen, None) for chosen in indices.split(self.batch_size) if len(chosen))
 

@@ -41,8 +41,8 @@ class FileList:
     @property
     def is_sound(self) -> bool:
         """True if the arrays fit together: the cache is a file that anybody may have put there."""
-        kinds = "".join(getattr(self, field.name).dtype.kind for field in fields(self))
-        shapes = [getattr(self, field.name).shape for field in fields(self)]
+        arrays = vars(self).values()
+        kinds, shapes = "".join(array.dtype.kind for array in arrays), [array.shape for array in arrays]
         files, folders = self.paths.shape, self.folders.shape
         return kinds == "SiiSiibU" and shapes == [folders, folders, (), files, files, files, files, ()]
 
@@ -77,12 +77,11 @@ def list_files(root: Path, tops: Sequence[str]) -> FileList:
 
 def save(root: Path, tops: Sequence[str], files: FileList) -> None:
     """Write the cache, beside the images or, where that is not allowed, where the user's caches are."""
-    arrays = {field.name: getattr(files, field.name) for field in fields(FileList)}
     for path in _places(root, tops):
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as file:
-                np.savez(file, format=FORMAT, tops=np.array(tops), **arrays)
+                np.savez(file, format=FORMAT, tops=np.array(tops), **vars(files))
             return
 
 

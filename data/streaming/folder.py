@@ -81,10 +81,7 @@ def _class_folders(files: FileList, top: str) -> set[bytes]:
 
 
 def _labels(root: Path, files: FileList, folders: dict, classes: Sequence[bytes], imagenet: bool) -> np.ndarray:
-    """Return each file's place in `classes`, by its folder or by ImageNet's devkit; -1 outside class folders.
-
-    Raises DatasetError if a split has other classes, or a class no file.
-    """
+    """Return each file's place in `classes`, by its folder or by ImageNet's devkit; -1 outside class folders."""
     index = {name: label for label, name in enumerate(classes)}
     labels = np.full(len(files.paths), -1, dtype=np.int64)
     for folder in folders.values():
@@ -93,19 +90,14 @@ def _labels(root: Path, files: FileList, folders: dict, classes: Sequence[bytes]
         found = _class_folders(files, folder.name)
         if imagenet and folder.name == "val" and not found and paths:
             names = validation_classes(root, paths)
-            unknown = sorted(set(names) - set(classes))
-            if unknown:
-                raise DatasetError(
-                    f"{folder}: holds images of class {os.fsdecode(unknown[0])}, for which train/ has "
-                    "no folder; add it, or remove those images"
-                )
+            if unknown := sorted(set(names) - set(classes)):
+                problem = f"holds images of class {os.fsdecode(unknown[0])}, for which train/ has no folder"
+                raise DatasetError(f"{folder}: {problem}; add it, or remove those images")
         else:
-            differing = found ^ set(classes)
-            if differing:
+            if differing := found ^ set(classes):
                 raise differing_classes(folder, folders["train"], map(os.fsdecode, differing))
             names = [path.split(b"/", 2)[1] for path in paths]
-            empty = sorted(found - set(names))
-            if empty:
+            if empty := sorted(found - set(names)):
                 raise DatasetError(f"{folder / os.fsdecode(empty[0])}: holds no images; put some in or remove it")
         labels[here] = [index.get(name, -1) for name in names]
     return labels

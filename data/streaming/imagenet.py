@@ -17,6 +17,7 @@ from data.errors import DatasetError, answering
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 _GROUND_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
 _META = "data/meta.mat"
+_IN_FOLDERS = "validation images in a folder for each class"
 _IMAGE = re.compile(r"ILSVRC2012_val_(\d{8})\.jpe?g", re.IGNORECASE)
 
 
@@ -31,15 +32,12 @@ def validation_classes(root: Path, paths: list[bytes]) -> list[bytes]:
         name = os.fsdecode(path)
         match = _IMAGE.fullmatch(name.rpartition("/")[2])
         if match is None:
-            raise DatasetError(
-                f"{root / name}: not called ILSVRC2012_val_00000001.JPEG or alike, so its class is not "
-                "known; remove it, or put validation images in a folder for each class"
-            )
+            problem = "not called ILSVRC2012_val_00000001.JPEG or alike, so its class is not known"
+            raise DatasetError(f"{root / name}: {problem}; remove it, or put {_IN_FOLDERS}")
         number = int(match[1])
         if not 1 <= number <= len(truth):
-            raise DatasetError(
-                f"{root / name}: {DEVKIT} has labels for images 1 to {len(truth)}; get the devkit of these images"
-            )
+            problem = f"{DEVKIT} has labels for images 1 to {len(truth)}"
+            raise DatasetError(f"{root / name}: {problem}; get the devkit of these images")
         classes.append(wnid_of[truth[number - 1]])
     return classes
 
@@ -47,19 +45,15 @@ def validation_classes(root: Path, paths: list[bytes]) -> list[bytes]:
 def read_devkit(path: Path) -> tuple[dict[int, bytes], list[int]]:
     """Return the wnid of each ILSVRC id, and the ids of all validation images in order."""
     if not os.path.isfile(path):
-        raise DatasetError(
-            f"{path}: no such file, and val/ has no class folders; put ImageNet's devkit there, or "
-            "validation images in a folder for each class"
-        )
+        problem = "no such file, and val/ has no class folders"
+        raise DatasetError(f"{path}: {problem}; put ImageNet's devkit there, or {_IN_FOLDERS}")
     with answering(f"{path}: cannot be read", "get it again"), tarfile.open(path) as archive:
         members = {name: archive.extractfile(_find(archive, name)).read() for name in (_META, _GROUND_TRUTH)}
         truth = [int(line) for line in members[_GROUND_TRUTH].split()]
         wnid_of = _read_meta(members[_META])
-    unknown = set(truth) - set(wnid_of)
-    if unknown:
-        raise DatasetError(
-            f"{path}: its meta.mat has no class {min(unknown)}, which the ground truth names; get it again"
-        )
+    if unknown := set(truth) - set(wnid_of):
+        problem = f"its meta.mat has no class {min(unknown)}, which the ground truth names"
+        raise DatasetError(f"{path}: {problem}; get it again")
     return wnid_of, truth
 
 

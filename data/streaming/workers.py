@@ -34,7 +34,6 @@ class Pool:
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=pin_memory,
-            collate_fn=_as_it_is,
             worker_init_fn=_set_up_worker,
             generator=torch.Generator(),  # it draws seeds for its workers, else from the global generator
         )
@@ -57,9 +56,8 @@ class Pool:
                 raise
             # Torch puts the worker's traceback into the message; its last line says what went wrong.
             reason = str(error).strip().splitlines()[-1].rstrip(".")
-            raise DatasetError(
-                f"--num_workers: a loader process ended ({reason}); give fewer, or 0 to read without such processes"
-            ) from error
+            way_out = "give fewer, or 0 to read without such processes"
+            raise DatasetError(f"--num_workers: a loader process ended ({reason}); {way_out}") from error
 
 
 def _drop_half_started(error: OSError) -> None:
@@ -88,10 +86,6 @@ class _Calls(Dataset):
         return self._function(request)
 
 
-def _as_it_is(result: Any) -> Any:
-    return result
-
-
 def _set_up_worker(number: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends the workers
-    end_with_parent(signal.SIGKILL)
+    end_with_parent(getattr(signal, "SIGKILL", 0))  # which Windows lacks, as what it is for

@@ -104,7 +104,7 @@ def test_an_epoch_holds_every_sample_once_and_keeps_the_last_batch(augment):
 def test_number_of_batches():
     batches = make_batches(count=50, batch_size=16)
     assert len(batches) == 50
-    assert [batches.num_batches(n) for n in (0, 1, 16, 17)] == [0, 1, 1, 2]
+    assert [len(batches.parts(n)) for n in (0, 1, 16, 17)] == [0, 1, 1, 2]
 
 
 def test_last_batch_of_one_joins_the_one_before_where_asked():
@@ -114,7 +114,7 @@ def test_last_batch_of_one_joins_the_one_before_where_asked():
     for count in (1, 2, 16, 17, 18, 33):
         epoch = list(epoch_of(batches, torch.arange(count), torch_generator(0, "epoch")))
         sizes[count] = [len(y) for _, y in epoch]
-        assert batches.num_batches(count) == len(epoch)
+        assert len(batches.parts(count)) == len(epoch)
         assert sum(sizes[count]) == count
     assert sizes == {1: [1], 2: [2], 16: [16], 17: [17], 18: [16, 2], 33: [16, 17]}
     assert [len(y) for _, y in batches.in_order(torch.arange(17))] == [16, 1]

@@ -43,13 +43,13 @@ def test_the_search_asks_seldom():
 
 @pytest.mark.parametrize("text, count", [
     ("16000", 16000), ("16k", 16000), ("16kB", 16000), ("16KiB", 16384), ("16Ki", 16384), ("1.5k", 1500), ("2M", 2_000_000),
-    ("2MiB", 2 << 20), ("300B", 300), ("1", 1),
+    ("2MiB", 2 << 20), ("300B", 300), ("1", 1), ("16.1k", 16100), ("1.001k", 1001), ("8.2M", 8_200_000),
 ])  # fmt: skip
 def test_numbers_of_bytes(text, count):
     assert byte_count(text) == count
 
 
-@pytest.mark.parametrize("text", ["", "0", "-5", "16x", "k", "1.5", "0.0001k", "5G", "1e3", "nan", "9" * 20])
+@pytest.mark.parametrize("text", ["", "0", "-5", "16x", "k", "1.5", "0.0001k", "1.0001k", "1.1KiB", "5G", "1e3", "nan", "9" * 20])
 def test_what_is_no_number_of_bytes(text):
     with pytest.raises(Exception, match="is not a number of bytes"):
         byte_count(text)

@@ -20,6 +20,13 @@ TRANSFORMER = Schema([
 NOTHING_BUT_ONE = Schema([("w", "weight", (1, 1))])
 
 
+def test_a_network_may_have_so_many_values_and_no_more():
+    largest = [("w0", "weight", (1 << 14, 1 << 14)), ("w1", "weight", (1 << 14, 1 << 14))]
+    assert Schema(largest).size == 1 << 29
+    with pytest.raises(ValueError, match=r"536,870,913 values: no message is for more than 2\^29"):
+        Schema([*largest, ("b", "rest", (1,))])
+
+
 @pytest.mark.parametrize("bits", VALUE_BITS)
 @pytest.mark.parametrize("kind", ["sparse", "random", "dense", "pruned"])
 def test_round_trip(kind, bits):

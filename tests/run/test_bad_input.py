@@ -181,6 +181,7 @@ FLAGS = [
     ("dpu", "--no_such_flag 'two\nlines'", f"{UNKNOWN}no_such_flag two lines"),
     ("dpu", "stray", "unrecognized arguments: stray"),
     ("dpu", "--mode=--", "--mode: '--' is not a value"),
+    ("dpu", "--lr==--", "--lr: '=--' is not a number above 0"),
     ("dpu", "--mode rpu", "--mode: 'rpu' is a mode of multiround_rpu.py"),
     ("rpu", "--mode dpu", "--mode: 'dpu' is a mode of multiround_dpu.py"),
     ("fu", "--mode pruned", "--mode: invalid choice: 'pruned' (choose from"),

@@ -109,6 +109,12 @@ def test_names_show_what_is_not_as_usual(script, flags, shown, tmp_path, monkeyp
     assert name.startswith(f"digits-{'vgg' if 'vgg' in flags else 'mlp'}-{method}-{much}-{shown}seed0-")
 
 
+def test_zero_with_a_sign_is_zero(tmp_path, monkeypatch):
+    flags = ["--dataset", "digits", "--output_dir", str(tmp_path)]
+    names = {name_of(RUNS["dpu"][0], [*flags, "--lamda", lamda], monkeypatch) for lamda in ("0", "-0", "-0.0")}
+    assert len(names) == 1
+
+
 def test_the_longest_name_is_one_that_file_systems_take(tmp_path, monkeypatch):
     flags = "--mode gcpu --deploy_sparsity 0.5 --value_bits 6 --lr 0.01 --batch_norm --max_rounds 2 --num_epochs 2 --threads 2"
     more = "--dataset_size_init 100 --dataset_size_subseq 500 --val_dataset_size 7 --train_batch_size 9 --test_batch_size 9 "

@@ -287,6 +287,7 @@ def test_overwriting_that_is_killed_leaves_what_can_go_on(finished, tmp_path, mo
     entries = len([path for path in finished.iterdir() if path.name != ".lock"])
     for deletions in range(entries + 1):
         folder = shutil.copytree(finished, tmp_path / str(deletions) / finished.name)
+        (folder / "accuracy.png").write_bytes(b"of the run before")
         left = [deletions]
 
         def dying(plain, left=left):
@@ -306,6 +307,7 @@ def test_overwriting_that_is_killed_leaves_what_can_go_on(finished, tmp_path, mo
             except Killed:
                 pass
         assert again(folder).summary["rounds"] == 2
+        assert (folder / "accuracy.png").stat().st_size > 1000 or deletions < 2  # with what it shows
         assert without_time(folder) == without_time(finished) and weights_of(folder) == weights_of(finished)
 
 

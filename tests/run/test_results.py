@@ -86,7 +86,9 @@ def test_lines_that_are_printed(tmp_path):
     table = text.split("\n\n")[0].splitlines()
     assert len(table) == 5 and len({len(line) for line in table[1:]}) == 1
     assert "average test accuracy   30.00 %, as served 40.00 %" in text
-    assert str(tmp_path) in text
+    assert str(tmp_path) in text and "accuracy.png" not in text
+    (tmp_path / "accuracy.png").touch()
+    assert describe_run(folder.read()).endswith("\n  rounds.csv, summary.json, accuracy.png")
 
 
 @pytest.mark.parametrize("values, weights, rounds, again", [

@@ -78,6 +78,13 @@ def test_where_locks_fail_a_warning_says_so_and_work_goes_on(tmp_path, monkeypat
     assert done == [1]
 
 
+def test_a_system_without_locks_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.system.locks.fcntl", None)  # as on Windows
+    with pytest.warns(UserWarning, match="cannot be locked here .this system has no such locks.: see that no other"):
+        with locked(tmp_path / ".lock"):
+            pass
+
+
 def test_a_planted_link_is_not_opened_and_content_stays(tmp_path):
     victim = tmp_path / "victim"
     victim.write_text("mine")

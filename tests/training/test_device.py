@@ -40,6 +40,14 @@ def test_a_run_flushes_while_it_trains_and_not_afterwards(tmp_path, monkeypatch)
     assert not flushing()
 
 
+def test_a_run_leaves_the_threads_as_they_were(tmp_path):
+    """The next run in this process may take what it finds, and its results depend on it."""
+    before = torch.get_num_threads()
+    flags = [*SMALL, "--updating_ratio", "0.5", "--num_epochs", "1", "--max_rounds", "1", "--threads", str(before + 1)]
+    multiround_rpu.main([*flags, "--output_dir", str(tmp_path)])
+    assert torch.get_num_threads() == before
+
+
 @pytest.mark.parametrize("value_bits", [32, 16])
 def test_tiny_values_reach_the_edge_though_training_flushes(tmp_path, value_bits):
     schema = Schema([("fc.weight", "weight", (1, 2)), ("fc.bias", "rest", (1,))])

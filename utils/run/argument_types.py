@@ -5,6 +5,8 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from fractions import Fraction
 
 from utils.modes import MODES
 from utils.system.errors import filled as filled  # two kinds that the edge node's flags have, too
@@ -13,13 +15,10 @@ from utils.system.references import split_reference
 
 
 def _number(kind: Callable, text: str, allowed: Callable, expected: str):
-    try:
-        value = kind(text)
-    except ValueError:
-        value = None
-    if value is None or not allowed(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
-    return value
+    with suppress(ValueError):
+        if allowed(value := kind(text)):
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
 
 
 def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
@@ -71,8 +70,8 @@ def byte_count(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kKmM])(i?)[bB]?|[bB])?", text.strip())
     unit, binary = (match[2] or "", match[3]) if match else ("", "")
     factor = (1024 if binary else 1000) ** " km".index(unit.lower() or " ")
-    value = float(match[1]) * factor if match else 0
-    if not 1 <= value < 2**31 or value != int(value):
+    value = Fraction(match[1]) * factor if match else Fraction(0)  # 16.1k is 16100, and not nearly that
+    if not 1 <= value < 2**31 or value.denominator > 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes, such as 16000, 16k or 16KiB")
     return int(value)
 
@@ -87,7 +86,7 @@ def link(text: str) -> tuple[float, int | None, int]:
 
 
 def _real(allowed: Callable[[float], bool], expected: str) -> Callable[[str], float]:
-    return lambda text: _number(float, text, allowed, f"a number {expected}")
+    return lambda text: _number(lambda word: float(word) + 0.0, text, allowed, f"a number {expected}")  # -0 is 0
 
 
 ratio = _real(lambda value: 0 < value <= 1, "above 0 and at most 1")

@@ -34,9 +34,8 @@ class Books:
     """
 
     def __init__(
-        self, folder: RunFolder, config: dict[str, Any], start: dict[str, Any], stop: StopRequest,
-        resume_changed: bool = False,
-    ):  # fmt: skip
+        self, folder: RunFolder, config: dict[str, Any], start: dict[str, Any], stop: StopRequest, resume_changed: bool
+    ):
         self.folder, self.config = folder, config
         self._start, self._stop = start, stop
         self._interval = config["settings"]["checkpoint_interval"]  # of this start: a resumed run may have another
@@ -65,10 +64,7 @@ class Books:
         if state is None:
             self._initial = sha256(drawn)
             return {"initial": drawn}
-        whose = state.pop("run", None)
-        digest = state.pop("rows", None)
-        code = state.pop("code", None)
-        initial = state.pop("initial", None)
+        whose, digest, code, initial = (state.pop(name, None) for name in ("run", "rows", "code", "initial"))
         same = whose == self.folder.path.name
         suits = same and fits(state, Schema(self.config["layers"]))
         if same:
@@ -182,7 +178,7 @@ class Books:
                 "git_commits": list(dict.fromkeys(start.get("git_commit") for start in self.config["starts"])),
             }
         )
-        self._checkpoints.keep_one()
+        self._checkpoints.previous.unlink(missing_ok=True)  # a finished run needs the latest at most
         self._result = self.folder.read()
 
     def close(self, headline: str, ran: bool) -> RunResult:
@@ -194,8 +190,7 @@ class Books:
             print(headline, fill(finished, 80, subsequent_indent="  ", break_on_hyphens=False), sep="\n", flush=True)
         if self.folder.read_config() is None:  # lost; what it says of the settings follows from the command
             self.folder.write_config(self.config)
-        problem = self.folder.draw(self._result.rows, self.config["title"])
-        if problem:
+        if problem := self.folder.draw(self._result.rows, self.config["title"]):
             warnings.warn(problem, stacklevel=2)
         print(f"\n{describe_run(self._result)}")
         return self._result

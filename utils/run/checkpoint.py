@@ -19,7 +19,7 @@ from utils.rounds import EdgeCopy
 from utils.schema import Schema
 from utils.system.errors import UserError
 from utils.system.files import replacing, sync_folder
-from utils.training.round import STATE, RoundTraining
+from utils.training.round import RoundTraining
 
 _DIGEST_BYTES = 32
 FORMAT = 2  # of the saved state; another version's checkpoint is refused
@@ -65,10 +65,6 @@ class Checkpoints:
         os.replace(self.new, self.latest)
         sync_folder(self.latest.parent)
 
-    def keep_one(self) -> None:
-        """Delete the one before the latest, which a finished run does not need."""
-        self.previous.unlink(missing_ok=True)
-
     def load(self, device: torch.device | str) -> dict[str, Any] | None:
         """Return the newest state that reads back, on `device`; None if there is no checkpoint.
 
@@ -76,19 +72,17 @@ class Checkpoints:
         before it is used. Raises CheckpointError if there are checkpoints and none reads back.
         """
         damaged = None
-        for path in (self.latest, self.new, self.previous):
-            if not path.exists():
-                continue
+        for path in filter(Path.exists, (self.latest, self.new, self.previous)):
             try:
                 state = read_checkpoint(path, device)
             except CheckpointError as error:
                 damaged = damaged or error
-            else:
-                if damaged is not None:
-                    warnings.warn(f"{damaged}; using the one before it", stacklevel=2)
-                    if self.latest.exists():  # else the next save would put it in the place of the good one
-                        os.replace(self.latest, self.latest.with_name("checkpoint_damaged"))
-                return state
+                continue
+            if damaged is not None:
+                warnings.warn(f"{damaged}; using the one before it", stacklevel=2)
+                if self.latest.exists():  # else the next save would put it in the place of the good one
+                    os.replace(self.latest, self.latest.with_name("checkpoint_damaged"))
+            return state
         if damaged is not None:
             raise CheckpointError(f"{damaged}, and there is no good one before it: start anew with --overwrite")
         return None
@@ -110,18 +104,6 @@ def read_checkpoint(path: Path, device: torch.device | str) -> dict[str, Any]:
     if not isinstance(state, dict) or str(state.pop("format", None)) != str(FORMAT):
         raise CheckpointError(f"checkpoint {path} was written by another version of this program")
     return state
-
-
-def state_to_bytes(state: dict[str, Any]) -> bytes:
-    """Return a state as bytes, for another process."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    return buffer.getvalue()
-
-
-def state_from_bytes(data: bytes, device: torch.device | str) -> dict[str, Any]:
-    """Return the state that `state_to_bytes` wrote, on `device`."""
-    return torch.load(io.BytesIO(data), map_location=device, weights_only=True)
 
 
 def pack(edge: EdgeCopy, training: RoundTraining | None = None) -> dict[str, Any]:
@@ -150,9 +132,9 @@ def fits(state: dict[str, Any], schema: Schema) -> bool:
         **dict.fromkeys(("line_top5", "served_top5"), _or_none(_number)),
     }
     training = {
-        **dict.fromkeys(STATE, _or_none(_number)),
         **dict.fromkeys(("number", "step", "epoch"), _whole),
         **dict.fromkeys(("seconds", "start_val_acc", "best_val_acc"), _number),
+        **dict.fromkeys(("full_val_acc", "rewound_val_acc"), _or_none(_number)),
         "vector": network,
         "best": _or_none(network),
         "local": _or_none(lambda value: _tensor(torch.float32)(value) and len(value) <= weights),

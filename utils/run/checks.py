@@ -33,10 +33,10 @@ def settle(flags: dict[str, Any]) -> Settings:
     _check_model(settings)
     _check_criterion(settings)
     _check_ratio(settings)
-    if settings.get("lamda") is not None and settings["mode"] != "dpu":
+    if settings.get("lamda") is None:
+        settings["lamda"] = 0.5 if settings["mode"] == "dpu" else None
+    elif settings["mode"] != "dpu":
         raise UsageError(f"--lamda is for --mode dpu; {settings['mode']} ignores it: leave it out")
-    default_lamda = 0.5 if settings["mode"] == "dpu" else None
-    settings["lamda"] = default_lamda if settings.get("lamda") is None else settings["lamda"]
     try:
         settings.update(choose_deployment(flags))
         start_again = reinit.choose(flags)
@@ -189,23 +189,20 @@ def check_folder(name: str, path: Path) -> None:
             return
 
 
-def check_sizes(settings: Settings, num_train: int) -> tuple[int, int]:
-    """Return the sample counts of round 0 and of each further one, defaults filled in.
+def check_sizes(settings: Settings, num_train: int) -> dict[str, int]:
+    """Return the settings that are sample counts, of round 0 and of each further one, defaults filled in.
 
     Raises UsageError for a size above the training set, or too small for BatchNorm.
     """
     least = 2 if settings.has_batch_norm else 1
     default = min(1000, max(math.ceil(num_train / 6), least), num_train)
-    sizes = []
-    for name in ("dataset_size_init", "dataset_size_subseq"):
-        size = getattr(settings, name)
-        size = default if size is None else size
+    sizes = {name: getattr(settings, name) or default for name in ("dataset_size_init", "dataset_size_subseq")}
+    for name, size in sizes.items():
         if size > num_train:
             raise UsageError(f"--{name} is {size}, but there are {num_train} training images: give at most that")
-        sizes.append(size)
-    if sizes[0] < least:
+    if sizes["dataset_size_init"] < least:
         raise UsageError(_ONE_SAMPLE)
-    return sizes[0], sizes[1]
+    return sizes
 
 
 def check_batch_norm(settings: Settings) -> None:

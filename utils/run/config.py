@@ -45,9 +45,7 @@ def make_config(
     }
 
 
-def describe_start(
-    command: list[str], device: torch.device, processes: int = 1, own: dict[str, str] | None = None
-) -> dict[str, Any]:
+def describe_start(command: list[str], device: torch.device, processes: int, own: dict[str, str]) -> dict[str, Any]:
     """Return what config.json keeps of each start of a run: machine, versions, code and command."""
     return {
         "device": describe_device(device) + (f", {processes} processes" if processes > 1 else ""),
@@ -80,23 +78,18 @@ def headline(
     if settings.deploy_sparsity:
         deployed = num_deployed(flat.num_weights, settings.deploy_sparsity)
         ratio += f" {deployed:,} weights deployed,"
+    unusual = any(value is not None for value in (settings.optimizer, settings.schedule, settings.weight_decay))
     return "\n".join(
         [
             f"{dataset.name}: {train} training, {val} validation and {test} test images of {shape}, "
             f"{dataset.num_classes} classes",
             f"{label_of(settings.model)}: {flat.num_weights:,} weights, "
             f"{flat.num_rest + flat.num_buffers:,} values of the rest",
-            *_how_it_trains(settings, plan),
+            *([f"trained by {plan.way.recipe.in_words()}"] if unusual or not settings.model_is_ours else []),
             f"{label_of(settings.criterion or settings.mode)}: {rounds},{ratio} seed {settings.seed}, on {device}",
             f"run folder: {folder}",
         ]
     )
-
-
-def _how_it_trains(settings: Settings, plan: Plan) -> list[str]:
-    """Return a line on the recipe, if it is not the one that the paper has for the model."""
-    changed = any(value is not None for value in (settings.optimizer, settings.schedule, settings.weight_decay))
-    return [f"trained by {plan.way.recipe.in_words()}"] if changed or not settings.model_is_ours else []
 
 
 def git_commit() -> str | None:

@@ -1,5 +1,6 @@
 """From settings to a finished run folder."""
 
+import io
 import sys
 from contextlib import nullcontext, suppress
 from functools import partial
@@ -10,12 +11,13 @@ from torch import Tensor
 
 from data.datasets import Dataset
 from data.inputs import Inputs
-from models.own import fingerprint_of
+from models.fingerprints import fingerprint_of, structure_of
 from utils.flat import sha256
 from utils.link import Link
+from utils.message.streams import TooCheapError
 from utils.rounds import EdgeCopy, run_rounds
 from utils.run.books import Books, NoBooks
-from utils.run.checkpoint import state_from_bytes, state_to_bytes, unpack
+from utils.run.checkpoint import unpack
 from utils.run.config import describe_start, headline, make_config
 from utils.run.flags import changes_results
 from utils.run.folder import RunFolder, RunResult
@@ -23,10 +25,11 @@ from utils.run.identity import Identity, identify, read_dataset, read_key
 from utils.run.plan import make_networks, make_plan, make_trainer
 from utils.run.results import round_row
 from utils.run.settings import Settings
-from utils.system.errors import UsageError
-from utils.system.own_code import LAYOUT, STRUCTURE, digest_of_text, digests_of
+from utils.system.errors import UsageError, UserError
+from utils.system.own_code import LAYOUT, STRUCTURE, digests_of
 from utils.system.processes import Interrupted, StopRequest, stop_request
 from utils.system.progress import Bars, watched_check
+from utils.system.references import label_of
 from utils.training.device import denormals, set_up_device
 from utils.training.distributed import Group, ProcessLostError, join
 
@@ -39,6 +42,7 @@ def run_experiment(settings: Settings, command: list[str], model: Any = None, da
     Raises UserError, before any work, for what the user can put right.
     """
     group, device_name = join(settings.device)
+    threads = torch.get_num_threads()
     try:
         result = _run_in(group, device_name, settings, command, model, dataset)
     except UsageError:  # before any work, so no process is in the middle of a sum that would be waited for
@@ -50,6 +54,8 @@ def run_experiment(settings: Settings, command: list[str], model: Any = None, da
             with suppress(RuntimeError):
                 group.leave()
         raise
+    finally:
+        torch.set_num_threads(threads)  # for the next run of this process, whose results may depend on it
     group.leave()
     return result
 
@@ -66,16 +72,21 @@ def _run_in(
         dataset = read_dataset(settings, watch=partial(watched_check, shown=shown))
     if group.is_rank0:
         group.broadcast("the data is there")
-    module = {"initial_network": fingerprint_of(model)} if isinstance(model, torch.nn.Module) else None
-    run = identify(settings, dataset, device, sign_key, module)
+    identified = partial(identify, settings, dataset, device, sign_key)
+    run = identified()
     settings = run.settings
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     _check_same_run(group, run)
     make_network, flat = make_networks(settings, dataset, device, model)
+    given = {} if model is None else {"network": structure_of(flat.model, model)}
+    given |= {"initial_network": fingerprint_of(model)} if isinstance(model, torch.nn.Module) else {}
+    if given:
+        run = identified(given)
+        _check_same_run(group, run)
     own = digests_of([("model", settings.model if model is None else model), ("criterion", settings.criterion)])
     own |= {LAYOUT: flat.layout} if not settings.model_is_ours else {}
-    own |= {STRUCTURE: digest_of_text(repr(flat.model))} if model is not None else {}  # what a closure holds is unknown
+    own |= {STRUCTURE: given["network"]} if given else {}
     plan = make_plan(settings, flat, run.arrival, make_network, sign_key)
     start = describe_start(command, device, group.size, own)
     config = make_config(settings, run.fingerprints, flat, plan, start, own)
@@ -104,6 +115,9 @@ def _run_in(
                     for done in run_rounds(plan, trainer, link, edge, bars, on_epoch, interrupted):
                         edge.rows.append(round_row(done, edge))
                         books.round_done(edge, bars)
+            except TooCheapError as error:
+                problem = f"--model: large buffers of {label_of(settings.model)} hardly change, so of a message {error}"
+                raise UserError(f"{problem}, and nodes would refuse it: keep them out of the network") from error
             except KeyboardInterrupt:
                 raise Interrupted(books.checkpoint) from None
             finally:
@@ -117,21 +131,19 @@ def _check_same_run(group: Group, run: Identity) -> None:
     relevant = {name: value for name, value in vars(run.settings).items() if changes_results(name)}
     everyone = group.gather({**relevant, **run.fingerprints})
     for rank, other in enumerate(everyone):
-        differing = [name for name, value in everyone[0].items() if other[name] != value]
-        if differing:
+        if differing := [name for name, value in everyone[0].items() if other[name] != value]:
             names = ", ".join(differing)
             raise UsageError(f"process {rank} differs from process 0 in {names}: start all alike, on the same data")
 
 
 def _where_to_begin(group: Group, books: Books | NoBooks, drawn: Tensor) -> dict[str, Any] | None:
-    """Return the state that all processes begin with or go on from; None: the run is finished.
-
-    drawn  the initial network as it is drawn here
-    """
+    """Return the state that all processes begin with or go on from; None: the run is finished."""
     if not group.is_rank0:
         data = group.broadcast()
-        return data and state_from_bytes(data, drawn.device)
+        return data and torch.load(io.BytesIO(data), map_location=drawn.device, weights_only=True)
     state = books.where_to_begin(drawn)
     if group.size > 1:
-        group.broadcast(state and state_to_bytes(state))
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        group.broadcast(state and buffer.getvalue())
     return state

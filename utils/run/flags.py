@@ -15,23 +15,9 @@ MODELS = tuple(DEFAULTS)
 DATASETS = ("mnist", "cifar10", "cifar100", "imagenet", "digits")
 
 
-@dataclass(frozen=True)
-class Group:
-    """A group of flags: whether they can change a result, and whether a table's rows are named by them."""
-
-    hashed: bool  # they count in the hash of the run folder's name
-    named: bool  # where they are not the default, the row says so; others are in columns or shared by all rows
-
-
-GROUPS = {
-    "data": Group(hashed=True, named=False),
-    "model": Group(hashed=True, named=False),
-    "method": Group(hashed=True, named=True),
-    "messages": Group(hashed=True, named=True),
-    "training": Group(hashed=True, named=True),
-    "machine": Group(hashed=True, named=False),
-    "output": Group(hashed=False, named=False),
-}
+GROUPS = ("data", "model", "method", "messages", "training", "machine", "output")
+# The flags of these are what a table's rows are named by; others are in its columns, or shared by all rows.
+NAMING_ROWS = ("method", "messages", "training")
 
 
 @dataclass(frozen=True)
@@ -41,7 +27,8 @@ class Flag:
     kind     turns a word into a value; bool: a switch
     help     the same for all scripts, or by script
     scripts  those that have it
-    hashed, named   as in its group, where they are not given
+    hashed   it can change a result, and counts in the hash of the run folder's name; None: if not of the group "output"
+    named    a table's row says so where it is not the default; None: if of a group of NAMING_ROWS
     before   values that say what every run did before the flag came: they do not count in the hash, so that older
              runs keep their folders
     place    it says where something lies on this machine, which exported results do not tell
@@ -63,11 +50,11 @@ class Flag:
 
     @property
     def changes_results(self) -> bool:
-        return GROUPS[self.group].hashed if self.hashed is None else self.hashed
+        return self.group != "output" if self.hashed is None else self.hashed
 
     @property
     def names_rows(self) -> bool:
-        return GROUPS[self.group].named if self.named is None else self.named
+        return self.group in NAMING_ROWS if self.named is None else self.named
 
 
 def _listed(column: int) -> str:

@@ -91,9 +91,9 @@ class RunFolder:
         """Delete every file of the run, but for the lock.
 
         In an order in which a kill at any moment leaves a folder that can go on: without the summary the run is not
-        finished, its checkpoints still fit the messages; without checkpoints it begins anew.
+        finished, and has no plot of other rounds; its checkpoints still fit the messages; without them it begins anew.
         """
-        first = [self.summary.name, "checkpoint", "checkpoint_new", "checkpoint_previous"]
+        first = [self.summary.name, self.plot.name, "checkpoint", "checkpoint_new", "checkpoint_previous"]
         entries = [path for path in self.path.iterdir() if path.name != LOCK]
         for path in sorted(entries, key=lambda path: first.index(path.name) if path.name in first else len(first)):
             if path.is_dir() and not path.is_symlink():  # what a link leads to is not the run's

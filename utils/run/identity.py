@@ -159,11 +159,8 @@ def read_dataset(settings: Settings, download: bool = True, **watch: Callable) -
 
 
 def _with_data_defaults(settings: Settings, dataset: Dataset, device: torch.device) -> Settings:
-    """Return `settings` with the sizes that follow from the data filled in, and the kind of device.
-
-    Raises UsageError for a size that the data cannot serve.
-    """
-    size_init, size_subseq = check_sizes(settings, len(dataset.train_labels))
+    """Return `settings` with the sizes that follow from the data filled in, and the kind of device."""
+    sizes = check_sizes(settings, len(dataset.train_labels))
     num_test = len(dataset.test_labels)
     val_size = settings.val_dataset_size
     if dataset.val_images is not None:
@@ -173,9 +170,8 @@ def _with_data_defaults(settings: Settings, dataset: Dataset, device: torch.devi
     elif val_size is None:
         val_size = default_validation_size(num_test)
     elif val_size >= num_test:
-        raise UsageError(
-            f"--val_dataset_size is {val_size}, which leaves none of the {num_test} test images: give less"
-        )
+        reason = f"which leaves none of the {num_test} test images"
+        raise UsageError(f"--val_dataset_size is {val_size}, {reason}: give less")
     usual = dataset.streamed or dataset.name in ("cifar10", "cifar100")
     recipe = recipe_of(settings)
     # Convolutions of large batches leave the processor's cache: slower there, and half a gigabyte for VGG.
@@ -186,8 +182,7 @@ def _with_data_defaults(settings: Settings, dataset: Dataset, device: torch.devi
         lr=recipe.lr,
         num_epochs=None if settings.total_epochs else recipe.num_epochs,
         device=device.type,
-        dataset_size_init=size_init,
-        dataset_size_subseq=size_subseq,
+        **sizes,
         val_dataset_size=val_size,
         val_batch_size=settings.val_batch_size or evaluated_at_once,
         test_batch_size=settings.test_batch_size or evaluated_at_once,

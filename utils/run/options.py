@@ -69,9 +69,8 @@ def build_parser(script: str, description: str = "") -> argparse.ArgumentParser:
         if flag.name == "mode":
             kind, choices = mode_of(script), modes_of(script)
             default = choices[0]
-        more = {"nargs": flag.nargs} if flag.nargs else {}
         groups[flag.group].add_argument(
-            *names, type=kind, default=default, choices=choices, metavar=flag.metavar, help=text, **more
+            *names, type=kind, default=default, choices=choices, metavar=flag.metavar, nargs=flag.nargs, help=text
         )
     return parser
 

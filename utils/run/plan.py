@@ -151,10 +151,7 @@ def _step_recipe(settings: Settings, deployed: int) -> Recipe:
 
 
 def _ratio_of_budget(settings: Settings, flat: FlatParameters, sign_key: bytes | None) -> float:
-    """Return the updating ratio that goes with --byte_budget: of random masks alone; others select what fits.
-
-    Raises UsageError if messages of that size have no room for biases, BatchNorm and their statistics.
-    """
+    """Return the updating ratio that goes with --byte_budget: of random masks alone; others select what fits."""
     initial, budget = to_numpy(flat.vector), settings.byte_budget
     value_bits = min(VALUE_BITS) if settings.value_bits == "auto" else settings.value_bits
     shared = Shared(flat.schema, initial, initial)

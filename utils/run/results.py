@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import textwrap
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,31 +117,26 @@ def summarize(rows: list[dict[str, Any]], num_weights: int, num_values: int) -> 
     def mean(name: str) -> float:
         return sum(row[name] for row in rows) / len(rows)
 
-    def total(name: str) -> int:
+    def total(name: str) -> float:
         return sum(row[name] for row in rows)
 
+    # A run that an older version began has rows without these.
+    top5 = TOP5_COLUMNS if all(row.get(name) is not None for row in rows for name in TOP5_COLUMNS) else ()
     return {
         "rounds": len(rows),
         "average_test_acc": mean("test_acc"),
         "average_served_test_acc": mean("served_test_acc"),
         "final_test_acc": rows[-1]["test_acc"],
         "final_served_test_acc": rows[-1]["served_test_acc"],
-        **_summarize_top5(rows),
+        **{f"average_{name}": mean(name) for name in top5},
+        **{f"final_{name}": rows[-1][name] for name in top5},
         "rounds_sent": total("sent"),
         "rounds_nothing_sent": [row["round"] for row in rows if not row["sent"]],
         **{name: total(name) for name in COLUMNS if name.endswith("_bytes")},
         "ratio_to_full_updating": total("message_bytes") / (4 * num_values * len(rows)),
         "formula_ratio_to_full_updating": total("formula_bytes") / (formula_bytes(1.0, num_weights) * len(rows)),
-        "seconds": sum(row["seconds"] for row in rows),
+        "seconds": round(total("seconds"), 3),
     }
-
-
-def _summarize_top5(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Return average and final top-5 accuracies if every round has them: a run of an older version began without."""
-    if any(row.get(name) is None for row in rows for name in TOP5_COLUMNS):
-        return {}
-    averages = {f"average_{name}": sum(row[name] for row in rows) / len(rows) for name in TOP5_COLUMNS}
-    return {**averages, **{f"final_{name}": rows[-1][name] for name in TOP5_COLUMNS}}
 
 
 def describe_round(row: dict[str, Any], num_rounds: int) -> str:
@@ -181,30 +177,25 @@ def describe_run(result: "RunResult") -> str:
         for row in result.rows
     ]
     s = result.summary
+    names = "rounds.csv", "summary.json", "config.json", "metrics.jsonl", "accuracy.png", "model.pt", "updates/"
+    files = [name for name in names if (result.folder / name).exists()]  # a disk may have refused a plot
+    top5 = [_percent(s[f"average_{name}"]) for name in TOP5_COLUMNS if f"average_{name}" in s]
     return "\n".join(
         [
             aligned(header, lines, width=80),
             "",
             f"average test accuracy   {100 * s['average_test_acc']:.2f} %, "
             f"as served {100 * s['average_served_test_acc']:.2f} %",
-            *_describe_top5(s),
+            *([f"average top-5 accuracy  {top5[0]} %, as served {top5[1]} %"] if top5 else []),
             f"updates sent            in {s['rounds_sent']} of {s['rounds']} rounds",
             f"bytes sent, all counted {s['message_bytes']:,}: "
             f"{s['ratio_to_full_updating']:.4f} of the whole network each round",
             f"by the usual formula    {s['formula_bytes']:,}: "
             f"{s['formula_ratio_to_full_updating']:.4f} (weights and their mask only)",
             f"run folder              {result.folder}",
-            "  rounds.csv, summary.json, config.json, metrics.jsonl, accuracy.png, model.pt,",
-            "  updates/",
+            textwrap.fill(", ".join(files), 80, initial_indent="  ", subsequent_indent="  "),
         ]
     )
-
-
-def _describe_top5(summary: dict[str, Any]) -> list[str]:
-    if "average_top5_test_acc" not in summary:
-        return []
-    line, served = (_percent(summary[f"average_{name}"]) for name in TOP5_COLUMNS)
-    return [f"average top-5 accuracy  {line} %, as served {served} %"]
 
 
 def _percent(share: float | None) -> str:

@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from utils.run.settings import Settings
 
 
-def run(
-    prog: str, description: str, argv: list[str] | None, model: Any = None, dataset: Any = None
-) -> "RunResult":
+def run(prog: str, description: str, argv: list[str] | None, model: Any = None, dataset: Any = None) -> "RunResult":
     """Run the whole experiment of the script `prog` with the arguments `argv` (None: those of the process).
 
     model, dataset  in place of the flags: a module or what makes one, and a Dataset

@@ -5,7 +5,7 @@
 """
 
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,6 @@ class Settings:
         """Return the settings for config.json, paths as text."""
         return {
             name: os.fspath(value) if isinstance(value, Path) else value
-            for name, value in asdict(self).items()
+            for name, value in vars(self).items()
             if name not in ("overwrite", "resume_changed")
         }

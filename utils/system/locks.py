@@ -25,12 +25,11 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
     """Hold the lock on the file `path` while the block runs; the file is made if it is missing, and stays.
 
     Raises BusyError if another process holds the lock, or waits for it with `wait`, and OSError if the file cannot be
-    opened. Where the file system has no locks, a warning says so, and the block runs without.
+    opened. Where the system or its file system has no locks, a warning says so, and the block runs without.
     """
     number = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
     try:
-        if fcntl is not None:
-            _lock(number, path, wait)
+        _lock(number, path, wait)
         yield
     finally:
         if fcntl is not None:
@@ -41,6 +40,8 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
 
 def _lock(number: int, path: Path, wait: bool) -> None:
     try:
+        if fcntl is None:
+            raise OSError(0, "this system has no such locks")
         fcntl.flock(number, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError as error:  # EWOULDBLOCK, and nothing else, says that another has it
         raise BusyError(f"{path}: another process holds this lock") from error

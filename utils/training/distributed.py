@@ -53,21 +53,21 @@ class Group:
         """Replace each tensor by its sum over all processes, the same bits in each of them."""
         if self.size > 1:
             for tensor in tensors:
-                _answered(lambda tensor=tensor: dist.all_reduce(tensor))
+                _answered(dist.all_reduce, tensor)
 
     def broadcast(self, value: Any = None) -> Any:
         """Return the `value` that rank 0 gives, in every process: plain values, or bytes."""
         if self.size == 1:
             return value
         values = [value]
-        _answered(lambda: dist.broadcast_object_list(values, src=0, group=self._plain, device=torch.device("cpu")))
+        _answered(dist.broadcast_object_list, values, src=0, group=self._plain, device=torch.device("cpu"))
         return values[0]
 
     def gather(self, value: Any) -> list[Any]:
         """Return the plain `value` of every process, by rank, in every process."""
         values = [value] * self.size
         if self.size > 1:
-            _answered(lambda: dist.all_gather_object(values, value, group=self._plain))
+            _answered(dist.all_gather_object, values, value, group=self._plain)
         return values
 
     def assert_same(self, name: str, tensor: Tensor) -> None:
@@ -75,7 +75,7 @@ class Group:
         if self.size == 1:
             return
         mine, digests = sha256(tensor), [None] * self.size
-        _answered(lambda: dist.all_gather_object(digests, mine))
+        _answered(dist.all_gather_object, digests, mine)
         if len(set(digests)) > 1:
             raise ProcessLostError(f"{name} differ between the processes of this run")
 
@@ -116,11 +116,9 @@ def _stopped(*_) -> None:
     raise ProcessLostError("it was told to stop")
 
 
-def _answered(ask: Callable[[], None]) -> None:
+def _answered(ask: Callable, *given, **options) -> None:
     try:
-        ask()
-    except ProcessLostError:
-        raise
+        ask(*given, **options)
     except RuntimeError as error:
         where_and_why = str(error).strip().splitlines()[0]
         reason = re.sub(r"^\[[^]]*\] *", "", where_and_why).split(". ")[0]  # gloo begins with its source file

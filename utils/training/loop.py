@@ -136,7 +136,7 @@ class Trainer:
     def _graphed_steps(self, optimizer, local, order: Tensor, draws: Tensor | None) -> GraphedSteps:
         """Return the graphs of these steps: those of the epoch before, unless they were for something else."""
         about = (optimizer, local, len(order))
-        if self._steps is None or any(a is not b and a != b for a, b in zip(self._steps[0], about, strict=True)):
+        if self._steps is None or self._steps[0] != about:
             if self._steps is not None:
                 self._steps[1].forget()
                 self._steps = None
@@ -176,7 +176,7 @@ class Trainer:
             mine = torch.arange(part.start, part.stop)
         self._correct.zero_()
         with self._evaluating() as model:
-            for images, labels in batches.in_order(mine) if mine is None or len(mine) else ():
+            for images, labels in batches.in_order(mine):
                 outputs = model(images)
                 right = outputs.argmax(dim=1) == labels
                 self._correct[0] += right.sum()

@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 # The two steps of a round; each names a random stream of its own. Iterative rewinding has more steps between them.
 FULL_UPDATING, SPARSE_FINE_TUNING = 1, 2
 _ACCURACIES = ("start_val_acc", "full_val_acc", "rewound_val_acc", "best_val_acc")
-STATE = {
-    "number", "step", "epoch", "vector", "optimizer", "local", "selected", "ranking", "value_bits", "best", "seconds",
-    *_ACCURACIES,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,7 @@ class RoundTraining:
     """Trains the network from its start point on the samples of one round and keeps the best candidate.
 
     on_epoch         called after each epoch with this object, to save its `state`
-    outgoing         the round's message, which says what the edge would hold if a network were sent now; None: just it
+    outgoing         the round's message, which says what the edge would hold if a network were sent now
     saved            the `state` of an interrupted round, to go on from it
 
     .selected        (S,) the weights that may change; None: all
@@ -71,7 +67,7 @@ class RoundTraining:
         self,
         trainer: Trainer, recipe: Recipe, start: StartPoint, bars: Bars,
         on_epoch: Callable[["RoundTraining"], None],
-        outgoing: "Outgoing | None" = None, saved: dict[str, Any] | None = None,
+        outgoing: "Outgoing", saved: dict[str, Any] | None = None,
     ):  # fmt: skip
         self.trainer, self.flat, self.recipe = trainer, trainer.flat, recipe
         self.number, self.samples, self.start = start.number, start.samples, start.network
@@ -134,7 +130,7 @@ class RoundTraining:
         self._saved, before = None, self.flat.weights.clone() if self.trainer.foreign else None
         last = recipe.num_epochs
         num_samples = self.samples.numel()
-        batches = self.trainer.train.num_batches(num_samples)
+        batches = len(self.trainer.train.parts(num_samples))
         with self.bars.step(self.number, step, last, self._epoch, batches, num_samples) as bar:
             for epoch in range(self._epoch, last):
                 place, began = (self.number, step, epoch), time.perf_counter()
@@ -161,7 +157,7 @@ class RoundTraining:
 
     def validate_as_received(self) -> float:
         """Return the validation accuracy of what the edge would hold if the network were sent now."""
-        as_it_is = self.outgoing is None or (self.outgoing.lossless and not self.budgeted)
+        as_it_is = self.outgoing.lossless and self.outgoing.most_bytes is None
         if as_it_is or not self.finite:
             return self.validate()
         candidate = self.outgoing.candidate(self.flat.snapshot(), self.selected, self.mask_seed, self.ranking)
@@ -177,11 +173,6 @@ class RoundTraining:
         val_acc = self.validate()
         self.flat.load(trained)
         return val_acc
-
-    @property
-    def budgeted(self) -> bool:
-        """Whether the round's message may have so many bytes only."""
-        return self.outgoing is not None and self.outgoing.most_bytes is not None
 
     @property
     def start_weights(self) -> Tensor:
@@ -209,8 +200,7 @@ class RoundTraining:
     @property
     def finite(self) -> bool:
         """Whether all of the network is finite, and at the edge node, too; else it cannot be sent."""
-        vector = self.flat.vector
-        return bool(vector.isfinite().all()) if self.outgoing is None else self.outgoing.is_finite(vector)
+        return self.outgoing.is_finite(self.flat.vector)
 
     @property
     def seconds(self) -> float:
@@ -227,7 +217,7 @@ class RoundTraining:
             "optimizer": self._optimizer.state_dict(),
             "local": None if self._local is None else self._local.value,
             "selected": self.selected, "ranking": self.ranking,
-            "value_bits": self.outgoing.coding.value_bits if self.outgoing else None,
+            "value_bits": self.outgoing.coding.value_bits,
             "best": self.best if self.improved else None,
             "seconds": self.seconds,
             **{name: getattr(self, name) for name in _ACCURACIES},
@@ -237,8 +227,7 @@ class RoundTraining:
         self.flat.load(saved["vector"])
         self._step, self._epoch = saved["step"], saved["epoch"]
         self.selected, self.ranking = saved["selected"], saved["ranking"]
-        if self.outgoing is not None:
-            self.outgoing.use_bits(saved["value_bits"])
+        self.outgoing.use_bits(saved["value_bits"])
         self.improved = saved["best"] is not None
         self.best = saved["best"] if self.improved else self.start
         self._seconds_before = saved["seconds"]

@@ -10,7 +10,7 @@ training's own rounding does to a ranking.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -106,18 +106,14 @@ class SampleGradients:
     def _squares_into(self, total: Tensor) -> Iterator[None]:
         """Within, a backward pass through a layer adds its samples' squared weight gradients to `total`."""
         modules = {f"{name}.weight": module for name, module in self.flat.model.named_modules()}
-        hooks = []
-        for layer in self.flat.schema.layers:
-            module = modules.get(layer.name)
-            if type(module) not in _SQUARES:
-                raise ValueError(f"{layer.name}: gradients of single samples are there for Linear and Conv2d")
-            place = total[layer.part].view(layer.shape)
-            hooks.append(module.register_forward_hook(_adder(_SQUARES[type(module)], place)))
-        try:
+        with ExitStack() as hooks:
+            for layer in self.flat.schema.layers:
+                module = modules.get(layer.name)
+                if type(module) not in _SQUARES:
+                    raise ValueError(f"{layer.name}: gradients of single samples are there for Linear and Conv2d")
+                place = total[layer.part].view(layer.shape)
+                hooks.enter_context(module.register_forward_hook(_adder(_SQUARES[type(module)], place)))
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
 
 
 def _adder(add_squares: Callable, place: Tensor) -> Callable:
