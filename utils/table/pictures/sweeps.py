@@ -50,7 +50,8 @@ def sweep_figure(sweep: Sweep, title: str) -> "Figure":
                 plain = {name: look[name] for name in ("color", "linestyle", "linewidth", "label")}
                 axes.axhline(stat.mean, **plain)
         for axes in more:
-            _accuracy_against_bytes(axes, rows, [row.values[number] for row in rows], look)
+            over = bool(others) and i % 2 == 0  # curves that lie close do not write over one another
+            _accuracy_against_bytes(axes, rows, [row.values[number] for row in rows], look, over)
     above.axhline(0, color="0.6", linewidth=0.8)
     above.set_ylabel("served test accuracy,\ndifference to full updating (points)")
     below.set_ylabel("sent in all rounds (kB)")
@@ -107,12 +108,16 @@ def _bars(axes: "Axes", points: Sequence[tuple[float, Stat]], look: dict) -> Non
     )
 
 
-def _accuracy_against_bytes(axes: "Axes", rows: Sequence[Row], names: Sequence[str], look: dict) -> None:
+def _accuracy_against_bytes(
+    axes: "Axes", rows: Sequence[Row], names: Sequence[str], look: dict, over: bool = False
+) -> None:
+    """Draw what `rows` serve against what they send, each with its name below the point, or `over` it."""
     points = [(row.sent("message_bytes", 1e-3).mean, row.served, name) for row, name in zip(rows, names)]
     points = [point for point in points if point[0] > 0]  # for nothing there is no place on a logarithmic axis
     _bars(axes, [point[:2] for point in points], look)
     for place, stat, name in points:
-        axes.annotate(looks.plain(name), (place, stat.mean), xytext=(5, -11), textcoords="offset points", fontsize=8)
+        near = {"xytext": (5, 5 if over else -11), "textcoords": "offset points"}
+        axes.annotate(looks.plain(name), (place, stat.mean), fontsize=8, color=look["color"], **near)
 
 
 def _finish(axes: "Axes", full: Sequence[Row]) -> None:
