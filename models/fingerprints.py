@@ -15,7 +15,7 @@ from utils.system.own_code import digest_of_text, source_file
 from utils.system.tensors import raw_bytes
 
 _OF_EVERY_MODULE = vars(nn.Module()).keys()
-_DEEPEST = 8  # things within things; a cycle ends there, too
+_DEEPEST = 50  # things within things
 
 
 def fingerprint_of(module: nn.Module) -> str:
@@ -38,15 +38,19 @@ def structure_of(network: nn.Module, maker: Any) -> str:
     These are the modules as they describe themselves, the numbers, texts and arrays in their attributes, and what
     `maker`, the function that made the network, was bound to.
     """
-    lines = [repr(network), _in_words(maker)]
+    seen: dict[int, tuple[int, Any]] = {}
+    lines = [repr(network), _in_words(maker, seen)]
     for name, module in network.named_modules():
         own = {key: value for key, value in vars(module).items() if key not in _OF_EVERY_MODULE}
-        lines.append(f"{name}: {_in_words(own)}")
+        lines.append(f"{name}: {_in_words(own, seen)}")
     return digest_of_text("\n".join(lines))
 
 
-def _in_words(value: Any, depth: int = 0) -> str:
-    """Return what a value is, the same in every process; of an object of a library its kind alone."""
+def _in_words(value: Any, seen: dict[int, tuple[int, Any]], depth: int = 0) -> str:
+    """Return what a value is, the same in every process; of an object of a library its kind alone.
+
+    seen  what was put in words before, by its id: it is not done again, so that what refers to one another has an end
+    """
     if depth == _DEEPEST or isinstance(value, nn.Module):
         return type(value).__qualname__
     if value is None or isinstance(value, (bool, int, float, complex, str, bytes, np.generic, torch.dtype)):
@@ -54,24 +58,33 @@ def _in_words(value: Any, depth: int = 0) -> str:
     if isinstance(value, Tensor):
         values = raw_bytes(value.detach().cpu()).numpy().tobytes() if _has_values(value) else b""
         return f"{value.dtype}{tuple(value.shape)}{hashlib.blake2b(values, digest_size=8).hexdigest()}"
+    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+        return f"{value.dtype.str}{value.shape}{hashlib.blake2b(value.tobytes(), digest_size=8).hexdigest()}"
+    if id(value) in seen:
+        return f"#{seen[id(value)][0]}"
+    seen[id(value)] = len(seen), value
+
+    def words(*parts: Any) -> list[str]:
+        return [_in_words(part, seen, depth + 1) for part in parts]
+
     if isinstance(value, np.ndarray):
-        value = [value.dtype.str, value.shape, value.tolist() if value.dtype.hasobject else value.tobytes()]
-    if isinstance(value, dict):
-        parts = [f"{_in_words(key, depth + 1)}={_in_words(item, depth + 1)}" for key, item in value.items()]
+        parts = words(value.tolist())
+    elif isinstance(value, dict):
+        parts = [": ".join(words(*pair)) for pair in value.items()]
     elif isinstance(value, (list, tuple)):
-        parts = [_in_words(item, depth + 1) for item in value]
-    elif isinstance(value, (set, frozenset)):
-        parts = sorted(_in_words(item, depth + 1) for item in value)
+        parts = words(*value)
+    elif isinstance(value, (set, frozenset)):  # whose order differs from process to process
+        parts = sorted(_in_words(item, {**seen}, depth + 1) for item in value)
     elif isinstance(value, partial):
-        parts = [_in_words(part, depth + 1) for part in (value.func, value.args, value.keywords)]
+        parts = words(value.func, value.args, value.keywords)
     elif inspect.isfunction(value):
         held = inspect.getclosurevars(value).nonlocals
-        parts = [value.__qualname__, _in_words([held, value.__defaults__, value.__kwdefaults__], depth + 1)]
+        parts = [value.__qualname__, *words(held, value.__defaults__, value.__kwdefaults__)]
     elif inspect.ismethod(value):
-        parts = [_in_words(part, depth + 1) for part in (value.__func__, value.__self__)]
+        parts = words(value.__func__, value.__self__)
     elif isinstance(value, type):
         parts = [value.__qualname__]
     else:
         of_user = isinstance(value, SimpleNamespace) or source_file(value) is not None
-        parts = [_in_words(vars(value), depth + 1)] if of_user and hasattr(value, "__dict__") else []
+        parts = words(vars(value)) if of_user and hasattr(value, "__dict__") else []
     return f"{type(value).__qualname__}({', '.join(parts)})"

@@ -42,7 +42,7 @@ def structure(held):
     (torch.zeros(2, dtype=torch.bfloat16), torch.ones(2, dtype=torch.bfloat16)), (torch.ones(2), torch.ones(2, 1)),
     (torch.zeros(2, device="meta"), torch.zeros(3, device="meta")), (np.array([1, "a"], object), np.array([2, "a"], object)),
     (torch.ones(2).conj(), torch.zeros(2).conj()), (torch.eye(2).to_sparse(), torch.eye(3).to_sparse()),
-    (Config(1), Config(2)), (Config([Config(1)]), Config([Config(2)])), (Config(1).__init__, Config(2).__init__),
+    (Config(1), Config(2)), ({("a", "b"), ("b",)}, {("a",), ("b", "a")}), (Config([Config(1)]), Config([Config(2)])), (Config(1).__init__, Config(2).__init__),
 ])  # fmt: skip
 def test_what_a_network_holds_tells_it_from_others(one, other):
     assert structure(one) != structure(other)
@@ -61,6 +61,16 @@ def test_what_has_no_end_or_no_words_has_a_digest():
     loop = []
     loop.append(loop)
     assert structure(loop) == structure(loop)
+    everybody = [Config(number) for number in range(100)]
+    for one in everybody:
+        one.others = everybody
+    assert structure(everybody) == structure(copy.deepcopy(everybody))
+    everybody[99].value = 0
+    assert structure(everybody) != structure([Config(number) for number in range(100)])
+    chain = None
+    for _ in range(10_000):
+        chain = [chain]
+    assert structure(chain) == structure(copy.copy(chain))
     assert structure(torch.Generator()) == structure(torch.Generator())
     assert structure(open) == structure(open)  # of a library: its kind alone
 
