@@ -32,11 +32,10 @@ def catch_up(node: EdgeNode, missed: Sequence[bytes]) -> bytes:
     for end in sorted({served, last}):
         goal = _after(state, missed[begin : end + 1])
         ways = [*_without_detours(state, missed[begin : end + 1]), *_made_anew(state, goal, headers[end].kind)]
-        fitting = [way for way in ways if _leads_to(goal, state, way)]
-        routes = [route + way for route in routes for way in fitting]
+        routes = [route + way for route in routes for way in ways]
         state, begin = goal, end + 1
-    for data in sorted(map(b"".join, routes), key=len):  # in one file: a node takes no more than so many messages
-        if _leads_to(state, node, [data]):
+    for data in sorted(map(b"".join, routes), key=len):
+        if _leads_to(state, node, data):  # not all do, nor does a node take any number of messages in a file
             return data
     raise UpdateFormatError("no file leads where the messages missed lead; apply them one by one")
 
@@ -72,9 +71,9 @@ def _made_anew(node: EdgeNode, goal: EdgeNode, last_kind: str) -> Iterator[list[
                 continue
 
 
-def _leads_to(goal: EdgeNode, node: EdgeNode, messages: Sequence[bytes]) -> bool:
+def _leads_to(goal: EdgeNode, node: EdgeNode, data: bytes) -> bool:
     try:
-        return same_state(_after(node, messages), goal)
+        return same_state(_after(node, [data]), goal)
     except UpdateFormatError:
         return False
 
