@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from utils.system.own_code import digest_of_text, source_file
-from utils.system.tensors import raw_bytes
+from utils.system.tensors import add_tensors, raw_bytes
 
 _OF_EVERY_MODULE = vars(nn.Module()).keys()
 _DEEPEST = 50  # things within things
@@ -21,10 +21,8 @@ _DEEPEST = 50  # things within things
 def fingerprint_of(module: nn.Module) -> str:
     """Return what tells the parameters and buffers of a module from any others."""
     digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        if _has_values(tensor):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(raw_bytes(tensor.cpu()).numpy())
+    named = [*module.named_parameters(), *module.named_buffers()]
+    add_tensors(digest, ((name, tensor) for name, tensor in named if _has_values(tensor)))
     return digest.hexdigest()
 
 

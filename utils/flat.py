@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from utils.schema import Schema
-from utils.system.tensors import raw_bytes
+from utils.system.tensors import add_tensors, raw_bytes
 
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
@@ -82,9 +82,7 @@ class FlatParameters:
     def layout(self) -> str:
         """What tells names, shapes and constants of this network from those of any other."""
         digest = hashlib.blake2b(self.schema.fingerprint, digest_size=8)
-        for name, tensor in self.constants.items():
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(raw_bytes(tensor.cpu()).numpy())
+        add_tensors(digest, self.constants.items())
         return digest.hexdigest()
 
     def layer_of_weight(self) -> Tensor:
