@@ -71,13 +71,16 @@ def _floats(symbols: np.ndarray, mantissa: np.ndarray, old: np.ndarray, max_clas
     delta_class = np.where(rank >= 0, 0, (symbols + 1) // 2)
     size = np.where(delta_class > 0, mantissa + (1 << np.maximum(delta_class - 1, 0)), 0)
     ordered = _ordered(old_bits) + np.where(symbols & 1, size, -size)
-    near_bits = np.where(ordered < 0, (1 << 31) - 1 - ordered, ordered) & 0xFFFFFFFF
-    return np.where(rank >= 0, new_bits, near_bits).astype(np.uint32).view(np.float32)
+    return np.where(rank >= 0, new_bits, _unordered(ordered)).astype(np.uint32).view(np.float32)
 
 
 def _ordered(bits: np.ndarray) -> np.ndarray:
     """Return integers in the order of the floats of these bits; -0.0 comes just below +0.0."""
     return np.where(bits >> 31, (1 << 31) - 1 - bits, bits)
+
+
+def _unordered(ordered: np.ndarray) -> np.ndarray:
+    return np.where(ordered < 0, (1 << 31) - 1 - ordered, ordered) & 0xFFFFFFFF
 
 
 def _choose_symbols(old: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

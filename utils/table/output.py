@@ -151,8 +151,8 @@ def _export_all(records: Sequence[Record], to: Path) -> bool:
             _note([f"written: {export(record, to)}"])
             done[record.name] = record.folder
         except (NotUsable, UsageError, ValueError, RecursionError) as reason:
-            text = str(reason).removeprefix(record.name)
-            _note([f"not exported: {record.name}{text if text.startswith(' ') else f': {reason}'}"])
+            named = str(reason).startswith(f"{record.name} ")
+            _note([f"not exported: {reason}" if named else f"not exported: {record.name}: {reason}"])
     return len(done) == len(different)
 
 
