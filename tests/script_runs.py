@@ -35,6 +35,7 @@ RUNS = {
     ),
     "rewinding": (multiround_dpu, "--mode dpu --rewind_fixing_ratio 0.5 --updating_ratio 0.1"),
     "budget": (multiround_dpu, "--mode dpu --byte_budget 700 --value_bits auto"),
+    "budget_in_steps": (multiround_dpu, "--mode dpu --byte_budget 700 --value_bits auto --rewind_fixing_ratio 0.1"),
     "full": (multiround_dpu, "--mode dpu --deploy full --updating_ratio 0.1"),
     "sparse": (multiround_dpu, "--mode dpu --deploy_sparsity 0.5 --updating_ratio 0.2"),
     "sparse_gcpu": (

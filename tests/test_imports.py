@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "utils.message": {"utils.schema", "utils.reinit", "utils.system"},
     "utils.schema": set(),
     "utils.modes": set(),
-    "utils.rewinding": set(),
+    "utils.rewinding": {"utils.message.values"},  # how many bits a value can have
     "utils.reinit": set(),
     "utils.system": set(),
     "data": {"utils.system"},

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from tests.test_methods import ADAM, RATIO, SEED, SGD, PlainRound, assert_same, make_round
 from utils.contribution import select_random
+from utils.message.body import Coding
 from utils.methods import full_update, partial_update, random_update
 from utils.modes import MODES
-from utils.rewinding import epochs_of_steps, num_selected, rewinding_sizes
+from utils.rewinding import epochs_of_steps, num_selected, num_steps, ratio_in_budget, rewinding_sizes, size_in_budget
 from utils.training.optim import FlatOptimizer
 
 
@@ -47,6 +48,34 @@ def test_sizes_shrink_to_exactly_the_updating_ratio(num_weights, ratio, fixing_r
     for size in sizes:
         assert size == max(target, before - max(1, int(fixing_ratio * before)))
         before = size
+
+
+@pytest.mark.parametrize(("size", "fits", "rewindings", "left"), [
+    (1000, 8, 3, 200), (200, 8, 2, 40), (40, 8, 1, 8),  # a fifth stays each time
+    (64, 0, 3, 16), (16, 0, 2, 4), (4, 0, 1, 0),  # as if one fitted, until the last
+    (50, 50, 4, 50), (0, 0, 1, 0),
+])  # fmt: skip
+def test_sizes_in_a_budget_by_hand(size, fits, rewindings, left):
+    assert size_in_budget(size, fits, rewindings) == left
+
+
+@given(st.integers(1, 10**6), st.integers(0, 10**6), st.integers(1, 30))
+def test_sizes_in_a_budget_fall_to_what_fits(size, fits, rewindings):
+    fits, before = min(fits, size), size
+    for left in range(rewindings, 0, -1):
+        size = size_in_budget(before, fits, left)
+        assert max(1, fits) <= size <= before or (left == 1 and size == fits)
+        before = size
+    assert size == fits
+
+
+def test_the_steps_of_a_budget_by_hand():
+    assert ratio_in_budget(668_672, 16_700, 4) == ratio_in_budget(668_672, 16_700, "auto") == 33_400 / 668_672
+    assert ratio_in_budget(1000, 16_700, 32) == 1.0
+    settings = {"updating_ratio": 1.0, "rewind_fixing_ratio": 0.5, "byte_budget": 16_700, "value_bits": "auto"}
+    assert num_steps(True, 668_672, settings) == 6  # 0.5**5 < 0.04995 < 0.5**4
+    assert num_steps(True, 668_672, settings | {"value_bits": 32}) == 9  # 0.5**8 < 0.00624 < 0.5**7
+    assert num_steps(True, 668_672, {"updating_ratio": 0.005}) == 2 and num_steps(False, 668_672, settings) == 1
 
 
 def iterate(plain: PlainRound, sizes, lamda=0.5, candidates=None, pruning=None, epochs=None):
@@ -107,6 +136,21 @@ def test_total_epochs_are_shared_by_the_steps():
     partial_update(training, MODES["dpu"], RATIO, 0.5, fixing_ratio=0.6, total_epochs=10)
     sizes = rewinding_sizes(training.flat.num_weights, RATIO, 0.6)
     assert training.selected.tolist() == iterate(plain, sizes, epochs=[2, 2, 3, 3])
+    assert_same(training, plain)
+
+
+def test_iterative_rewinding_to_what_fits_equals_the_plain_algorithm(monkeypatch):
+    """The message has room for 37 weights with 8 bits and for 20 with 32, which is tried first."""
+    training, chosen = make_round(ADAM), []
+    outgoing, plain = training.outgoing, PlainRound(training)
+    outgoing.coding = Coding("sparse", most_bytes=10**6)
+    monkeypatch.setattr(outgoing, "best_bits", lambda network, order, *more: chosen.append(len(order)) or 8)
+    monkeypatch.setattr(outgoing, "use_bits", lambda bits: chosen.append(bits))
+    monkeypatch.setattr(outgoing, "as_many_as_fit", lambda network, order: 37 if chosen[1:] == [8] else 20)
+    partial_update(training, MODES["dpu"], RATIO, 0.5, fixing_ratio=0.6, bits_to_try=(32, 8))
+    # 1336 weights and three rewindings: 1336 x (37/1336)^(1/3) = 404.2, 404 x (37/404)^(1/2) = 122.3
+    assert training.selected.tolist() == iterate(plain, [404, 122, 37])
+    assert chosen == [1336, 8], "once, after the first step"
     assert_same(training, plain)
 
 

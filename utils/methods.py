@@ -15,7 +15,7 @@ import torch
 from data.seeding import derive_seed
 from utils.contribution import CRITERIA, Criterion, Evidence, ranked, rewind_, select_largest, select_random
 from utils.modes import Mode
-from utils.rewinding import epochs_of_steps, rewinding_sizes
+from utils.rewinding import epochs_of_steps, rewinding_sizes, size_in_budget
 from utils.training.round import FULL_UPDATING, SPARSE_FINE_TUNING, RoundTraining
 
 
@@ -31,8 +31,10 @@ def partial_update(
     fixing_ratio  below 1, rewinding is iterative: train, rewind this share of the weights still selected, train on,
                   until `int(k*I)` are left; what was accumulated and the optimizer's state go on for those
     total_epochs  of all steps together; None: each has those of the recipe
-    bits_to_try   the round's values have that many bits of these with which the rewound network validates best
-    Where the round's message has a byte budget, as many of the weights are left as fit into it.
+    bits_to_try   the round's values have that many bits of these with which the network after the first step, were it
+                  rewound at once, validates best
+    Where the round's message has a byte budget, as many of the weights are left as fit into it; `updating_ratio` and
+    `fixing_ratio` then say the number of rewindings alone.
     """
     flat, criterion = work.flat, own or CRITERIA[mode.score]
     background = torch.zeros_like(work.start_weights) if mode.prunes else work.start_weights
@@ -64,9 +66,9 @@ def partial_update(
             order = ranked(score)
             order = order if work.selected is None else work.selected[order]
             trained = flat.snapshot()
-            if bits_to_try:
+            if bits_to_try and step == FULL_UPDATING:
                 work.outgoing.use_bits(work.outgoing.best_bits(trained, order, bits_to_try, work.accuracy_of))
-            size = work.outgoing.as_many_as_fit(trained, order)
+            size = size_in_budget(len(order), work.outgoing.as_many_as_fit(trained, order), last - step)
         chosen = select_largest(score, size)
         if accumulated:
             accumulated.keep(chosen)

@@ -3,6 +3,11 @@
 Needs no torch.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
+from utils.message.values import fewest_bits
+
 
 def num_selected(num_weights: int, updating_ratio: float) -> int:
     """Return `int(k * I)`, the number of weights that one round updates."""
@@ -22,9 +27,30 @@ def rewinding_sizes(num_weights: int, updating_ratio: float, fixing_ratio: float
     return sizes
 
 
-def num_steps(two_steps: bool, num_weights: int, updating_ratio: float, fixing_ratio: float = 1.0) -> int:
-    """Return how many steps a round trains: one, or with `two_steps`, one more than it has rewindings."""
-    return 1 + len(rewinding_sizes(num_weights, updating_ratio, fixing_ratio)) if two_steps else 1
+def ratio_in_budget(num_weights: int, byte_budget: int, value_bits: int | str) -> float:
+    """Return the updating ratio of which the values alone, of `value_bits` ("auto": the fewest), fill `byte_budget`.
+
+    What fits in a round is known after its first step; this says before, by how many rewindings it comes to that.
+    """
+    return min(1.0, 8 * byte_budget / (fewest_bits(value_bits) * num_weights))
+
+
+def size_in_budget(size: int, fits: int, rewindings: int) -> int:
+    """Return how many of `size` selected weights the first of so many rewindings leaves, if `fits` may be sent.
+
+    Each of them rewinds the same share, and the last one leaves `fits`; none before it leaves no weight.
+    """
+    return fits if rewindings == 1 else round(size * (max(1, fits) / size) ** (1 / rewindings))
+
+
+def num_steps(two_steps: bool, num_weights: int, settings: Mapping[str, Any]) -> int:
+    """Return how many steps a round of a run trains: one, or with `two_steps`, one more than it has rewindings."""
+    if not two_steps:
+        return 1
+    ratio, budget = settings["updating_ratio"], settings.get("byte_budget")  # old runs have no budget
+    if budget is not None:
+        ratio = ratio_in_budget(num_weights, budget, settings["value_bits"])
+    return 1 + len(rewinding_sizes(num_weights, ratio, settings.get("rewind_fixing_ratio", 1.0)))
 
 
 def epochs_of_steps(total_epochs: int, steps: int) -> list[int]:

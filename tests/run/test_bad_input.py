@@ -109,7 +109,6 @@ FLAGS = [
     ("dpu", "--byte_budget 5G", "--byte_budget: '5G' is not a number of bytes, such as 16000, 16k or 16KiB"),
     ("dpu", "--byte_budget 9k --updating_ratio 0.1", "--byte_budget and --updating_ratio both say how much is sent: leave one out"),
     ("fu", "--byte_budget 9k", "--byte_budget is for partial updates, not --mode same_init: leave it out"),
-    ("dpu", "--byte_budget 9k --rewind_fixing_ratio 0.5", "--byte_budget and --rewind_fixing_ratio do not go together"),
     ("dpu", "--byte_budget 9k --deploy full", "--byte_budget is for every message, a deployment's, too: leave it out, or"),
     ("dpu", "--output_dir ''", "--output_dir/--model_dir: '' names nothing"),
     ("dpu", "--dataset MNIST", "MNIST: no such data set or folder (did you mean mnist?); give mnist, cifar10"),

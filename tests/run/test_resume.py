@@ -57,6 +57,8 @@ multiround_dpu.main(sys.argv[3:])
         ("sparse", "after", 5),  # in the second step of the sparse deployment
         ("sparse", "after", 9),  # in step 1 of round 1, on the deployed weights alone
         ("budget", "after", 4),  # in step 2 of round 0: the order of the selected weights is saved
+        ("budget_in_steps", "after", 5),  # in the second of four steps: how many bits were chosen before
+        ("budget_in_steps", "after", 24),  # in the last step of round 1
         ("rewinding", "after", 5),  # 888 weights are left: in the second of five steps of round 0
         ("rewinding", "between renames", 27),  # in the fourth step of round 1
     ],

@@ -26,6 +26,11 @@ _STEP_BITS = 15  # a bfloat16 without its sign
 _STEP_SAMPLE = 1 << 16  # changes of a tensor by which its step is chosen
 
 
+def fewest_bits(value_bits: int | str) -> int:
+    """Return how many bits a value has at least, where `value_bits` may be "auto"."""
+    return min(VALUE_BITS) if value_bits == "auto" else value_bits
+
+
 @dataclass
 class Place:
     """What both sides know of the values in a section.

@@ -114,8 +114,6 @@ def _check_budget(settings: dict[str, Any]) -> None:
     for name in ("updating_ratio", "pruning_ratio"):
         if settings.get(name) is not None:
             raise UsageError(f"--byte_budget and --{name} both say how much is sent: leave one out")
-    if settings["rewind_fixing_ratio"] != 1:
-        raise UsageError("--byte_budget and --rewind_fixing_ratio do not go together: leave one out")
     if settings["deploy"] == "full" or settings["deploy_sparsity"]:
         raise UsageError("--byte_budget is for every message, a deployment's, too: leave it out, or --deploy...")
     settings["updating_ratio"] = 1.0  # as far as the bytes go

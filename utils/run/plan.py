@@ -22,12 +22,12 @@ from utils.link import to_numpy
 from utils.message.base import Shared
 from utils.message.body import Coding
 from utils.message.budget import fitting_ratio, smallest_budget
-from utils.message.values import VALUE_BITS
+from utils.message.values import VALUE_BITS, fewest_bits
 from utils.methods import full_update, partial_update, random_update
 from utils.modes import MODES
 from utils.own_network import own_network_maker
 from utils.reinit import Reinit
-from utils.rewinding import epochs_of_steps, num_selected, num_steps
+from utils.rewinding import epochs_of_steps, num_selected, num_steps, ratio_in_budget
 from utils.rounds import Plan, Way
 from utils.run.checks import check_batch_norm, num_deployed
 from utils.run.settings import Settings
@@ -144,16 +144,16 @@ def _step_recipe(settings: Settings, deployed: int) -> Recipe:
     recipe, total = recipe_of(settings), settings.total_epochs
     if total is None or not MODES[settings.mode].two_steps:
         return recipe
-    steps = num_steps(True, deployed, settings.updating_ratio, settings.rewind_fixing_ratio)
+    steps = num_steps(True, deployed, vars(settings))
     if total < steps:
         raise UsageError(f"--total_epochs is {total}, but a round has {steps} steps: give at least that")
     return replace(recipe, num_epochs=epochs_of_steps(total, steps)[0])
 
 
 def _ratio_of_budget(settings: Settings, flat: FlatParameters, sign_key: bytes | None) -> float:
-    """Return the updating ratio that goes with --byte_budget: of random masks alone; others select what fits."""
+    """Return the updating ratio that goes with --byte_budget: of random masks; others select what fits."""
     initial, budget = to_numpy(flat.vector), settings.byte_budget
-    value_bits = min(VALUE_BITS) if settings.value_bits == "auto" else settings.value_bits
+    value_bits = fewest_bits(settings.value_bits)
     shared = Shared(flat.schema, initial, initial)
     least = smallest_budget(shared, value_bits, sign_key)
     if budget < least:
@@ -163,7 +163,7 @@ def _ratio_of_budget(settings: Settings, flat: FlatParameters, sign_key: bytes |
         way = "more than" if MODES[settings.mode].kind == "random" else "at least"
         raise UsageError(f"--byte_budget is {budget:,}, but {reason}: give {way} that")
     if MODES[settings.mode].kind != "random":
-        return 1.0
+        return ratio_in_budget(flat.num_weights, budget, settings.value_bits)
     return fitting_ratio(shared, value_bits, budget, sign_key)
 
 

@@ -54,7 +54,7 @@ class Job:
         """What every round costs, in samples trained on."""
         given, two_steps = self.command.settings, MODES[self.command.settings.mode].two_steps
         # The number of rewindings hardly depends on that of weights, which is not known here.
-        steps = num_steps(two_steps, 1_000_000, given.updating_ratio, given.rewind_fixing_ratio)
+        steps = num_steps(two_steps, 1_000_000, vars(given))
         recipe = recipe_for(given.model, two_steps, num_epochs=given.num_epochs)
         epochs = given.total_epochs or steps * recipe.num_epochs
         return [samples * epochs for samples in self.num_samples]

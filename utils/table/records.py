@@ -102,10 +102,10 @@ class Record:
     @cached_property
     def steps(self) -> int:
         """Training steps of a round."""
-        fixing_ratio, num_weights = self.settings.get("rewind_fixing_ratio", 1.0), 1
-        if fixing_ratio != 1:  # one rewinding is one, whatever the number: old runs do not tell it
+        num_weights = 1
+        if self.settings.get("rewind_fixing_ratio", 1.0) != 1:  # one rewinding is one; old runs do not tell the number
             num_weights = self.summary.get("num_deployed") or self.summary["num_weights"]
-        return num_steps(MODES[self.mode].two_steps, num_weights, self.settings["updating_ratio"], fixing_ratio)
+        return num_steps(MODES[self.mode].two_steps, num_weights, self.settings)
 
     @property
     def epochs(self) -> int:
