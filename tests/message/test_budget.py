@@ -161,7 +161,7 @@ def test_random_masks_fill_the_budget():
 @pytest.mark.parametrize("script, more", [
     ("dpu", "--mode dpu"), ("dpu", "--mode gcpu --value_bits 4 --batch_norm"), ("rpu", "--mode rpu"),
     ("rpu", "--mode rpu --reinit --value_bits 8"), ("pruning", "--mode pruning"), ("dpu", "--mode snip --sign_key KEY"),
-    ("dpu", "--mode dpu --reinit_strategy shrink_perturb --value_bits 16"), ("lamp", "--mode lamp"),
+    ("dpu", "--mode dpu --reinit_strategy shrink_perturb --value_bits 16"), ("lamp", "--mode lamp --rewind_fixing_ratio 0.2"),
 ])  # fmt: skip
 def test_no_message_of_a_run_is_larger(script, more, tmp_path):
     (tmp_path / "key").write_bytes(KEY)
