@@ -22,6 +22,7 @@ from utils.message import (
 from utils.message.container import KINDS
 from utils.message.masks import random_mask
 from utils.message.numbers import code_floats, from_bfloat16, to_bfloat16
+from utils.message.positions import code_counts
 from utils.message.streams import PROBABILITIES, StreamReader, StreamWriter, SymbolModel, log2_fixed
 from utils.message.update import sent_by_layer
 from utils.message.values import VALUE_BITS
@@ -302,14 +303,25 @@ def test_every_truncation_is_refused():
             decode_update(data[:length], shared)
 
 
-def test_counts_above_a_layer_are_refused():
+def counts_of(symbol, low):
+    """What is read as the counts of three layers of 216, 320 and 40 weights, the last one's coded as these numbers."""
     writer = StreamWriter()
-    SymbolModel(64).code(writer, np.zeros(3, dtype=np.int64), np.array([2 * 31, 0, 0]))
-    writer.raw(np.array([30]), np.array([5]))
-    with pytest.raises(UpdateFormatError, match="than a layer has"):
-        from utils.message.positions import code_counts
+    SymbolModel(64).code(writer, np.zeros(3, dtype=np.int64), np.array([2 * 2, 2 * 0 + 1, symbol]))
+    writer.raw(np.array([1, 0, symbol // 2 - 1]), np.array([1, 0, low]))
+    return code_counts(StreamReader(writer.finish(), "positions"), SCHEMA.layer_sizes(), None).tolist()
 
-        code_counts(StreamReader(writer.finish(), "positions"), SCHEMA.layer_sizes(), None)
+
+def test_counts_by_hand():
+    assert counts_of(2 * 5, 4) == [3, 320, 20] and counts_of(2 * 5 + 1, 3) == [3, 320, 21]
+
+
+@pytest.mark.parametrize("symbol, low", [
+    (2 * 31, 5), (2 * 5, 5), (2 * 5 + 1, 5),
+    (2 * 5 + 1, 4),  # of two equal halves the selected one is counted: else there are two messages that mean the same
+])  # fmt: skip
+def test_counts_that_no_writer_makes_are_refused(symbol, low):
+    with pytest.raises(UpdateFormatError, match="than a layer has"):
+        counts_of(symbol, low)
 
 
 def test_values_that_are_not_finite_are_refused():

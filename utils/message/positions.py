@@ -26,13 +26,13 @@ def code_counts(coder: StreamWriter, sizes: np.ndarray, counts: np.ndarray | Non
         smaller = np.where(flipped, sizes - counts, counts)
         symbols = 2 * np.frexp(smaller.astype(np.float64))[1] + flipped
     symbols = SymbolModel(_COUNT_ALPHABET).code(coder, np.zeros(len(sizes), dtype=np.int64), symbols)
-    length = symbols // 2
+    length, flipped = symbols // 2, symbols % 2
     widths = np.maximum(length - 1, 0)
     low = coder.raw(widths, None if smaller is None else smaller & (1 << widths) - 1)
     smaller = np.where(length > 0, low + (1 << widths), 0)
-    if (2 * smaller > sizes).any():
-        raise UpdateFormatError("more weights are selected than a layer has")
-    return np.where(symbols % 2, sizes - smaller, smaller)
+    if (2 * smaller + flipped > sizes).any():  # of equal halves, the selected ones are counted
+        raise UpdateFormatError("more weights are selected than a layer has, or other ones are counted than the fewer")
+    return np.where(flipped, sizes - smaller, smaller)
 
 
 def code_mask(
