@@ -414,6 +414,7 @@ def test_signed_run(tmp_path, capsys):
     folder, key = tmp_path / "run", tmp_path / "key"
     (folder / "updates").mkdir(parents=True)
     key.write_bytes(b"a secret of enough bytes")
+    key.chmod(0o600)
     write_state(folder / "initial.safetensors", SCHEMA, INITIAL)
     (folder / "updates" / "round_000.dpu").write_bytes(story(read_sign_key(key))[0][0])
     assert edge.main(["replay", str(folder), "--sign_key", str(key)]) == 0
