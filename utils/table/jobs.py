@@ -53,7 +53,7 @@ class Job:
     def work(self) -> list[float]:
         """What every round costs, in samples trained on."""
         given, two_steps = self.command.settings, MODES[self.command.settings.mode].two_steps
-        # The number of weights is not known here. That of rewindings hardly depends on it, but for those in a byte budget.
+        # The number of weights is not known here. That of rewindings hardly depends on it, unless bytes have a budget.
         steps = num_steps(two_steps, 1_000_000, vars(given))
         recipe = recipe_for(given.model, two_steps, num_epochs=given.num_epochs)
         epochs = given.total_epochs or steps * recipe.num_epochs
