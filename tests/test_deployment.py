@@ -16,7 +16,7 @@ from utils.edge.run_files import deployed_in_run
 from utils.edge.state_file import read_state
 from utils.message import unpack_message
 from utils.message.base import pruned
-from utils.run.checks import choose_deployment, num_deployed
+from utils.run.checks import check_deployment, num_deployed
 from utils.run.results import formula_bytes
 from utils.table.names import row_key
 from utils.table.pictures.layers import read_layer_counts
@@ -51,7 +51,9 @@ def test_pruned_by_hand():
     ],
 )
 def test_what_flags_mean(flags, expected):
-    assert choose_deployment({"mode": "dpu", **flags}) == expected
+    settings = dict(flags)
+    check_deployment(settings, {"mode": "dpu", **flags})
+    assert settings == expected
 
 
 def states_of(folder):

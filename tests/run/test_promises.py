@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import torch
 
 import multiround_dpu
 import multiround_fu
+from tests.damage import damage_json
 from tests.script_runs import ROOT, SMALL, start_process, weights_of, without_time
 from utils.run.checkpoint import Checkpoints
 from utils.run.config import git_commit
@@ -191,10 +193,46 @@ def test_a_run_that_goes_on_records_its_true_settings(folder, capsys):
     config = json.loads((folder / "config.json").read_text())
     assert {**config["settings"], "output_dir": ""} == {**true, "output_dir": ""}
     assert config["starts"][:1] == history and len(config["starts"]) == 2
-    (folder / "config.json").write_text(json.dumps({**config, "starts": 7}))
-    (folder / "summary.json").unlink()
-    again(folder)
-    assert len(json.loads((folder / "config.json").read_text())["starts"]) == 1
+    for starts in (7, [None], [{"code": []}], [{"git_commit": {}}]):
+        (folder / "config.json").write_text(json.dumps({**config, "starts": starts}))
+        (folder / "summary.json").unlink()
+        again(folder)
+        assert len(json.loads((folder / "config.json").read_text())["starts"]) == 1
+
+
+@pytest.mark.parametrize("unfinished", [False, True])
+def test_damaged_records_end_no_script_in_a_traceback(unfinished, folder, capsys):
+    """Any value of the records is deleted or another: the same command shows the run, or refuses in one line."""
+    rng = random.Random(unfinished)
+    kept = {name: (folder / name).read_text() for name in ("config.json", "summary.json")}
+    refusals = 0
+    for _ in range(25):
+        for name, text in kept.items():
+            (folder / name).write_text(text)
+        damage_json(folder / rng.choice(["config.json"] if unfinished else [*kept]), rng)
+        if unfinished:
+            (folder / "summary.json").unlink()
+        try:
+            assert again(folder).summary["rounds"] == 2
+        except SystemExit as stop:
+            refusals += 1
+            assert stop.code == 2 and len(capsys.readouterr().err.splitlines()) == 1
+    assert refusals or unfinished  # whose facts follow from the command
+
+
+@pytest.mark.parametrize("name", ["formula_bytes", "average_test_acc", "rounds_sent", "fingerprints"])
+@pytest.mark.parametrize("value", [None, "7", "deleted"])
+def test_a_summary_that_lacks_what_is_printed_is_refused(name, value, folder, capsys):
+    summary = json.loads((folder / "summary.json").read_text())
+    if value == "deleted":
+        del summary[name]
+    else:
+        summary[name] = value
+    (folder / "summary.json").write_text(json.dumps(summary))
+    if name == "fingerprints":  # is not printed
+        assert again(folder).summary["rounds"] == 2
+    else:
+        assert name in (line := refused(folder, capsys)) or "changed" in line or "lacks what is printed" in line
 
 
 def test_lost_rows_of_an_unfinished_run_are_named_in_one_line(folder, capsys):

@@ -57,6 +57,11 @@ class Books:
         if self.folder.finished:
             self._result = self.folder.read()
             self.folder.check_files(self._result.summary)
+            try:
+                describe_run(self._result)
+            except (KeyError, TypeError, ValueError) as error:
+                problem = f"lacks what is printed of a run ({type(error).__name__}: {error})"
+                raise ResultsError(f"{self.folder.summary} {problem}: start anew with --overwrite") from error
             if (config := self.folder.read_config()) is not None:
                 self.folder.check_config(config, self._result.summary)
             return None

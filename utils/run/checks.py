@@ -37,8 +37,8 @@ def settle(flags: dict[str, Any]) -> Settings:
         settings["lamda"] = 0.5 if settings["mode"] == "dpu" else None
     elif settings["mode"] != "dpu":
         raise UsageError(f"--lamda is for --mode dpu; {settings['mode']} ignores it: leave it out")
+    check_deployment(settings, flags)
     try:
-        settings.update(choose_deployment(flags))
         start_again = reinit.choose(flags)
     except ValueError as error:
         raise UsageError(str(error)) from error
@@ -155,22 +155,17 @@ def _default_workers() -> int:
     return max(1, min(MOST_WORKERS, cores // (max(1, int(processes)) if processes.isdecimal() else 1)))
 
 
-def choose_deployment(flags: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings `deploy` (where the script has it) and `deploy_sparsity` that a command's `flags` mean.
-
-    Raises ValueError, in one line, for flags that contradict each other or that the mode ignores.
-    """
+def check_deployment(settings: dict[str, Any], flags: dict[str, Any]) -> None:
+    """Choose `deploy`, where the script has it. Raises UsageError for flags that contradict one another."""
     sparsity, how = flags["deploy_sparsity"], flags.get("deploy")
     if sparsity and MODES[flags["mode"]].prunes:
         chosen = f"--mode {flags['mode']}, which chooses its own nonzero weights in every round"
-        raise ValueError(f"--deploy_sparsity is not for {chosen}: leave it out")
+        raise UsageError(f"--deploy_sparsity is not for {chosen}: leave it out")
     if sparsity and how == "partial":
         whole = "a sparse network is trained and sent as a whole"
-        raise ValueError(f"--deploy is partial, but --deploy_sparsity is {sparsity:g}, and {whole}: leave one out")
-    settings = {"deploy_sparsity": sparsity}
+        raise UsageError(f"--deploy is partial, but --deploy_sparsity is {sparsity:g}, and {whole}: leave one out")
     if "deploy" in flags:
         settings["deploy"] = how or ("full" if sparsity else "partial")
-    return settings
 
 
 def num_deployed(num_weights: int, sparsity: float) -> int:

@@ -108,8 +108,10 @@ class RunFolder:
         """Return config.json, or None if it is lost or damaged."""
         try:
             config = json.loads(self.config.read_text())
-            whole = isinstance(config["settings"], dict) and isinstance(config.get("starts", []), list)
-            return config if whole else None
+            starts = config.get("starts", [])
+            whole = isinstance(config["settings"]["dataset"], str) and isinstance(starts, list)
+            codes = [start.get(name) for start in starts for name in ("code", "git_commit")]
+            return config if whole and all(code is None or isinstance(code, str) for code in codes) else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
@@ -149,11 +151,11 @@ class RunFolder:
         """Return the finished run in this folder. Raises ResultsError if rows and summary are not those of one run."""
         rows, summary = self.read_rounds(), _read(self.summary, json.loads)
         try:
-            sent = sum(row["message_bytes"] for row in rows)
+            totals = {"rounds_sent": "sent", **{name: name for name in COLUMNS if name.endswith("_bytes")}}
             if len(rows) != summary["rounds"]:
                 reason = f"has {len(rows)} of {summary['rounds']} rounds"
                 raise ResultsError(f"{self.rounds} {reason}: start anew with --overwrite")
-            kept = sent == summary["message_bytes"]
+            kept = all(summary[name] == sum(row[column] for row in rows) for name, column in totals.items())
             mean = sum(row["served_test_acc"] for row in rows) / len(rows)
             kept = kept and math.isclose(mean, summary["average_served_test_acc"], abs_tol=2e-6)
             digest = summary.get("files", {}).get(self.rounds.name)

@@ -61,12 +61,8 @@ def identify(
     sizes = settings.dataset_size_init, settings.dataset_size_subseq
     arrival = Arrival(len(dataset.train_labels), *sizes, settings.seed)
     split = split_validation(dataset, settings.val_dataset_size, settings.seed)
-    fingerprints = {
-        "dataset": dataset.fingerprint,
-        "arrival": arrival.fingerprint,
-        "validation_split": split.fingerprint,
-        **(further or {}),
-    }
+    parts = {"dataset": dataset, "arrival": arrival, "validation_split": split}
+    fingerprints = {name: part.fingerprint for name, part in parts.items()} | (further or {})
     shown = _shown(settings, _usual(settings, dataset, device))
     folder = settings.output_dir / folder_name(settings, dataset.name, fingerprints, shown)
     older = settings.output_dir / folder_name(settings, dataset.name, fingerprints)  # before names showed so much

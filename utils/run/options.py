@@ -19,6 +19,9 @@ from utils.system.processes import is_rank0, launched_as
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line on stderr."""
 
+    def __init__(self, **more: Any):
+        super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, **more)
+
     def error(self, message: str) -> NoReturn:
         hint = ""
         if message.startswith("unrecognized"):
@@ -35,27 +38,19 @@ class Parser(argparse.ArgumentParser):
 
 
 class _HelpFormatter(argparse.HelpFormatter):
-    """Shows a default behind each help text that has one."""
+    """Shows a default behind each help text that has one; as wide as the terminal, and no wider than can be read."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=28, width=min(110, shutil.get_terminal_size().columns))
 
     def _get_help_string(self, action: argparse.Action) -> str:
         plain = any(action.default is nothing for nothing in (None, False, argparse.SUPPRESS))
         return action.help if plain else f"{action.help} (default: %(default)s)"
 
 
-def help_formatter(prog: str) -> argparse.HelpFormatter:
-    """Return what writes a parser's help, as wide as the terminal, and no wider than can be read."""
-    return _HelpFormatter(prog, max_help_position=28, width=min(110, shutil.get_terminal_size().columns))
-
-
 def build_parser(script: str, description: str = "") -> argparse.ArgumentParser:
     """Return the parser of `script`, one of those in `utils.modes`."""
-    parser = Parser(
-        prog=script,
-        description=description,
-        allow_abbrev=False,
-        usage="%(prog)s [flags]",
-        formatter_class=help_formatter,
-    )
+    parser = Parser(prog=script, description=description, usage="%(prog)s [flags]")
     groups = {title: parser.add_argument_group(title) for title in GROUPS}
     for flag in FLAGS.values():
         if script not in flag.scripts:

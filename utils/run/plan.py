@@ -64,15 +64,9 @@ def network_maker(
         return own_network_maker(model, settings.model, settings.seed, inputs, device, changing)
 
     def make_network(number: int) -> FlatParameters:
-        model = build_model(
-            settings.model,
-            inputs.input_shape,
-            inputs.num_classes,
-            seed=derive_seed(settings.seed, "initial weights", number),
-            hidden_sizes=settings.hidden_sizes,
-            batch_norm=settings.batch_norm,
-            width=settings.width,
-        )
+        seed = derive_seed(settings.seed, "initial weights", number)
+        sizes = {name: getattr(settings, name) for name in ("hidden_sizes", "batch_norm", "width")}
+        model = build_model(settings.model, inputs.input_shape, inputs.num_classes, seed=seed, **sizes)
         return FlatParameters(model.to(device))
 
     return make_network

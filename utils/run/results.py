@@ -114,22 +114,16 @@ def summarize(rows: list[dict[str, Any]], num_weights: int, num_values: int) -> 
                 or by the usual formula each weight, with 32 bits in every round.
     """
 
-    def mean(name: str) -> float:
-        return sum(row[name] for row in rows) / len(rows)
-
     def total(name: str) -> float:
         return sum(row[name] for row in rows)
 
     # A run that an older version began has rows without these.
     top5 = TOP5_COLUMNS if all(row.get(name) is not None for row in rows for name in TOP5_COLUMNS) else ()
+    accuracies = ("test_acc", "served_test_acc", *top5)
     return {
         "rounds": len(rows),
-        "average_test_acc": mean("test_acc"),
-        "average_served_test_acc": mean("served_test_acc"),
-        "final_test_acc": rows[-1]["test_acc"],
-        "final_served_test_acc": rows[-1]["served_test_acc"],
-        **{f"average_{name}": mean(name) for name in top5},
-        **{f"final_{name}": rows[-1][name] for name in top5},
+        **{f"average_{name}": total(name) / len(rows) for name in accuracies},
+        **{f"final_{name}": rows[-1][name] for name in accuracies},
         "rounds_sent": total("sent"),
         "rounds_nothing_sent": [row["round"] for row in rows if not row["sent"]],
         **{name: total(name) for name in COLUMNS if name.endswith("_bytes")},
@@ -157,21 +151,18 @@ def _kilo(count: float) -> str:
 def describe_run(result: "RunResult") -> str:
     """Return the table that a script prints at the end: all rounds, the averages and the files."""
     header = "round,samples,re-\ninit,val\n%,test\n%,served\n%,weights,sent\nkB,formula\nkB,seconds".split(",")
-    has_top5 = "served_top5_test_acc" in result.rows[0]
-    if has_top5:
+    accuracies = ["val_acc", "test_acc", "served_test_acc"]
+    if "served_top5_test_acc" in result.rows[0]:
         header.insert(6, "top-5\n%")
+        accuracies.append("served_top5_test_acc")
     lines = [
         (
             str(row["round"]),
             f"{row['num_samples']:,}",
             "yes" if row["reinitialized"] else "",
-            f"{100 * row['val_acc']:.2f}",
-            f"{100 * row['test_acc']:.2f}",
-            f"{100 * row['served_test_acc']:.2f}",
-            *([_percent(row["served_top5_test_acc"])] if has_top5 else []),
+            *(_percent(row[name]) for name in accuracies),
             f"{row['updated_weights']:,}" if row["sent"] else "-",
-            _kilo(row["message_bytes"]) if row["sent"] else "-",
-            _kilo(row["formula_bytes"]) if row["sent"] else "-",
+            *(_kilo(row[name]) if row["sent"] else "-" for name in ("message_bytes", "formula_bytes")),
             f"{row['seconds']:.1f}",
         )
         for row in result.rows
@@ -209,16 +200,10 @@ def accuracy_figure(rows: list[dict[str, Any]], title: str):
     samples = [row["num_samples"] for row in rows]
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    for name, label, style in (
-        ("test_acc", "network of the round", {"color": "0.55", "linestyle": "--", "marker": "o"}),
-        ("served_test_acc", "served by the edge", {"color": "black", "linestyle": "-", "marker": "."}),
-    ):
-        axes.plot(samples, [100 * row[name] for row in rows], label=label, **style)
-    for row in rows:
-        if row["reinitialized"]:
-            axes.axvline(row["num_samples"], color="0.8", linestyle=":", zorder=0)
-    if any(row["reinitialized"] for row in rows):
-        axes.plot([], [], color="0.8", linestyle=":", label="re-initialized")
+    axes.plot(samples, [100 * row["test_acc"] for row in rows], "o--", color="0.55", label="network of the round")
+    axes.plot(samples, [100 * row["served_test_acc"] for row in rows], "k.-", label="served by the edge")
+    for i, place in enumerate(row["num_samples"] for row in rows if row["reinitialized"]):
+        axes.axvline(place, color="0.8", linestyle=":", zorder=0, label=None if i else "re-initialized")
     axes.set_xlabel("number of training samples")
     axes.set_ylabel("test accuracy (%)")
     # A title can hold a file's name, which is no formula and need not be Unicode.

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from utils.message.values import VALUE_BITS
 from utils.modes import MODES
 from utils.system.terminal import printable
 from utils.training.recipes import DEFAULTS
@@ -32,12 +33,8 @@ def _number(value: object) -> bool:
     return type(value) in (int, float) and abs(value) < 1e15  # neither NaN nor infinity
 
 
-def _share(value: object) -> bool:
-    return _number(value) and 0 <= value <= 1
-
-
-def _above(least: float) -> Kind:
-    return lambda value: _share(value) and value >= least
+def _share(least: float = 0) -> Kind:
+    return lambda value: _number(value) and least <= value <= 1
 
 
 def _text(value: object) -> bool:
@@ -69,8 +66,8 @@ _SETTINGS = {
     "hidden_sizes": _list(_count),
     "batch_norm": _switch,
     "mode": lambda value: _text(value) and value in MODES,
-    "updating_ratio": _above(1e-12),
-    "lamda": _or_none(_share),
+    "updating_ratio": _share(1e-12),
+    "lamda": _or_none(_share()),
     "reinitialize": _switch,
     "lr": _number,
     "seed": is_whole,
@@ -79,14 +76,15 @@ _LATER_SETTINGS = {  # older runs lack them
     "image_size": _or_none(_count),
     "width": _number,
     "precision": _text,
-    "rewind_fixing_ratio": _above(1e-3),  # less would be thousands of steps a round
+    "rewind_fixing_ratio": _share(1e-3),  # less would be thousands of steps a round
     "total_epochs": _or_none(_positive),
     "byte_budget": _or_none(_positive),
+    "value_bits": lambda value: value == "auto" or type(value) is int and value in VALUE_BITS,
     "criterion": _or_none(_text),
 }
 _ROW = {
     **dict.fromkeys(("num_samples", "message_bytes", "formula_bytes"), _count),
-    "served_test_acc": _share,
+    "served_test_acc": _share(),
     "sent": lambda value: value in (0, 1),
 }
 
@@ -94,7 +92,8 @@ _ROW = {
 def check_run(config: dict[str, Any], rows: list[dict[str, Any]], summary: dict[str, Any]) -> None:
     """Raise an error that names what is wrong: ValueError, or KeyError, TypeError, AttributeError from the look-up."""
     settings, fingerprints = config["settings"], summary["fingerprints"]
-    lacking = [name for name in _SETTINGS if name not in settings]
+    needed = [*_SETTINGS, *(["value_bits"] if settings.get("byte_budget") else [])]
+    lacking = [name for name in needed if name not in settings]
     lacking += [name for name in ("dataset", "arrival", "validation_split") if name not in fingerprints]
     if lacking:
         raise ValueError(f"no {', '.join(lacking)}")
@@ -103,10 +102,8 @@ def check_run(config: dict[str, Any], rows: list[dict[str, Any]], summary: dict[
         known = _SETTINGS.get(name) or _LATER_SETTINGS.get(name)
         _demand(known or (lambda value: _plain(value) or _list(_plain)(value)), value, printable(name[:40]))
     _demand(_list(_text), list(fingerprints.values()), "fingerprints")
-    _demand(_list(_text), config.get("command", []), "command")
-    _demand(_or_none(_text), config.get("git_commit"), "git_commit")
     _demand(_or_none(_list(_or_none(_text))), summary.get("code"), "code")
-    for start in config.get("starts") or []:
+    for start in [config, *(config.get("starts") or [])]:
         _demand(_or_none(_text), start.get("git_commit"), "git_commit")
         _demand(_list(_text), start.get("command", []), "command")
     for name in ("num_weights", "num_rest", "num_buffers", "num_deployed"):

@@ -1,7 +1,6 @@
 """Calls of the three scripts, and those that make the paper's table. Needs no torch."""
 
 import shlex
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +12,8 @@ from utils.run.settings import Settings
 from utils.system.errors import UsageError
 from utils.table import paper
 from utils.training.recipes import defaults_of
+
+parser_of = cache(build_parser)  # a script's own
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,6 @@ class Command:
     def settings(self) -> Settings:
         """The checked values of all flags; exits with the script's own line and status 2 if it refuses them."""
         return parse(parser_of(self.script), self.flags)
-
-
-@cache
-def parser_of(script: str) -> ArgumentParser:
-    """Return a script's own parser."""
-    return build_parser(script)
 
 
 def split_flags(words: Sequence[str]) -> list[list[str]]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from utils.run.argument_types import link as link_of
 from utils.run.argument_types import whole
 from utils.run.checks import check_folder
-from utils.run.options import Parser, help_formatter
+from utils.run.options import Parser
 from utils.system.errors import UsageError, UserError, filled, path
 from utils.system.streams import forgiving_streams
 from utils.system.terminal import printable
@@ -25,13 +25,7 @@ from utils.table.sweep import collect, find_jobs, list_commands, read_finished, 
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="python -m utils.table",
-        description=__doc__,
-        allow_abbrev=False,
-        usage="%(prog)s [RUN_FOLDER ...] [flags]",
-        formatter_class=help_formatter,
-    )
+    parser = Parser(prog="python -m utils.table", description=__doc__, usage="%(prog)s [RUN_FOLDER ...] [flags]")
     folders = "run folders, folders of them, or what --export made of them"
     parser.add_argument("folders", nargs="*", type=filled, metavar="RUN_FOLDER", help=folders)
     g = parser.add_argument_group("output")

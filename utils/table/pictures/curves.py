@@ -24,7 +24,7 @@ def accuracy_figure(group: Group) -> "Figure":
     figure, axes = _new(describe_group(group))
     _draw(axes, group.rows, [row.runs[0].column("num_samples") for row in group.rows])
     axes.set_xlabel("training samples on the server")
-    axes.xaxis.set_major_formatter(looks.with_commas)
+    axes.xaxis.set_major_formatter(looks.WITH_COMMAS)
     _legend(figure, group.rows)
     return figure
 
@@ -48,7 +48,7 @@ def set_logarithmic(axes: "Axes") -> None:
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if high < 50 * low else (1,)))
-    axes.xaxis.set_major_formatter(looks.with_commas)
+    axes.xaxis.set_major_formatter(looks.WITH_COMMAS)
     axes.xaxis.set_minor_formatter("")
 
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+wrapped = textwrap.fill
+WITH_COMMAS = "{x:,g}"  # how matplotlib writes the numbers of an axis
 # The three lists have lengths without a common factor, so hundreds of curves would differ.
 _COLORS = ("#000000", "#7b3294", "#1b7837", "#d95f02", "#2166ac", "#8c510a", "#e7298a")
 _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
@@ -48,14 +50,6 @@ def style(number: int) -> dict:
     """Return how curve `number` looks."""
     looks = {"color": _COLORS, "linestyle": _LINES, "marker": _MARKERS}
     return {"markersize": 5, "linewidth": 1.4, **{name: ways[number % len(ways)] for name, ways in looks.items()}}
-
-
-def wrapped(text: str, width: int) -> str:
-    return "\n".join(textwrap.wrap(text, width))
-
-
-def with_commas(value: float, _: int) -> str:
-    return f"{value:,g}"
 
 
 def label(row: Row, rows: Sequence[Row]) -> str:

@@ -55,7 +55,7 @@ def sweep_figure(sweep: Sweep, title: str) -> "Figure":
     above.axhline(0, color="0.6", linewidth=0.8)
     above.set_ylabel("served test accuracy,\ndifference to full updating (points)")
     below.set_ylabel("sent in all rounds (kB)")
-    below.yaxis.set_major_formatter(looks.with_commas)
+    below.yaxis.set_major_formatter(looks.WITH_COMMAS)
     below.set_ylim(0, 1.15 * max(below.get_ylim()[1], 1e-3))
     wide = are_numbers and min(places.values()) > 0 and max(places.values()) > _WIDE * min(places.values())
     if wide:
@@ -99,13 +99,9 @@ def _places(flag: str, rows: Sequence[Row], number: int) -> tuple[dict[str, floa
 def _bars(axes: "Axes", points: Sequence[tuple[float, Stat]], look: dict) -> None:
     if not points:
         return
-    axes.errorbar(
-        [place for place, _ in points],
-        [stat.mean for _, stat in points],
-        [stat.std or math.nan for _, stat in points],  # one seed, or none that differ, have no bar
-        capsize=4,
-        **look,
-    )
+    places, stats = zip(*points)
+    bars = [stat.std or math.nan for stat in stats]  # one seed, or none that differ, have no bar
+    axes.errorbar(places, [stat.mean for stat in stats], bars, capsize=4, **look)
 
 
 def _accuracy_against_bytes(
