@@ -34,6 +34,8 @@ def read_folder(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     Raises DatasetError if a split is missing, class names differ between splits, a file is no image, two images differ
     in size, or all together take more than a data set may.
     """
+    from PIL import Image
+
     folders, listings, left_out = split_folders(path), {}, LeftOut()
     for split, folder in folders.items():
         listings[split] = _list_classes(folder, left_out)
@@ -52,7 +54,9 @@ def read_folder(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
             counts = [len(paths) for paths in listings[split].values()]
             arrays[f"{split}_labels"] = np.repeat(np.arange(len(counts)), counts)
             arrays[f"{split}_images"] = images = np.empty((len(paths), *shape), np.uint8)
-            _fill(images, paths, all_grey)
+            for index, file in enumerate(paths):
+                with answering(f"{file}: a damaged image", "replace or remove it"), Image.open(file) as image:
+                    images[index] = np.asarray(image if all_grey else image.convert("RGB"))
     return arrays, list(listings["train"])
 
 
@@ -93,11 +97,3 @@ def _common_size(files: Sequence[str]) -> tuple[tuple[int, int], bool]:
             problem = f"{size[0]}x{size[1]} pixels, but {files[0]} has {first_size[0]}x{first_size[1]}"
             raise DatasetError(f"{file}: {problem}; make all images one size, or give --stream")
     return first_size, all_grey
-
-
-def _fill(images: np.ndarray, files: Sequence[str], all_grey: bool) -> None:
-    from PIL import Image
-
-    for index, file in enumerate(files):
-        with answering(f"{file}: a damaged image", "replace or remove it"), Image.open(file) as image:
-            images[index] = np.asarray(image if all_grey else image.convert("RGB"))

@@ -1,7 +1,7 @@
 """The one walk through folders of images, for data in memory and for data that is streamed.
 
-Folders and files come in the order of torchvision's ImageFolder: by name. Nothing is left out in silence: a folder
-that cannot be read is an error, and what is no image is counted.
+Folders and files come by name, all of a folder before what is beside it: a/b before a-b, unlike in torchvision's
+ImageFolder. Nothing is left out in silence: a folder that cannot be read is an error, and what is no image is counted.
 """
 
 import errno

@@ -44,7 +44,8 @@ class Inputs:
             shape, classes = plain["input_shape"], plain["classes"]
             mean, std = (torch.tensor(plain[name], dtype=torch.float32) for name in ("mean", "std"))
             right = len(shape) == 3 and all(type(size) is int and size > 0 for size in shape)
-            right = right and mean.shape == std.shape == (shape[0],) and all(type(name) is str for name in classes)
+            right = right and mean.shape == std.shape == (shape[0],)
+            right = right and type(classes) is list and all(type(name) is str for name in classes)
             if not right or not (mean.isfinite().all() and std.isfinite().all() and (std > 0).all()):
                 raise ValueError("shapes or values are impossible")
             return cls(tuple(shape), mean, std, classes, bool(plain["streamed"]))

@@ -74,8 +74,9 @@ def predict(node: EdgeNode, run: Path, images: Path | None, model: str | None = 
     labels = queries.labels if queries.labels is not None else torch.zeros(len(queries.images), dtype=torch.int64)
     if (largest := int(labels.max())) >= inputs.num_classes:
         raise UserError(f"{images}: labels go up to {largest}, but the network has {inputs.num_classes} classes")
+    taken = replace(inputs, streamed=not isinstance(queries.images, torch.Tensor))  # an .npz file holds pixels
     with _config_read(run):
-        batches = batches_of(settings, inputs, device)(queries.images, labels, batch_size=settings.test_batch_size)
+        batches = batches_of(settings, taken, device)(queries.images, labels, batch_size=settings.test_batch_size)
     with denormals(flushed=True):  # as in a run
         foreign = not settings.model_is_ours
         trainer = Trainer(flat, batches, settings.seed, bfloat16=precision == "bf16", foreign=foreign)

@@ -148,7 +148,7 @@ def test_a_node_that_cannot_answer(results, node_of, tmp_path, capsys):
     assert "no longer the data" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("change", [{"mean": [10**400]}, {"mean": [1.0, 2.0]}, {"std": [0.0]}, {"input_shape": [1, 8]}, {"classes": [1, 2]}])
+@pytest.mark.parametrize("change", [{"mean": [10**400]}, {"mean": [1.0, 2.0]}, {"std": [0.0]}, {"input_shape": [1, 8]}, {"classes": [1, 2]}, {"classes": "ab"}, {"classes": {"a": 1}}])
 def test_damaged_inputs_are_refused(change):
     inputs = Inputs((1, 8, 8), torch.tensor([0.1]), torch.tensor([0.3]), ["a", "b"])
     again = Inputs.from_text(inputs.to_text())

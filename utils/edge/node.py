@@ -161,13 +161,15 @@ class EdgeNode:
             if any(schema.state_fingerprint(states[name]).hex() != fingerprints[name] for name in states):
                 raise ValueError("the fingerprint of a state differs")
             run, inputs = node.get("run", ""), metadata.get("inputs", "")
+            if type(node["round"]) is not int or {type(run), type(node.get("key", ""))} != {str}:
+                raise ValueError("its round, run or key is of another type")
             self = cls(schema, states["initial"], key=key, run=run, path=path, inputs=inputs)
             self.key_needed = node.get("key", self.key_needed)
             self.line = states["line"]
             self.serving = states.get("serving", self.line)
             if "deployed" in states:
                 self.deployed = states["deployed"][: schema.num_weights] != 0
-            self.round, self.applied = int(node["round"]), tuple(node["applied"][-1:])
+            self.round, self.applied = node["round"], tuple(node["applied"][-1:])
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             way = "" if "node" in metadata else ": `init` makes one of initial.safetensors"
             raise ValueError(f"{path}: not an edge node, or a damaged one ({error}){way}") from None

@@ -38,9 +38,7 @@ class Sites:
     geometries: list[Geometry]
 
 
-def code_levels(
-    coder: StreamWriter, sites: Sites, old: np.ndarray, levels: int, q: np.ndarray | None
-) -> np.ndarray:
+def code_levels(coder: StreamWriter, sites: Sites, old: np.ndarray, levels: int, q: np.ndarray | None) -> np.ndarray:
     """Pass quantised changes, -levels..levels, of the float32 values `old` through `coder`; return them, int64."""
     coded = np.zeros(len(old), dtype=np.int64)
     if not len(old):

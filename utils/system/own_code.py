@@ -6,11 +6,9 @@ results know them. Needs no torch.
 
 import ast
 import difflib
-import hashlib
 import inspect
 import linecache
 import os
-import re
 import sys
 import textwrap
 import traceback
@@ -145,9 +143,7 @@ def call_with(function: Callable, what: str, offered: dict[str, Any], least: str
     except (TypeError, ValueError):
         raise UsageError(f"{what}: its arguments are not known: wrap it in a function") from None
     any_name = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
-    named = {
-        name for name, each in parameters.items() if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)
-    }
+    named = {name for name, each in parameters.items() if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)}
     arguments = {name: value for name, value in offered.items() if name in named or (any_name and name == least)}
     lacking = [
         name for name, each in parameters.items()
@@ -184,11 +180,6 @@ def digests_of(things: Iterable[tuple[str, Any]]) -> dict[str, str]:
             name = name if digests.get(name, digest) == digest else f"{name} of --{flag}"
             digests[name] = digest
     return digests
-
-
-def digest_of_text(text: str) -> str:
-    """Return a digest of a text, whatever addresses in memory are in it."""
-    return hashlib.blake2b(re.sub(r"0x[0-9a-f]+", "", text).encode(), digest_size=8).hexdigest()
 
 
 def recorded_sources(config: dict[str, Any]) -> dict[str, str] | None:

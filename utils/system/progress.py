@@ -81,9 +81,7 @@ class StepBar(tqdm):
 
     advance = tqdm.update
 
-    def __init__(
-        self, name: str, num_epochs: int, first_epoch: int, num_batches: int, num_samples: int, hidden: bool
-    ):
+    def __init__(self, name: str, num_epochs: int, first_epoch: int, num_batches: int, num_samples: int, hidden: bool):
         self._name, self._num_epochs, self._images = name, num_epochs, num_samples / num_batches  # a batch
         super().__init__(
             desc=self._text(first_epoch),

@@ -32,7 +32,12 @@ class Graphed:
 
     def __call__(self) -> None:
         if self._graph is None and self._calls == WARM_UP and self._stream is not None:
-            self._graph = _record_or_warn(self._work, self._stream)
+            try:
+                self._graph = _record(self._work, self._stream)
+            except RuntimeError as error:
+                reason = str(error).strip().splitlines()[0]
+                text = f"no CUDA graph ({reason}): kernels are launched one by one, which is slower"
+                warnings.warn(text, stacklevel=2)
         self._calls += 1
         if self._graph is not None:
             self._graph.replay()
@@ -51,15 +56,6 @@ class Graphed:
 def _recording_stream(device: torch.device):
     """Return the one stream on which everything is recorded; None where there are no graphs."""
     return torch.cuda.Stream(device) if device.type == "cuda" else None
-
-
-def _record_or_warn(work: Work, stream):
-    try:
-        return _record(work, stream)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
-        warnings.warn(f"no CUDA graph ({reason}): kernels are launched one by one, which is slower", stacklevel=3)
-        return None
 
 
 def _record(work: Work, stream):

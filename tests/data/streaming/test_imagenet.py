@@ -177,6 +177,8 @@ def test_any_folder_of_pictures_of_all_sizes_streams(trees, tmp_path, capsys):
     assert edge_main(words) == 0 and right in capsys.readouterr().out
     assert edge_main([*words, str(root / "val")]) == 0  # a folder of class folders, whose images all validate here
     assert "% right" in capsys.readouterr().out
+    np.savez(tmp_path / "pixels.npz", images=np.zeros((5, 10, 10, 3), np.uint8))
+    assert edge_main([*words, str(tmp_path / "pixels.npz")]) == 0 and "5 images" in capsys.readouterr().out
 
 
 # Top-5
