@@ -11,7 +11,7 @@ from utils.message import Base, Coding, Shared, UpdateFormatError, decode_update
 from utils.message.base import pruned
 from utils.message.geometry import Geometry, geometries
 from utils.message.masks import random_mask, sizes_within
-from utils.message.position_model import LayerState, Pass, SparseLayer, mask_passes, pass_ranges
+from utils.message.position_model import LayerState, Pass, mask_passes, pass_ranges
 from utils.message.positions import code_mask
 from utils.message.streams import StreamReader, StreamWriter, log2_fixed
 from utils.message.update import sent_by_layer
@@ -104,7 +104,7 @@ def test_log_odds_equal_the_plain_model(geometry, share):
     mask, changed = deployed & (rng.random_sample(geometry.size) < 0.3), rng.random_sample(geometry.size) < 0.4
     mask[np.flatnonzero(deployed)[0]] = True
     recorder = Recorder()
-    state = LayerState(geometry, int(mask.sum()), changed, SparseLayer(geometry, deployed))
+    state = LayerState(geometry, int(mask.sum()), changed, deployed)
     assert np.array_equal(mask_passes(state, recorder, mask), mask)
     assert recorder.logits == plain_logits(geometry, mask, deployed, changed)
     if share == 1.0:  # where everything is deployed, the model is the one without

@@ -18,14 +18,13 @@ from functools import lru_cache
 
 import numpy as np
 
-from utils.message.geometry import CLASSES, Geometry, coding_class
+from utils.message.geometry import CLASSES, Geometry
 from utils.message.streams import StreamWriter, log2_fixed
 
 # The first passes are short, for they know least; later ones, which add little, are long, for each costs a round of
 # arrays. In a large layer each class is a pass: that bounds the memory that a pass takes.
 PASS_ENDS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 18, 22, 27, 33, 41, 51, 64)
 LARGE_LAYER = 1 << 20
-_CLASS_OF = coding_class(np.arange(CLASSES), np.arange(CLASSES)[:, None])  # [j mod 64, r mod 64]
 # How much each effect counts, in sixteenths.
 WEIGHT_ONE = 16
 ROW, COLUMN, CHANGED_BEFORE = 16, 15, 6
@@ -52,74 +51,36 @@ class Pass:
     seen: np.ndarray  # weights seen, by row, column and, if there are kernels, row and kernel position
 
 
-class SparseLayer:
-    """The deployed weights of a layer of a sparse network, `mask` (size,) bool, in coding order."""
-
-    def __init__(self, geometry: Geometry, mask: np.ndarray):
-        flat = np.flatnonzero(mask)
-        row, j = np.divmod(flat, geometry.width)
-        class_ = coding_class(row, j)
-        order = np.argsort(class_, kind="stable")
-        self.mask, self.size = mask, len(flat)
-        self._geometry, self._flat = geometry, flat[order]
-        self._ends = np.searchsorted(class_[order], np.arange(CLASSES + 1))  # of the classes below each
-
-    def passes(self) -> Iterator[Pass]:
-        """Yield the passes over the deployed weights; what was seen is counted, for no formula knows the mask."""
-        g = self._geometry
-        for start, end in pass_ranges(g.size):
-            row, column, position = self._between(0, start)
-            seen = _count(g, row, column, position)
-            by_kernel = np.bincount(row * g.columns + column, minlength=g.rows * g.columns if g.kernel > 1 else 0)
-            row, column, position = self._between(start, end)
-            kernel_seen = by_kernel[row * g.columns + column] if g.kernel > 1 else position
-            yield Pass(self._flat[self._ends[start] : self._ends[end]], row, column, position, kernel_seen, seen)
-
-    def _between(self, start: int, end: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return rows, columns and kernel positions of the weights of the classes from `start` to below `end`."""
-        return _axes(self._geometry, *np.divmod(self._flat[self._ends[start] : self._ends[end]], self._geometry.width))
-
-
-def _axes(g: Geometry, row: np.ndarray, j: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return row, column and kernel position of the weights at places j of the given rows."""
-    return row, *((j, np.broadcast_to(0, j.shape)) if g.kernel == 1 else np.divmod(j, g.kernel))
-
-
 def _count(g: Geometry, row: np.ndarray, column: np.ndarray, position: np.ndarray) -> np.ndarray:
     """Return how many of some weights are in each row, in each column, and at each kernel position of each row."""
-    index = [row, g.rows + column]
-    if g.kernel > 1:
-        index.append(g.rows + g.columns + row * g.kernel + position)
-    sets = g.rows + g.columns + (g.rows * g.kernel if g.kernel > 1 else 0)
-    return np.bincount(np.concatenate(index), minlength=sets)
+    sets = [(row, g.rows), (column, g.columns), (row * g.kernel + position, g.rows * g.kernel)]
+    return np.concatenate([np.bincount(numbers, minlength=size) for numbers, size in sets[: 3 if g.kernel > 1 else 2]])
 
 
-def _passes(g: Geometry) -> Iterator[Pass]:
-    """Yield the passes over a whole layer. Within a pass: class by class, row by row, from left to right.
+def _passes(g: Geometry, deployed: np.ndarray | None = None) -> Iterator[Pass]:
+    """Yield the passes over a layer, or over its `deployed` weights, (size,) bool.
 
-    Which weights were seen follows from the classes alone, which repeat every 64 rows and columns: small tables of
-    classes times how often each occurs, instead of a count over all weights.
+    Within a pass: class by class, row by row, from left to right.
     """
     rows, steps = np.arange(g.rows), np.arange(0, g.width, CLASSES)
-    by_position = np.zeros(g.rows * g.kernel if g.kernel > 1 else 0, dtype=np.int64)
-    row_class, j_class = rows % CLASSES, np.arange(g.width) % CLASSES
+    seen, by_kernel = _count(g, *[rows[:0]] * 3), np.zeros(g.rows * g.columns if g.kernel > 1 else 0, dtype=np.int64)
     for start, end in pass_ranges(g.size):
         first = 39 * (np.arange(start, end)[:, None] - 37 * rows) % CLASSES  # 39 * 23 = 1 mod 64
         j = first[:, :, None] + steps
         inside = j < g.width
         row, j = np.broadcast_to(rows[:, None], j.shape)[inside], j[inside]
-        row, column, position = _axes(g, row, j)
-        below = _CLASS_OF < start
-        by_j = (below @ np.bincount(row_class, minlength=CLASSES))[j_class].reshape(g.columns, g.kernel)
-        by_row = (np.bincount(j_class, minlength=CLASSES) @ below)[row_class]
+        if deployed is not None:
+            there = deployed[row * g.width + j]
+            row, j = row[there], j[there]
+        column, position = (j, np.broadcast_to(0, j.shape)) if g.kernel == 1 else np.divmod(j, g.kernel)
         kernel_seen = position
         if g.kernel > 1:
-            of_kernel = below[np.arange(CLASSES * g.kernel) % CLASSES].reshape(CLASSES, g.kernel, CLASSES).sum(axis=1)
-            kernel_seen = of_kernel.reshape(-1)[(column & CLASSES - 1) * CLASSES + (row & CLASSES - 1)]
-        seen = np.concatenate([by_row, by_j.sum(axis=1), by_position])  # a copy
-        yield Pass(row * g.width + j, row, column, position, kernel_seen, seen)
+            kernel = row * g.columns + column
+            kernel_seen = by_kernel[kernel]
+        yield Pass(row * g.width + j, row, column, position, kernel_seen, seen.copy())
+        seen += _count(g, row, column, position)
         if g.kernel > 1:
-            by_position += np.bincount(row * g.kernel + position, minlength=len(by_position))
+            by_kernel += np.bincount(kernel, minlength=len(by_kernel))
 
 
 @lru_cache(maxsize=32)
@@ -132,23 +93,17 @@ class LayerState:
 
     count     selected weights of the layer
     changed   which weights of the base state differ from the initial ones
-    sparse    the deployed weights; None: all
+    deployed  the weights of a sparse network, (size,) bool; None: all
     """
 
-    def __init__(
-        self,
-        geometry: Geometry,
-        count: int,
-        changed: np.ndarray,
-        sparse: SparseLayer | None = None,
-    ):
+    def __init__(self, geometry: Geometry, count: int, changed: np.ndarray, deployed: np.ndarray | None = None):
         g = self.geometry = geometry
-        self.sparse = sparse
-        self.size = g.size if sparse is None else sparse.size
+        self.deployed = deployed
+        self.size = g.size if deployed is None else int(np.count_nonzero(deployed))
         self.count = count
         # The log2 odds, in 1/256, that a weight is selected: some are, but not all.
         self.level = int(log2_fixed(count) - log2_fixed(self.size - count))
-        walked = changed if sparse is None else changed[sparse.mask]
+        walked = changed if deployed is None else changed[deployed]
         self.changed = changed if walked.any() and not walked.all() else None
         kernel = np.arange(g.kernel + 1)
         # A kernel has so few states, [seen, selected], that their effects are worked out once.
@@ -169,9 +124,9 @@ class LayerState:
 
     def passes(self) -> Iterator[Pass]:
         """Return the passes over the layer."""
-        if self.sparse is not None:
-            return self.sparse.passes()
-        return iter(_remembered_passes(self.geometry) if self.geometry.size <= _CACHED_SIZE else _passes(self.geometry))
+        if self.deployed is None and self.geometry.size <= _CACHED_SIZE:
+            return iter(_remembered_passes(self.geometry))
+        return _passes(self.geometry, self.deployed)
 
     @staticmethod
     def _effect(selected, total, seen, size) -> np.ndarray:

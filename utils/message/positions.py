@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from utils.message.geometry import geometries
-from utils.message.position_model import LayerState, SparseLayer, mask_passes
+from utils.message.position_model import LayerState, mask_passes
 from utils.message.streams import StreamWriter, SymbolModel, UpdateFormatError, code_lengths
 from utils.schema import Schema
 
@@ -58,8 +58,7 @@ def code_mask(
                 coded[layer.part] = True if within is None else within
             continue
         flipped = 2 * count > size  # then the weights that are not selected are coded
-        sparse = None if within is None else SparseLayer(g, within)
-        state = LayerState(g, size - count if flipped else count, changed[layer.part], sparse)
+        state = LayerState(g, size - count if flipped else count, changed[layer.part], within)
         if mask is not None:
             _write_layer(coder, state, _flip(mask[layer.part], flipped, within))
             continue
@@ -107,8 +106,8 @@ def _code_plain(state: LayerState, coder: StreamWriter, mask: np.ndarray | None)
     coded = np.zeros(state.geometry.size, dtype=bool)
     for start in range(0, len(coded), _PLAIN_BITS):
         walked = np.arange(start, min(start + _PLAIN_BITS, len(coded)))
-        if state.sparse is not None:
-            walked = walked[state.sparse.mask[walked]]
+        if state.deployed is not None:
+            walked = walked[state.deployed[walked]]
         level = np.full(len(walked), state.level)
         coded[walked] = coder.bits(level, None if mask is None else mask[walked])
     return coded
