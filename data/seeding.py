@@ -12,6 +12,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from utils.system.processes import process_kept
+
 
 def derive_seed(seed: int, purpose: str, *counters: int) -> int:
     """Return the 63-bit seed of the stream `purpose` at `counters` of a run with `seed`."""
@@ -29,11 +31,12 @@ def torch_generator(seed: int, purpose: str, *counters: int) -> torch.Generator:
 def global_stream(seed: int, purpose: str, *counters: int, device: torch.device | None = None) -> Iterator[None]:
     """Within, torch (on the CPU and `device`), numpy and random draw from the stream; afterwards from where they were.
 
-    For code of users, which does not take a generator.
+    For code of users, which does not take a generator; what else of the process it changes is restored, too.
     """
     derived = derive_seed(seed, purpose, *counters)
     before = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[device] if device is not None and device.type == "cuda" else []):
+    forked = [device] if device is not None and device.type == "cuda" else []
+    with process_kept(), torch.random.fork_rng(devices=forked):
         if device is not None and device.type != "cpu":
             torch.manual_seed(derived)
         else:  # which leaves the GPUs alone

@@ -1,5 +1,6 @@
 """Criteria of users: what they get, what is refused, and runs, sweeps and tables by them."""
 
+import re
 import shlex
 from pathlib import Path
 
@@ -70,6 +71,48 @@ def test_layers_are_numbered_and_what_is_drawn_belongs_to_the_run(tmp_path):
         torch.rand(7)
         runs.append(weights_of(run(f"{tmp_path}/own.py:f", "--output_dir", tmp_path / folder).folder))
     assert runs[0] == runs[1]
+
+
+CHANGES = {
+    "gradients": "torch.set_grad_enabled(False)", "type": "torch.set_default_dtype(torch.float64)",
+    "threads": "torch.set_num_threads(2)", "folder": "os.chdir('/')",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_own_code_changes_of_the_process_changes_no_run(change, tmp_path, monkeypatch):
+    """At import, in a criterion, in its step; and what the caller has set stays as it was."""
+    monkeypatch.chdir(tmp_path)
+    text = "import os, torch\nfrom utils.criterion import criterion\nCHANGE0\n"
+    text += "def step(gradient, before, after):\n    CHANGE1\n    return (gradient * (after - before)).abs().float()\n"
+    text += "@criterion(step=step)\ndef f(accumulated):\n    CHANGE2\n    return accumulated\n"
+    runs = []
+    for number in ("", "0", "1", "2"):
+        place = tmp_path / f"of{number}" / "own.py"
+        place.parent.mkdir()
+        changed = text.replace(f"CHANGE{number}", CHANGES[change]) if number else text
+        place.write_text(re.sub(r"CHANGE\d", "pass", changed))
+        before = torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads(), Path.cwd()
+        result = run(f"{place}:f", "--threads", "1", "--output_dir", f"runs{number}")
+        assert before == (torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads(), Path.cwd())
+        runs.append(weights_of(tmp_path / result.folder))
+    assert all(each == runs[0] for each in runs)
+
+
+@pytest.mark.parametrize("model", ["mlp", "own"])
+def test_a_caller_without_gradients_and_with_another_type_changes_no_run(model, tmp_path):
+    flags = [*FLAGS, "--max_rounds", "1", "--num_epochs", "1"]
+    if model == "own":
+        flags = ["--model", "examples/own_network.py:SmallNet", *flags[2:]]
+    usual = multiround_dpu.main([*flags, "--output_dir", str(tmp_path / "usual")])
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.no_grad():
+            other = multiround_dpu.main([*flags, "--output_dir", str(tmp_path / "other")])
+    finally:
+        assert torch.get_default_dtype() is torch.float64
+        torch.set_default_dtype(torch.float32)
+    assert weights_of(usual.folder) == weights_of(other.folder) and usual.folder.name == other.folder.name
 
 
 def test_what_a_step_draws_belongs_to_the_run_wherever_it_goes_on(tmp_path, monkeypatch):

@@ -392,6 +392,17 @@ def run_folder(tmp_path):
     return folder
 
 
+def test_a_refused_init_leaves_nothing_and_a_long_name_is_locked(run_folder, tmp_path, capsys):
+    initial, there = str(run_folder / "initial.safetensors"), tmp_path / "there"
+    there.mkdir()
+    for out in (there, Path("/")):
+        assert edge.main(["init", "--initial", initial, "--out", str(out)]) == 2
+        assert f"{out} exists; remove it" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "there"]
+    assert edge.main(["init", "--initial", initial, "--out", str(there / ("n" * 250))]) == 0
+    assert len(list(there.iterdir())) == 2
+
+
 def test_program_from_init_to_replay(run_folder, tmp_path, capsys):
     node, rebuilt = tmp_path / "node.safetensors", tmp_path / "rebuilt.safetensors"
     updates = sorted(str(path) for path in (run_folder / "updates").iterdir())

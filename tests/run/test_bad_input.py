@@ -4,6 +4,7 @@ Most cases call a script's `main`; the last ones start real processes, to see wh
 """
 
 import contextlib
+import errno
 import io
 import math
 import os
@@ -423,6 +424,27 @@ def run_folder(finished_runs, tmp_path):
     shutil.copytree(finished_runs, tmp_path / "runs")
     (folder,) = (tmp_path / "runs").iterdir()
     return folder
+
+
+def test_a_finished_run_is_shown_from_a_place_where_nothing_can_be_written(run_folder, refusal, monkeypatch, capfd):
+    def refused(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    for name in ("utils.run.folder.locked", "utils.run.folder.write_atomic", "utils.system.figures.write_atomic"):
+        monkeypatch.setattr(name, refused)
+    result = multiround_dpu.main(shlex.split(f"{SMALL} {RUN} --output_dir runs"))
+    assert result.folder.name == run_folder.name and "this run is finished" in capfd.readouterr().out
+    assert "cannot be written (Read-only file system): name another" in refusal("dpu", f"{RUN} --overwrite")
+
+
+def test_a_data_set_with_the_longest_name(finished_runs, tmp_path):
+    images = np.arange(40 * 16, dtype=np.uint8).reshape(40, 4, 4)
+    labels, path = np.arange(40) % 2, tmp_path / f"{'ü' * 125}.npz"
+    np.savez(path, train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    flags = [f"--dataset={path}", *shlex.split(f"{RUN} --num_epochs 1 --max_rounds 1"), "--output_dir", str(tmp_path)]
+    flags += ["--dataset_size_init", "20", "--dataset_size_subseq", "20"]
+    name = multiround_dpu.main(flags).folder.name
+    assert name.startswith("ü" * 23 + "-") and multiround_dpu.main(flags).folder.name == name
 
 
 @pytest.mark.parametrize("damage", [b"", b"nonsense", None])

@@ -62,6 +62,15 @@ def test_an_equals_sign_in_front_of_several_values(capsys):
     assert outputs[0] == outputs[1] and outputs[0].count("multiround_dpu.py") == 4
 
 
+def test_numbers_of_thousands_of_digits_are_left_to_the_scripts(capsys):
+    long = "1" * 5000
+    for words in (f"--ablate lamda 0 1 --seeds {long}", f"--ablate mode rpu --seeds 1 --num_epochs {long}"):
+        with pytest.raises(SystemExit) as stop:
+            main([*words.split(), "--updating_ratio", "0.1", "--dataset", "digits", "--dry_run", "--quiet"])
+        err = capsys.readouterr().err
+        assert stop.value.code == 2 and err.count("\n") == 1 and "error: " in err
+
+
 def test_commands_can_be_copied_from_a_shell():
     commands = of_paper("mlp", "--dataset_dir")
     assert shlex.split(str(commands[0]))[-4:] == ["mnist", "--dataset_dir", "--seed", "1"]

@@ -173,3 +173,6 @@ def test_a_sweep_s_title_says_what_all_its_runs_share(tmp_path):
     assert title(("dpu", four), ("dpu", five)) == f"flag: DPU, value_bits 4, {end}"
     assert title(("dpu", four), ("rpu", five)) == f"flag: value_bits 4, {end}"
     assert title(("dpu", {"lamda": 0.1}), ("dpu", {"lamda": 0.2})) == f"flag: DPU, k 0.005, {end}"
+    budget = {"updating_ratio": 1.0, "byte_budget": 2000}
+    assert title(("dpu", budget), ("same_init", {})) == f"flag: {end}"
+    assert title(("dpu", budget), ("rpu", budget)) == f"flag: byte_budget 2000, {end}"

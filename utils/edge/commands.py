@@ -155,6 +155,7 @@ def bundle(args: argparse.Namespace) -> None:
 
 
 def _save_new(node: EdgeNode, out: Path) -> None:
+    refuse_existing(out)  # before a lock is put beside what is no node
     with locked_node(out):
         refuse_existing(out)
         node.save(out)

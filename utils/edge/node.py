@@ -29,7 +29,7 @@ from utils.message.container import checksum, key_fingerprint, most_bytes, split
 from utils.message.streams import NothingNewError, UpdateFormatError
 from utils.message.update import Update, decode_message
 from utils.schema import Schema
-from utils.system.files import remove_leftovers
+from utils.system.files import remove_leftovers, short_name
 from utils.system.locks import locked
 
 
@@ -183,6 +183,6 @@ def locked_node(path: str | Path) -> Iterator[None]:
     Without this, of two that load, apply and save at once, the second would undo what the first did.
     """
     target = Path(os.path.realpath(path))
-    with locked(target.with_name(f".{target.name}.lock"), wait=True):
+    with locked(target.with_name(f".{short_name(target.name)}.lock"), wait=True):
         remove_leftovers(target)
         yield

@@ -27,7 +27,7 @@ from utils.run.results import round_row
 from utils.run.settings import Settings
 from utils.system.errors import UsageError, UserError
 from utils.system.own_code import LAYOUT, STRUCTURE, digests_of
-from utils.system.processes import Interrupted, StopRequest, stop_request
+from utils.system.processes import Interrupted, StopRequest, process_kept, stop_request
 from utils.system.progress import Bars, watched_check
 from utils.system.references import label_of
 from utils.training.device import denormals, set_up_device
@@ -42,9 +42,10 @@ def run_experiment(settings: Settings, command: list[str], model: Any = None, da
     Raises UserError, before any work, for what the user can put right.
     """
     group, device_name = join(settings.device)
-    threads = torch.get_num_threads()
     try:
-        result = _run_in(group, device_name, settings, command, model, dataset)
+        with process_kept(), torch.enable_grad():  # for whoever calls; and for the next run of this process
+            torch.set_default_dtype(torch.float32)
+            result = _run_in(group, device_name, settings, command, model, dataset)
     except UsageError:  # before any work, so no process is in the middle of a sum that would be waited for
         group.leave()
         raise
@@ -54,8 +55,6 @@ def run_experiment(settings: Settings, command: list[str], model: Any = None, da
             with suppress(RuntimeError):
                 group.leave()
         raise
-    finally:
-        torch.set_num_threads(threads)  # for the next run of this process, whose results may depend on it
     group.leave()
     return result
 

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -55,13 +56,13 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        return self.summary.exists()
+        return os.path.exists(self.summary)  # False, too, where nobody may look
 
     @contextmanager
     def claimed(self, overwrite: bool) -> Iterator[None]:
         """Make the folder this process's own while the block runs; with `overwrite` what is in it goes first.
 
-        Raises UsageError if another process has it, or it cannot be written.
+        Raises UsageError if another process has it, or it cannot be written; a finished run need not be.
         """
         with ExitStack() as stack:
             try:
@@ -70,11 +71,13 @@ class RunFolder:
             except BusyError as error:
                 raise UsageError(f"--output_dir: another process runs this in {self.path}: wait for it") from error
             except OSError as error:
-                reason = f"{self.path} cannot be written ({error.strerror})"
-                raise UsageError(f"--output_dir: {reason}: name another") from error
-            remove_leftovers(self.path)
-            if overwrite:
-                self.clear()
+                if overwrite or not self.finished:
+                    reason = f"{self.path} cannot be written ({error.strerror})"
+                    raise UsageError(f"--output_dir: {reason}: name another") from error
+            else:
+                remove_leftovers(self.path)
+                if overwrite:
+                    self.clear()
             self._check_kinds()
             yield
 

@@ -21,6 +21,7 @@ from utils.run.flags import FLAGS, changes_results
 from utils.run.plan import count_rounds, recipe_of
 from utils.run.settings import Settings
 from utils.system.errors import MachineError, UsageError
+from utils.system.files import short_name
 from utils.system.references import label_of, name_in
 from utils.training.device import find_device
 
@@ -108,7 +109,8 @@ def folder_name(settings: Settings, dataset: str, fingerprints: dict[str, str], 
     much = f"k{settings.updating_ratio:g}" if settings.byte_budget is None else f"{settings.byte_budget}bytes"
     names = name_in(settings.model), name_in(settings.criterion or settings.mode)
     parts = (dataset, *names, much, *shown, f"seed{settings.seed}", digest)
-    return "-".join(parts)
+    name = "-".join(parts)
+    return name if len(os.fsencode(name)) <= 255 else "-".join([short_name(dataset), *parts[1:]])
 
 
 def _usual(settings: Settings, dataset: Dataset, device: torch.device) -> Settings:

@@ -33,7 +33,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     outer = sys.exc_info()[1]
     target = os.path.realpath(path)
     folder, name = os.path.split(target)
-    beside = os.path.join(folder, f".{_short(name)}.{secrets.token_hex(8)}.tmp")
+    beside = os.path.join(folder, f".{short_name(name)}.{secrets.token_hex(8)}.tmp")
     try:
         mode = _mode_of(target)
         with open(beside, "xb", opener=partial(os.open, mode=0o666 if mode is None else mode)) as file:
@@ -163,7 +163,7 @@ def remove_leftovers(path: Path) -> None:
         found = ((beside, entry) for entry in os.listdir(beside))
     for folder, entry in found:
         match = _LEFTOVER.fullmatch(entry)
-        if match and (only is None or match["name"] == _short(only)):
+        if match and (only is None or match["name"] == short_name(only)):
             with suppress(OSError):
                 os.unlink(os.path.join(folder, entry))
 
@@ -173,7 +173,7 @@ def is_leftover(name: str) -> bool:
     return _LEFTOVER.fullmatch(name) is not None
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
     """Return a name, of a long one its beginning and a digest: a fleet's nodes may differ in the last letters alone."""
     if len(name) <= _NAME_LENGTH:
         return name

@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from utils.system.errors import MachineError, UsageError, lacks_memory
+from utils.system.processes import process_kept
 from utils.system.references import no_file_for, split_reference
 from utils.system.sources import digest_of_source
 
@@ -65,7 +66,8 @@ def _import(path: Path) -> ModuleType:
     _files.update(_loaded)
     module = sys.modules[f"own_{path.stem}"] = ModuleType(f"own_{path.stem}")  # dataclasses look themselves up there
     module.__file__ = str(path)
-    exec(compile(path.read_bytes(), path, "exec"), vars(module))  # not what Python has compiled before
+    with process_kept():
+        exec(compile(path.read_bytes(), path, "exec"), vars(module))  # not what Python has compiled before
     return module
 
 

@@ -1,4 +1,4 @@
-"""Processes that end with the one that started them, belong together, or are asked to stop."""
+"""Processes that end with the one that started them, belong together, are asked to stop, or stay as they were."""
 
 import ctypes
 import heapq
@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 _ASKS_TO_STOP = ("SIGTERM", "SIGHUP", "SIGUSR1")  # what batch systems send before they kill
 
@@ -113,3 +113,29 @@ def stop_request() -> Iterator[StopRequest]:
     finally:
         for number in noted:
             signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def process_kept() -> Iterator[None]:
+    """Afterwards torch's gradient mode, default type and threads, and the working folder, are what they were before.
+
+    Code of users may change them, by which all other code would compute otherwise, or write elsewhere.
+    """
+    import torch  # here alone, for who only asks what a file is called
+
+    states = [
+        (torch.is_grad_enabled, torch.set_grad_enabled), (torch.get_default_dtype, torch.set_default_dtype),
+        (torch.get_num_threads, torch.set_num_threads), (_working_folder, os.chdir),
+    ]  # fmt: skip
+    before = [get() for get, _ in states]
+    try:
+        yield
+    finally:
+        for (get, restore), value in zip(states, before, strict=True):
+            if value is not None and get() != value:
+                restore(value)
+
+
+def _working_folder() -> str | None:
+    with suppress(OSError):  # it is gone
+        return os.getcwd()

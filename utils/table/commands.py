@@ -94,6 +94,11 @@ def known_flag(flag: str) -> Flag | None:
     return FLAGS.get(names.get(flag, flag))
 
 
+def number_in(text: str) -> int | None:
+    """Return the whole number in a text; None if it is none, or one that the scripts refuse as too large."""
+    return int(text) if text.isdecimal() and len(text) < 20 else None
+
+
 def scaled(pieces: list[list[str]], mode: str, model: str) -> list[list[str]]:
     """Return `pieces` with --num_epochs, meant for each of two steps, in the recipe's proportion for one step."""
     two, one = defaults_of(model)[1:3]
@@ -102,8 +107,8 @@ def scaled(pieces: list[list[str]], mode: str, model: str) -> list[list[str]]:
     scaled = []
     for piece in pieces:
         if flag_of(piece) == "num_epochs":
-            number = value_of(piece)
-            piece = ["--num_epochs", str(int(number) * one // two)] if number.isdecimal() else piece
+            number = number_in(value_of(piece))
+            piece = piece if number is None else ["--num_epochs", str(number * one // two)]
         scaled.append(piece)
     return scaled
 

@@ -18,7 +18,7 @@ from utils.system.streams import forgiving_streams
 from utils.system.terminal import printable
 from utils.table import paper
 from utils.table.ablation import ablation_commands, describe_epochs
-from utils.table.commands import flag_of, joined, paper_commands, split_flags
+from utils.table.commands import flag_of, joined, number_in, paper_commands, split_flags
 from utils.table.output import FORMATS, present, present_sweep
 from utils.table.records import NotUsable, find_run_folders, folder_label, read_record
 from utils.table.sweep import collect, find_jobs, list_commands, read_finished, run_missing
@@ -111,8 +111,8 @@ def _sweep(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     if args.run and args.mode:
         parser.error("--mode goes with --ablate; --run has all rows of the paper's table")
     _check_output(args)
-    seeds = args.seeds or ("1", "2", "3")
-    seeds = list(dict.fromkeys(str(int(seed)) if seed.isdecimal() else seed for seed in seeds))  # 01 is 1
+    seeds = [(seed, number_in(seed)) for seed in args.seeds or ("1", "2", "3")]
+    seeds = list(dict.fromkeys(seed if number is None else str(number) for seed, number in seeds))  # 01 is 1
     if args.run:
         ablation, commands = None, paper_commands(args.run, seeds, rest)
     else:

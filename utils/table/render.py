@@ -57,7 +57,7 @@ def sweep_title(sweep: Sweep) -> str:
     runs = [row.runs[0] for row in sweep.rows]
     facts = [
         {_joined(common([name_parts(run) for run in runs]))},
-        {f"k {run.ratio}" for run in runs if run.ratio != "-"},
+        {"" if run.ratio == "-" else f"k {run.ratio}" for run in runs},
         *map(set, zip(*map(_describe_data, runs))),
         {_describe_rounds(run) for run in runs},
     ]
