@@ -31,7 +31,7 @@ def torch_generator(seed: int, purpose: str, *counters: int) -> torch.Generator:
 def global_stream(seed: int, purpose: str, *counters: int, device: torch.device | None = None) -> Iterator[None]:
     """Within, torch (on the CPU and `device`), numpy and random draw from the stream; afterwards from where they were.
 
-    For code of users, which does not take a generator; what else of the process it changes is restored, too.
+    For code of users, which does not take a generator; see `process_kept` for what else is restored.
     """
     derived = derive_seed(seed, purpose, *counters)
     before = random.getstate(), np.random.get_state()

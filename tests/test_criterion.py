@@ -1,5 +1,6 @@
 """Criteria of users: what they get, what is refused, and runs, sweeps and tables by them."""
 
+import os
 import re
 import shlex
 from pathlib import Path
@@ -15,6 +16,7 @@ from utils.contribution import Evidence
 from utils.criterion import OFFERED, criterion, load_criterion
 from utils.flat import FlatParameters
 from utils.system.errors import UsageError
+from utils.system.processes import process_kept
 from utils.table import program as table_program
 
 EXAMPLE = "examples/own_criterion.py"
@@ -99,20 +101,57 @@ def test_what_own_code_changes_of_the_process_changes_no_run(change, tmp_path, m
     assert all(each == runs[0] for each in runs)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("model", ["mlp", "own"])
-def test_a_caller_without_gradients_and_with_another_type_changes_no_run(model, tmp_path):
+def test_a_caller_without_gradients_and_with_another_type_changes_no_run(model, mode, tmp_path):
     flags = [*FLAGS, "--max_rounds", "1", "--num_epochs", "1"]
     if model == "own":
         flags = ["--model", "examples/own_network.py:SmallNet", *flags[2:]]
     usual = multiround_dpu.main([*flags, "--output_dir", str(tmp_path / "usual")])
     torch.set_default_dtype(torch.float64)
     try:
-        with torch.no_grad():
+        with mode():
             other = multiround_dpu.main([*flags, "--output_dir", str(tmp_path / "other")])
     finally:
         assert torch.get_default_dtype() is torch.float64
         torch.set_default_dtype(torch.float32)
     assert weights_of(usual.folder) == weights_of(other.folder) and usual.folder.name == other.folder.name
+
+
+def test_what_a_network_changes_of_the_process_changes_no_run(tmp_path, monkeypatch):
+    """As it trains and as it is evaluated, after which the run goes on in the place where it was."""
+    monkeypatch.chdir(tmp_path)
+    text = "import os, torch\nfrom torch import nn\nclass Net(nn.Sequential):\n    def __init__(self, num_classes):\n"
+    text += "        super().__init__(nn.Flatten(), nn.Linear(64, num_classes))\n    def forward(self, x):\n        CHANGE\n"
+    text += "        return super().forward(x)\n"
+    runs = []
+    for number, change in enumerate(("pass", "torch.set_default_dtype(torch.float64); os.chdir('/')")):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "own.py").write_text(text.replace("CHANGE", change))
+        flags = ["--model", f"{number}/own.py:Net", *FLAGS[2:], "--threads", "1", "--output_dir", f"runs{number}"]
+        result = multiround_dpu.main(flags)
+        runs.append(weights_of(tmp_path / result.folder))
+    assert runs[0] == runs[1] and Path.cwd() == tmp_path
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_working_folder_may_be_renamed_or_deleted(gone, tmp_path):
+    """As it is left, the process is where it was, under whatever name; and no error takes another's place."""
+    (tmp_path / "here").mkdir()
+    before = Path.cwd()
+    try:
+        os.chdir(tmp_path / "here")
+        with pytest.raises(KeyboardInterrupt), process_kept():
+            os.rmdir(tmp_path / "here") if gone else os.rename(tmp_path / "here", tmp_path / "there")
+            os.chdir("/")
+            raise KeyboardInterrupt
+        if gone:
+            with pytest.raises(FileNotFoundError):
+                os.getcwd()
+        else:
+            assert Path.cwd() == tmp_path / "there"
+    finally:
+        os.chdir(before)
 
 
 def test_what_a_step_draws_belongs_to_the_run_wherever_it_goes_on(tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from utils.run.plan import batches_of, network_maker
 from utils.run.settings import Settings
 from utils.system.errors import UsageError, UserError, lacks_memory
 from utils.system.own_code import LAYOUT, digests_of, in_words
+from utils.system.processes import process_kept
 from utils.system.references import label_of
 from utils.training.device import denormals, find_device, set_up_device
 from utils.training.loop import Trainer
@@ -34,6 +35,7 @@ class Answers:
     accuracy: float | None
 
 
+@process_kept()
 def predict(node: EdgeNode, run: Path, images: Path | None, model: str | None = None) -> Answers:
     """Classify images with the network that `node` serves, built as `config.json` of the run folder `run` says.
 
@@ -42,6 +44,7 @@ def predict(node: EdgeNode, run: Path, images: Path | None, model: str | None = 
     Precision and threads are those of the run, as far as this machine has them; the device is CUDA, or else the CPU.
     Raises UserError.
     """
+    torch.set_default_dtype(torch.float32)
     config = RunFolder(run).read_config()
     if config is None:
         raise UserError(f"{run}: has no config.json, which says how its network is built; give a run folder")

@@ -80,7 +80,7 @@ def _passes(g: Geometry, deployed: np.ndarray | None = None) -> Iterator[Pass]:
         yield Pass(row * g.width + j, row, column, position, kernel_seen, seen.copy())
         seen += _count(g, row, column, position)
         if g.kernel > 1:
-            by_kernel += np.bincount(kernel, minlength=len(by_kernel))
+            np.add.at(by_kernel, kernel, 1)
 
 
 @lru_cache(maxsize=32)

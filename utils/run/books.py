@@ -59,7 +59,7 @@ class Books:
             self.folder.check_files(self._result.summary)
             try:
                 describe_run(self._result)
-            except (KeyError, TypeError, ValueError) as error:
+            except (ArithmeticError, KeyError, TypeError, ValueError) as error:
                 problem = f"lacks what is printed of a run ({type(error).__name__}: {error})"
                 raise ResultsError(f"{self.folder.summary} {problem}: start anew with --overwrite") from error
             if (config := self.folder.read_config()) is not None:
@@ -194,7 +194,10 @@ class Books:
             finished = f"this run is finished{by}; --overwrite starts it anew{above}"
             print(headline, fill(finished, 80, subsequent_indent="  ", break_on_hyphens=False), sep="\n", flush=True)
         if self.folder.read_config() is None:  # lost; what it says of the settings follows from the command
-            self.folder.write_config(self.config)
+            try:
+                self.folder.write_config(self.config)
+            except OSError as error:
+                warnings.warn(f"{self.folder.config} cannot be written ({error.strerror})", stacklevel=2)
         if problem := self.folder.draw(self._result.rows, self.config["title"]):
             warnings.warn(problem, stacklevel=2)
         print(f"\n{describe_run(self._result)}")

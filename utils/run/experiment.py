@@ -43,7 +43,7 @@ def run_experiment(settings: Settings, command: list[str], model: Any = None, da
     """
     group, device_name = join(settings.device)
     try:
-        with process_kept(), torch.enable_grad():  # for whoever calls; and for the next run of this process
+        with process_kept(), torch.inference_mode(False):  # which turns gradients on, too, whatever the caller does
             torch.set_default_dtype(torch.float32)
             result = _run_in(group, device_name, settings, command, model, dataset)
     except UsageError:  # before any work, so no process is in the middle of a sum that would be waited for

@@ -164,7 +164,7 @@ class RunFolder:
             digest = summary.get("files", {}).get(self.rounds.name)
         except KeyError as error:
             raise ResultsError(f"{self.summary} lacks {error}: start anew with --overwrite") from error
-        except (TypeError, AttributeError) as error:
+        except (ArithmeticError, TypeError, AttributeError) as error:
             reason = f"and {self.rounds.name} do not go together ({error})"
             raise ResultsError(f"{self.summary} {reason}: start anew with --overwrite") from error
         if not kept or (digest is not None and digest != file_digest(self.rounds)):

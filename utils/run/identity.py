@@ -110,7 +110,7 @@ def folder_name(settings: Settings, dataset: str, fingerprints: dict[str, str], 
     names = name_in(settings.model), name_in(settings.criterion or settings.mode)
     parts = (dataset, *names, much, *shown, f"seed{settings.seed}", digest)
     name = "-".join(parts)
-    return name if len(os.fsencode(name)) <= 255 else "-".join([short_name(dataset), *parts[1:]])
+    return name if len(os.fsencode(name)) <= 255 else f"{short_name(name)}-{digest}"
 
 
 def _usual(settings: Settings, dataset: Dataset, device: torch.device) -> Settings:

@@ -1,7 +1,7 @@
 """Code that users bring: functions and classes in files of their own, named as FILE.py:NAME, or given from Python.
 
 Whatever goes wrong in it becomes one line that names file and line. Its sources are told apart by digests, so that
-results know them. Needs no torch.
+results know them. Needs torch to load, and for nothing else.
 """
 
 import ast

@@ -121,21 +121,22 @@ def process_kept() -> Iterator[None]:
 
     Code of users may change them, by which all other code would compute otherwise, or write elsewhere.
     """
-    import torch  # here alone, for who only asks what a file is called
+    import torch  # here alone, for programs without it
 
     states = [
         (torch.is_grad_enabled, torch.set_grad_enabled), (torch.get_default_dtype, torch.set_default_dtype),
-        (torch.get_num_threads, torch.set_num_threads), (_working_folder, os.chdir),
+        (torch.get_num_threads, torch.set_num_threads),
     ]  # fmt: skip
-    before = [get() for get, _ in states]
+    before, folder = [get() for get, _ in states], None
+    with suppress(OSError):
+        folder = os.open(".", os.O_RDONLY)  # which leads back, however it is called by then
     try:
         yield
     finally:
         for (get, restore), value in zip(states, before, strict=True):
-            if value is not None and get() != value:
+            if get() != value:
                 restore(value)
-
-
-def _working_folder() -> str | None:
-    with suppress(OSError):  # it is gone
-        return os.getcwd()
+        if folder is not None:
+            with suppress(OSError):
+                os.fchdir(folder)
+            os.close(folder)

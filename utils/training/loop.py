@@ -12,6 +12,7 @@ from data.batches import BatchSource
 from data.seeding import global_stream, torch_generator
 from utils.contribution import Accumulator
 from utils.flat import FlatParameters
+from utils.system.processes import process_kept
 from utils.training.distributed import Group
 from utils.training.graphs import Graphed, GraphedSteps
 from utils.training.linear import by_product, replaced
@@ -197,7 +198,8 @@ class Trainer:
         plain = self.bfloat16 or self.foreign
         # What a user's network keeps of a pass, such as a table made at the first one, it may need in training.
         without_grad = torch.no_grad() if self.foreign else torch.inference_mode()
-        with without_grad, self._precision(), replaced({} if plain else by_product(model)):
+        kept = process_kept() if self.foreign else nullcontext()
+        with kept, without_grad, self._precision(), replaced({} if plain else by_product(model)):
             yield model
 
     def _precision(self):
