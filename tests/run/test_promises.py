@@ -226,7 +226,7 @@ def test_a_config_without_a_data_set_is_a_lost_one(folder):
 
 
 @pytest.mark.parametrize("name", ["formula_bytes", "average_test_acc", "average_served_test_acc", "rounds_sent", "fingerprints"])
-@pytest.mark.parametrize("value", [None, "7", 10**400, "deleted"])
+@pytest.mark.parametrize("value", [None, "7", 10**400, "deleted"], ids=["null", "text", "huge", "deleted"])
 def test_a_summary_that_lacks_what_is_printed_is_refused(name, value, folder, capsys):
     summary = json.loads((folder / "summary.json").read_text())
     if value == "deleted":
